@@ -1,1 +1,4 @@
 //! See the crate's README.
+
+pub mod dataset;
+pub mod otmechalka;

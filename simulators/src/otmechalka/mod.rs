@@ -1,0 +1,1 @@
+//! A strict double of the five calls of otmechalka that Rollcall makes.
