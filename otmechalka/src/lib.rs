@@ -1,1 +1,19 @@
-//! See the crate's README.
+#![doc = include_str!("../README.md")]
+
+mod answer;
+mod body;
+mod builder;
+mod client;
+mod error;
+mod refusal;
+
+pub use body::{ClientBody, TicketBody};
+pub use builder::{Builder, ConfigError};
+pub use client::{Client, Record};
+pub use error::{Call, Error, ErrorClass, Operation};
+pub use refusal::Refusal;
+
+/// What a lookup found.
+pub type Found = Record;
+/// What a create or an update left in otmechalka.
+pub type Created = Record;

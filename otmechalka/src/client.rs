@@ -1,0 +1,190 @@
+//! The five calls. None of them is repeated here: whoever calls knows how long to wait.
+
+use std::fmt;
+use std::time::Instant;
+
+use reqwest::{Method, Response};
+use secrecy::ExposeSecret;
+use secrecy::SecretString;
+use serde::Serialize;
+use serde_json::Value;
+use tracing::debug;
+use url::Url;
+
+use crate::answer::{self, Absence, Answer, BodyEnd, MAX_BODY_BYTES};
+use crate::body::{ClientBody, TicketBody};
+use crate::builder::Builder;
+use crate::error::{Call, Error, Operation};
+
+/// Longest id that is put into an address.
+const MAX_ORIGIN_ID_BYTES: usize = 64;
+
+/// A client of otmechalka. Clones share their connections.
+#[derive(Clone)]
+pub struct Client {
+    pub(crate) http: reqwest::Client,
+    pub(crate) base: Url,
+    pub(crate) absence: Absence,
+}
+
+/// A client or ticket as otmechalka returned it.
+#[derive(Clone, PartialEq)]
+pub struct Record {
+    /// otmechalka's own id, as text whether it came as a number or not.
+    pub id: Option<String>,
+    /// The whole answer.
+    pub body: Value,
+}
+
+impl fmt::Debug for Record {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Record").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").field("base", &self.base.as_str()).finish_non_exhaustive()
+    }
+}
+
+impl Client {
+    /// Starts a client of the otmechalka at this address.
+    pub fn builder(base_url: Url) -> Builder {
+        Builder::new(base_url)
+    }
+
+    /// Looks a client up by the contact's id; `None` when otmechalka has none.
+    pub async fn get_client(&self, origin_id: &str) -> Result<Option<Record>, Error> {
+        let request = self.request(Method::GET, &["clients", id_segment(origin_id)?]);
+        self.send(request, Call::GetClient, origin_id).await
+    }
+
+    /// Creates a client. otmechalka may store a second one under the same origin id: look first.
+    pub async fn create_client(&self, body: &ClientBody) -> Result<Record, Error> {
+        id_segment(&body.origin_id)?;
+        let request = self.request(Method::POST, &["clients"]);
+        self.write(request, Call::CreateClient, &body.origin_id, body).await
+    }
+
+    /// Replaces the fields of a client.
+    pub async fn update_client(&self, origin_id: &str, body: &ClientBody) -> Result<Record, Error> {
+        let request = self.request(Method::POST, &["clients", id_segment(origin_id)?]);
+        self.write(request, Call::UpdateClient, origin_id, body).await
+    }
+
+    /// Looks a ticket up by the deal's id; `None` when otmechalka has none.
+    pub async fn get_ticket(&self, origin_id: &str) -> Result<Option<Record>, Error> {
+        let request = self.request(Method::GET, &["tickets", id_segment(origin_id)?]);
+        self.send(request, Call::GetTicket, origin_id).await
+    }
+
+    /// Creates a ticket. otmechalka may store a second one under the same origin id: look first.
+    pub async fn create_ticket(&self, body: &TicketBody) -> Result<Record, Error> {
+        id_segment(&body.origin_id)?;
+        let request = self.request(Method::POST, &["tickets"]);
+        self.write(request, Call::CreateTicket, &body.origin_id, body).await
+    }
+
+    fn request(&self, method: Method, segments: &[&str]) -> reqwest::RequestBuilder {
+        let mut url = self.base.clone();
+        if let Ok(mut path) = url.path_segments_mut() {
+            // The empty last segment is the slash at the end, without which Django redirects.
+            path.pop_if_empty().push("api").extend(segments).push("");
+        }
+        self.http.request(method, url)
+    }
+
+    async fn write(
+        &self,
+        request: reqwest::RequestBuilder,
+        call: Call,
+        origin_id: &str,
+        body: &impl Serialize,
+    ) -> Result<Record, Error> {
+        match self.send(request.json(body), call, origin_id).await? {
+            Some(record) => Ok(record),
+            None => Err(Error::NotFound { operation: operation(call, origin_id) }),
+        }
+    }
+
+    async fn send(
+        &self,
+        request: reqwest::RequestBuilder,
+        call: Call,
+        origin_id: &str,
+    ) -> Result<Option<Record>, Error> {
+        let started = Instant::now();
+        let result = match request.send().await {
+            Ok(response) => {
+                let answer = receive(response, call, origin_id).await;
+                answer::read(answer, operation(call, origin_id), self.absence)
+            }
+            Err(error) => Err(Error::from_transport(operation(call, origin_id), error)),
+        };
+        let duration_ms = started.elapsed().as_millis() as u64;
+        debug!(?call, origin_id, duration_ms, ok = result.is_ok(), "Called otmechalka about {origin_id}");
+        result
+    }
+}
+
+/// Reads the body as far as it comes and as far as it is worth reading.
+async fn receive(mut response: Response, call: Call, origin_id: &str) -> Answer {
+    let (status, headers) = (response.status(), response.headers().clone());
+    let mut body = Vec::new();
+    let end = loop {
+        match response.chunk().await {
+            Ok(None) => break BodyEnd::Complete,
+            Ok(Some(chunk)) if body.len() + chunk.len() > MAX_BODY_BYTES => break BodyEnd::TooLong,
+            Ok(Some(chunk)) => body.extend_from_slice(&chunk),
+            Err(error) => break BodyEnd::Broken(Error::from_transport(operation(call, origin_id), error)),
+        }
+    };
+    Answer { status, headers, body, end }
+}
+
+fn operation(call: Call, origin_id: &str) -> Operation {
+    Operation { call, origin_id: origin_id.to_owned() }
+}
+
+/// Lets through only ids that stand in an address as they are and cannot lead out of it.
+fn id_segment(origin_id: &str) -> Result<&str, Error> {
+    let fits = (1..=MAX_ORIGIN_ID_BYTES).contains(&origin_id.len());
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+    if fits && origin_id.bytes().all(plain) { Ok(origin_id) } else { Err(Error::OriginId) }
+}
+
+/// Puts scheme and token together, or nothing when there is no token.
+pub(crate) fn authorization(scheme: &str, token: Option<&SecretString>) -> Option<String> {
+    let token = token?.expose_secret().trim();
+    match (token.is_empty(), scheme.trim()) {
+        (true, _) => None,
+        (false, "") => Some(token.to_owned()),
+        (false, scheme) => Some(format!("{scheme} {token}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_plain_ids_reach_an_address() {
+        for id in ["1", "39558", "deal-7_a"] {
+            assert!(id_segment(id).is_ok(), "{id}");
+        }
+        let long = "9".repeat(65);
+        for id in ["", ".", "..", "1/2", "1?x", "1#x", "1 ", "1%2f", "ид", &long] {
+            assert!(matches!(id_segment(id), Err(Error::OriginId)), "{id}");
+        }
+    }
+
+    #[test]
+    fn empty_token_sends_no_header() {
+        let secret = |text: &str| Some(SecretString::from(text));
+        assert_eq!(authorization("Token", secret("abc").as_ref()).as_deref(), Some("Token abc"));
+        assert_eq!(authorization("", secret(" abc\n").as_ref()).as_deref(), Some("abc"));
+        assert_eq!(authorization("Token", secret("").as_ref()), None);
+        assert_eq!(authorization("Token", None), None);
+    }
+}
