@@ -28,6 +28,8 @@ pub(crate) struct Answer {
     pub headers: HeaderMap,
     pub body: Vec<u8>,
     pub end: BodyEnd,
+    /// When it came, by our clock.
+    pub received: SystemTime,
 }
 
 /// Which 404 answers to a lookup mean that the record is not there.
@@ -45,10 +47,10 @@ pub(crate) fn read(answer: Answer, operation: Operation, absence: Absence) -> Re
     // These need no body: a page that is cut short or mangled changes nothing about them.
     match status {
         401 | 403 => return Err(Error::Unauthorized { operation, status }),
-        429 => return Err(Error::RateLimited { operation, retry_after: retry_after(&answer.headers) }),
+        429 => return Err(Error::RateLimited { operation, retry_after: retry_after(&answer) }),
         // Proxies and overloaded servers speak here, not otmechalka about the record.
         407 | 408 | 421 | 425 | 500.. => {
-            let retry_after = retry_after(&answer.headers);
+            let retry_after = retry_after(&answer);
             return Err(Error::Unavailable { operation, status, retry_after });
         }
         _ => {}
@@ -115,21 +117,21 @@ fn scalar(value: &Value) -> Option<String> {
 }
 
 /// Reads `Retry-After`, which is a number of seconds or a date.
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+fn retry_after(answer: &Answer) -> Option<Duration> {
+    let text = answer.headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     let pause = match text.parse::<u64>() {
         Ok(seconds) => Duration::from_secs(seconds),
         Err(_) => {
-            httpdate::parse_http_date(text).ok()?.duration_since(server_time(headers)).unwrap_or_default()
+            httpdate::parse_http_date(text).ok()?.duration_since(server_time(answer)).unwrap_or_default()
         }
     };
     Some(pause.min(MAX_RETRY_AFTER))
 }
 
 /// Reads the server's clock, so that a date is measured against the clock it was made with.
-fn server_time(headers: &HeaderMap) -> SystemTime {
-    let date = headers.get(DATE).and_then(|date| date.to_str().ok());
-    date.and_then(|date| httpdate::parse_http_date(date).ok()).unwrap_or_else(SystemTime::now)
+fn server_time(answer: &Answer) -> SystemTime {
+    let date = answer.headers.get(DATE).and_then(|date| date.to_str().ok());
+    date.and_then(|date| httpdate::parse_http_date(date).ok()).unwrap_or(answer.received)
 }
 
 #[cfg(test)]
@@ -149,6 +151,7 @@ mod tests {
             headers: HeaderMap::new(),
             body: body.as_bytes().to_vec(),
             end: BodyEnd::Complete,
+            received: SystemTime::UNIX_EPOCH,
         }
     }
 

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Instant;
 
+use chrono::Utc;
 use reqwest::{Method, Response};
 use secrecy::ExposeSecret;
 use secrecy::SecretString;
@@ -140,7 +141,7 @@ async fn receive(mut response: Response, call: Call, origin_id: &str) -> Answer 
             Err(error) => break BodyEnd::Broken(Error::from_transport(operation(call, origin_id), error)),
         }
     };
-    Answer { status, headers, body, end }
+    Answer { status, headers, body, end, received: Utc::now().into() }
 }
 
 fn operation(call: Call, origin_id: &str) -> Operation {
