@@ -1,1 +1,23 @@
-//! See the crate's README.
+#![doc = include_str!("../README.md")]
+
+pub mod bootstrap;
+pub mod broker;
+pub mod budget;
+pub mod cache;
+pub mod consume;
+pub mod health;
+pub mod inbox;
+pub mod local_nats;
+pub mod logs;
+pub mod publish;
+pub mod settings;
+pub mod stage;
+
+pub use broker::{Broker, BrokerError, Bucket};
+pub use cache::DiskCache;
+pub use consume::{Handler, consume};
+pub use inbox::{Delivery, Inbox, Verdict};
+pub use publish::{Outgoing, PublishError, Published};
+pub use settings::{Reader, SettingsError, Source};
+pub use stage::{Context, Stage, main};
+pub use tokio_util::sync::CancellationToken;

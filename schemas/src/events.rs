@@ -33,7 +33,7 @@ pub struct RecordChanged {
     #[serde(skip_serializing_if = "Option::is_none", default)]
     #[schemars(with = "Option<Vec<serde_json::Value>>")]
     pub product_rows: Option<Box<RawValue>>,
-    /// The user in ASSIGNED_BY_ID of a deal; absent where the portal knows no such user.
+    /// The user in `ASSIGNED_BY_ID` of a deal; absent where the portal knows no such user.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     #[schemars(with = "Option<serde_json::Map<String, serde_json::Value>>")]
     pub seller: Option<Box<RawValue>>,

@@ -26,7 +26,8 @@ pub struct StreamDefinition {
     pub subjects: &'static [&'static str],
     /// How long messages are kept; personal data is gone after that.
     pub max_age: Duration,
-    /// Most bytes that it may hold; a full stream refuses new messages and never drops old ones.
+    /// Most bytes that it may hold, -1 for no bound but the server's: a full stream refuses new messages and
+    /// never drops old ones.
     pub max_bytes: i64,
     /// Takes messages that the server publishes later.
     pub schedules: bool,
@@ -51,7 +52,9 @@ pub const COMMANDS: StreamDefinition = StreamDefinition {
     description: "Mapped records for otmechalka; `crm.later` holds those that wait for another try",
     subjects: &["crm.cmd.*.*.*", "crm.later.*.*.*"],
     max_age: Duration::from_secs(30 * 24 * 60 * 60),
-    max_bytes: 2 << 30,
+    // A stream with schedules cannot refuse new messages when full, so it must never be full: its size
+    // follows that of the raw stream, which is bounded.
+    max_bytes: -1,
     schedules: true,
     append_only: false,
 };

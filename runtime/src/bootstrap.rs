@@ -1,0 +1,247 @@
+//! Makes streams, consumers and buckets that are missing and names those that differ; changes nothing that exists.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PullConsumer, pull};
+use async_nats::jetstream::kv;
+use async_nats::jetstream::stream::{Config as StreamConfig, DiscardPolicy, RetentionPolicy, StorageType};
+use schemas::streams::{
+    ACK_WAIT, BUCKETS, BucketDefinition, ConsumerDefinition, DUPLICATE_WINDOW, STREAMS, StreamDefinition,
+    consumers,
+};
+
+use crate::broker::{Broker, BrokerError};
+
+/// What was found, or made, about one stream, consumer or bucket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Finding {
+    /// It was missing and is there now.
+    Made {
+        /// For example `stream B24_RAW`.
+        what: String,
+    },
+    /// It was there as it is to be.
+    AsDeclared {
+        /// For example `stream B24_RAW`.
+        what: String,
+    },
+    /// It was missing, and making was not asked for.
+    Missing {
+        /// For example `stream B24_RAW`.
+        what: String,
+    },
+    /// It is there and differs.
+    Drifted {
+        /// For example `stream B24_RAW`.
+        what: String,
+        /// Each difference: `max_age is 1day, declared 90days`.
+        differences: Vec<String>,
+    },
+}
+
+/// Tells whether to make what is missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Make it.
+    Make,
+    /// Only look.
+    Look,
+}
+
+/// Goes through everything that is declared. `replicas` is 1 for one server, 3 for a cluster.
+pub async fn apply(broker: &Broker, replicas: usize, mode: Mode) -> Result<Vec<Finding>, BrokerError> {
+    let mut findings = Vec::new();
+    for stream in &STREAMS {
+        findings.push(apply_stream(broker, stream, replicas, mode).await?);
+    }
+    for consumer in consumers() {
+        findings.push(apply_consumer(broker, &consumer, mode).await?);
+    }
+    for bucket in &BUCKETS {
+        findings.push(apply_bucket(broker, bucket, replicas, mode).await?);
+    }
+    Ok(findings)
+}
+
+async fn apply_stream(
+    broker: &Broker,
+    declared: &StreamDefinition,
+    replicas: usize,
+    mode: Mode,
+) -> Result<Finding, BrokerError> {
+    let what = format!("stream {}", declared.name);
+    let wanted = stream_config(declared, replicas);
+    match broker.jetstream().get_stream(declared.name).await {
+        Ok(stream) => Ok(compared(what, stream_differences(&stream.cached_info().config, &wanted))),
+        Err(error) if is_not_found(&error) => {
+            if mode == Mode::Look {
+                return Ok(Finding::Missing { what });
+            }
+            broker
+                .jetstream()
+                .create_stream(wanted)
+                .await
+                .map_err(|error| BrokerError::unavailable(format!("create {what}"), error))?;
+            Ok(Finding::Made { what })
+        }
+        Err(error) => Err(BrokerError::unavailable(format!("look for {what}"), error)),
+    }
+}
+
+fn is_not_found(error: &async_nats::jetstream::context::GetStreamError) -> bool {
+    use async_nats::jetstream::context::GetStreamErrorKind;
+    matches!(error.kind(), GetStreamErrorKind::JetStream(inner) if inner.code() == 404)
+}
+
+/// Returns the server's form of a stream definition.
+pub fn stream_config(declared: &StreamDefinition, replicas: usize) -> StreamConfig {
+    StreamConfig {
+        name: declared.name.into(),
+        description: Some(declared.description.into()),
+        subjects: declared.subjects.iter().map(|subject| (*subject).to_owned()).collect(),
+        retention: RetentionPolicy::Limits,
+        // A full stream must stop the writers: dropping old messages would drop unprocessed ones.
+        // The server does not combine that with schedules; such a stream has no bound to run into.
+        discard: if declared.schedules { DiscardPolicy::Old } else { DiscardPolicy::New },
+        storage: StorageType::File,
+        max_age: declared.max_age,
+        max_bytes: declared.max_bytes,
+        duplicate_window: DUPLICATE_WINDOW,
+        allow_direct: true,
+        allow_message_schedules: declared.schedules,
+        deny_delete: declared.append_only,
+        deny_purge: declared.append_only,
+        num_replicas: replicas,
+        metadata: HashMap::from([("rollcall.partitions".to_owned(), schemas::PARTITIONS.to_string())]),
+        ..StreamConfig::default()
+    }
+}
+
+fn stream_differences(found: &StreamConfig, wanted: &StreamConfig) -> Vec<String> {
+    let mut differences = Differences::default();
+    differences.compare("subjects", &found.subjects, &wanted.subjects);
+    differences.compare("retention", &found.retention, &wanted.retention);
+    differences.compare("discard", &found.discard, &wanted.discard);
+    differences.compare("storage", &found.storage, &wanted.storage);
+    differences.compare("max_age", &found.max_age, &wanted.max_age);
+    differences.compare("max_bytes", &found.max_bytes, &wanted.max_bytes);
+    differences.compare("duplicate_window", &found.duplicate_window, &wanted.duplicate_window);
+    differences.compare("allow_direct", &found.allow_direct, &wanted.allow_direct);
+    differences.compare(
+        "allow_msg_schedules",
+        &found.allow_message_schedules,
+        &wanted.allow_message_schedules,
+    );
+    differences.compare("num_replicas", &found.num_replicas, &wanted.num_replicas);
+    let partitions = "rollcall.partitions";
+    differences.compare(partitions, &found.metadata.get(partitions), &wanted.metadata.get(partitions));
+    differences.0
+}
+
+async fn apply_consumer(
+    broker: &Broker,
+    declared: &ConsumerDefinition,
+    mode: Mode,
+) -> Result<Finding, BrokerError> {
+    let what = format!("consumer {} of stream {}", declared.name, declared.stream);
+    let wanted = consumer_config(declared);
+    let found: Result<PullConsumer, _> =
+        broker.jetstream().get_consumer_from_stream(&declared.name, declared.stream).await;
+    if let Ok(consumer) = found {
+        return Ok(compared(what, consumer_differences(&consumer.cached_info().config, &wanted)));
+    }
+    if mode == Mode::Look {
+        return Ok(Finding::Missing { what });
+    }
+    // Creating never changes a consumer that exists with other settings: the server refuses.
+    broker
+        .jetstream()
+        .create_consumer_strict_on_stream(wanted, declared.stream)
+        .await
+        .map_err(|error| BrokerError::unavailable(format!("create {what}"), error))?;
+    Ok(Finding::Made { what })
+}
+
+/// Returns the server's form of a consumer definition.
+pub fn consumer_config(declared: &ConsumerDefinition) -> pull::Config {
+    pull::Config {
+        durable_name: Some(declared.name.clone()),
+        name: Some(declared.name.clone()),
+        filter_subject: declared.filter.clone(),
+        deliver_policy: DeliverPolicy::All,
+        ack_policy: AckPolicy::Explicit,
+        ack_wait: ACK_WAIT,
+        max_ack_pending: declared.max_ack_pending,
+        max_deliver: -1,
+        ..pull::Config::default()
+    }
+}
+
+fn consumer_differences(
+    found: &async_nats::jetstream::consumer::Config,
+    wanted: &pull::Config,
+) -> Vec<String> {
+    let mut differences = Differences::default();
+    differences.compare("filter_subject", &found.filter_subject, &wanted.filter_subject);
+    differences.compare("ack_policy", &found.ack_policy, &wanted.ack_policy);
+    differences.compare("ack_wait", &found.ack_wait, &wanted.ack_wait);
+    differences.compare("max_ack_pending", &found.max_ack_pending, &wanted.max_ack_pending);
+    differences.compare("max_deliver", &found.max_deliver, &wanted.max_deliver);
+    differences.0
+}
+
+async fn apply_bucket(
+    broker: &Broker,
+    declared: &BucketDefinition,
+    replicas: usize,
+    mode: Mode,
+) -> Result<Finding, BrokerError> {
+    let what = format!("bucket {}", declared.name);
+    match broker.jetstream().get_stream(format!("KV_{}", declared.name)).await {
+        Ok(stream) => {
+            let found = &stream.cached_info().config;
+            let mut differences = Differences::default();
+            differences.compare("history", &found.max_messages_per_subject, &1);
+            differences.compare("storage", &found.storage, &StorageType::File);
+            differences.compare("max_age", &found.max_age, &Duration::ZERO);
+            differences.compare("num_replicas", &found.num_replicas, &replicas);
+            Ok(compared(what, differences.0))
+        }
+        Err(error) if is_not_found(&error) => {
+            if mode == Mode::Look {
+                return Ok(Finding::Missing { what });
+            }
+            let config = kv::Config {
+                bucket: declared.name.into(),
+                description: declared.description.into(),
+                history: 1,
+                storage: StorageType::File,
+                num_replicas: replicas,
+                ..kv::Config::default()
+            };
+            broker
+                .jetstream()
+                .create_key_value(config)
+                .await
+                .map_err(|error| BrokerError::unavailable(format!("create {what}"), error))?;
+            Ok(Finding::Made { what })
+        }
+        Err(error) => Err(BrokerError::unavailable(format!("look for {what}"), error)),
+    }
+}
+
+fn compared(what: String, differences: Vec<String>) -> Finding {
+    if differences.is_empty() { Finding::AsDeclared { what } } else { Finding::Drifted { what, differences } }
+}
+
+#[derive(Default)]
+struct Differences(Vec<String>);
+
+impl Differences {
+    fn compare<T: PartialEq + std::fmt::Debug>(&mut self, name: &str, found: &T, wanted: &T) {
+        if found != wanted {
+            self.0.push(format!("{name} is {found:?}, declared {wanted:?}"));
+        }
+    }
+}

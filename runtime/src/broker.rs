@@ -1,0 +1,435 @@
+//! The connection to NATS, and what is read from its streams and buckets.
+
+use std::time::Duration;
+
+use async_nats::jetstream::{self, kv, stream::Stream};
+use async_nats::{ConnectOptions, Event};
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use schemas::streams::{BucketDefinition, ConsumerDefinition, StreamDefinition};
+use secrecy::{ExposeSecret, SecretString};
+use tokio_util::sync::CancellationToken;
+
+use crate::health::Health;
+use crate::settings::Reader;
+
+/// How to reach NATS.
+#[derive(Clone)]
+pub struct NatsSettings {
+    servers: Vec<async_nats::ServerAddr>,
+    credentials: Credentials,
+    ca_file: Option<String>,
+}
+
+#[derive(Clone)]
+enum Credentials {
+    None,
+    UserPassword(String, SecretString),
+    NkeySeed(SecretString),
+}
+
+impl NatsSettings {
+    /// Reads `NATS_URL`, `NATS_USER` with `NATS_PASSWORD`, or `NATS_NKEY_SEED`, and `NATS_CA_FILE`.
+    pub fn read(reader: &Reader<'_>) -> Option<NatsSettings> {
+        let servers = reader.required(
+            "NATS_URL",
+            "one or several NATS addresses, comma separated, without user or password",
+            "nats://127.0.0.1:4222",
+            |text| {
+                let servers: Option<Vec<async_nats::ServerAddr>> =
+                    text.split(',').map(|part| part.trim().parse().ok()).collect();
+                servers.filter(|all| all.iter().all(|server| !server.has_user_pass()))
+            },
+        );
+        let user = reader.optional_text("NATS_USER");
+        let password = reader.optional_secret("NATS_PASSWORD", "a password", "…", |_| true);
+        let seed =
+            reader.optional_secret("NATS_NKEY_SEED", "a user seed that starts with SU", "SU…", |seed| {
+                seed.starts_with("SU")
+            });
+        let credentials = match (user, password?, seed?) {
+            (None, None, None) => Some(Credentials::None),
+            (Some(user), Some(password), None) => Some(Credentials::UserPassword(user, password)),
+            (None, None, Some(seed)) => Some(Credentials::NkeySeed(seed)),
+            _ => {
+                reader.problem(
+                    "NATS_USER",
+                    "credentials that do not go together",
+                    "NATS_USER with NATS_PASSWORD, or NATS_NKEY_SEED alone, or none",
+                    "mapper",
+                );
+                None
+            }
+        };
+        let ca_file = reader.optional_text("NATS_CA_FILE");
+        Some(NatsSettings { servers: servers?, credentials: credentials?, ca_file })
+    }
+
+    /// Takes one address without credentials, as tests and the embedded server use it.
+    pub fn plain(url: &str) -> Result<NatsSettings, BrokerError> {
+        let server = url.parse().map_err(|_| BrokerError::Address)?;
+        Ok(NatsSettings { servers: vec![server], credentials: Credentials::None, ca_file: None })
+    }
+}
+
+/// NATS could not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum BrokerError {
+    /// The address is none.
+    #[error("the NATS address is malformed")]
+    Address,
+    /// The server was not reached or did not answer.
+    #[error("{operation}: {reason}")]
+    Unavailable {
+        /// What was attempted.
+        operation: String,
+        /// Why it failed.
+        reason: String,
+    },
+    /// Another writer was first.
+    #[error("{operation}: another writer was first")]
+    Conflict {
+        /// What was attempted.
+        operation: String,
+    },
+    /// The stage is stopping.
+    #[error("the stage is stopping")]
+    Stopping,
+}
+
+impl BrokerError {
+    pub(crate) fn unavailable(operation: impl Into<String>, reason: impl std::fmt::Display) -> BrokerError {
+        BrokerError::Unavailable { operation: operation.into(), reason: reason.to_string() }
+    }
+}
+
+/// A message as a stream stores it.
+#[derive(Clone, Debug)]
+pub struct StoredMessage {
+    /// Its sequence.
+    pub sequence: u64,
+    /// When it was stored.
+    pub stored: DateTime<Utc>,
+    /// Its subject.
+    pub subject: String,
+    /// Its headers.
+    pub headers: async_nats::HeaderMap,
+    /// Its payload.
+    pub payload: Bytes,
+}
+
+impl StoredMessage {
+    /// Looks a header up.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).map(async_nats::HeaderValue::as_str)
+    }
+
+    /// Reads it as an event.
+    pub fn decode<T: schemas::EventData>(&self) -> Result<(schemas::Envelope, T), schemas::EnvelopeError> {
+        schemas::Envelope::decode(|name| self.header(name), &self.payload)
+    }
+}
+
+/// A connection that reconnects by itself for ever.
+#[derive(Clone)]
+pub struct Broker {
+    client: async_nats::Client,
+    jetstream: jetstream::Context,
+    stopping: CancellationToken,
+}
+
+/// Longest wait for one answer of the server.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// First pause between tries of a request to the server; doubles up to [`LAST_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LAST_PAUSE: Duration = Duration::from_secs(2);
+
+impl Broker {
+    /// Connects; keeps trying in the background while no server answers.
+    pub async fn connect(
+        name: &str,
+        settings: &NatsSettings,
+        health: Health,
+        stopping: CancellationToken,
+    ) -> Result<Broker, BrokerError> {
+        let options = ConnectOptions::new()
+            .name(format!("rollcall-{name}"))
+            .custom_inbox_prefix(format!("_INBOX_{name}"))
+            .retry_on_initial_connect()
+            .request_timeout(Some(REQUEST_TIMEOUT))
+            .ping_interval(Duration::from_secs(10))
+            // The default doubles up to 4 s, which would be most of a fail-over.
+            .reconnect_delay_callback(|attempts| {
+                Duration::from_millis((50 * attempts as u64).min(500)) + jitter(Duration::from_millis(50))
+            })
+            .event_callback(move |event| {
+                let health = health.clone();
+                async move { note(&event, &health) }
+            });
+        let options = match &settings.credentials {
+            Credentials::None => options,
+            Credentials::UserPassword(user, password) => {
+                options.user_and_password(user.clone(), password.expose_secret().to_owned())
+            }
+            Credentials::NkeySeed(seed) => options.nkey(seed.expose_secret().to_owned()),
+        };
+        let options = match &settings.ca_file {
+            Some(file) => options.require_tls(true).add_root_certificates(file.into()),
+            None => options,
+        };
+        let client = options
+            .connect(&settings.servers)
+            .await
+            .map_err(|error| BrokerError::unavailable("connect to NATS", error.kind()))?;
+        let mut jetstream = jetstream::new(client.clone());
+        jetstream.set_timeout(REQUEST_TIMEOUT);
+        Ok(Broker { client, jetstream, stopping })
+    }
+
+    /// Returns the bare client.
+    pub fn client(&self) -> &async_nats::Client {
+        &self.client
+    }
+
+    /// Returns the JetStream context.
+    pub fn jetstream(&self) -> &jetstream::Context {
+        &self.jetstream
+    }
+
+    /// Returns the token that is cancelled when the stage is to stop.
+    pub fn stopping(&self) -> &CancellationToken {
+        &self.stopping
+    }
+
+    /// Returns a handle on a stream without asking for its state.
+    pub async fn stream(&self, name: &str) -> Result<Stream<()>, BrokerError> {
+        self.jetstream
+            .get_stream_no_info(name)
+            .await
+            .map_err(|error| BrokerError::unavailable(format!("open stream {name}"), error))
+    }
+
+    /// Waits until these exist, saying what is missing; only `rollcall bootstrap` makes them.
+    pub async fn wait_for(
+        &self,
+        streams: &[&StreamDefinition],
+        consumers: &[ConsumerDefinition],
+        buckets: &[&BucketDefinition],
+    ) -> Result<(), BrokerError> {
+        let mut said = None;
+        loop {
+            match self.missing(streams, consumers, buckets).await {
+                None => return Ok(()),
+                missing if missing != said => {
+                    tracing::warn!(
+                        "Waiting for {}: run `rollcall bootstrap`, or start NATS",
+                        missing.as_deref().unwrap_or("NATS")
+                    );
+                    said = missing;
+                }
+                Some(_) => {}
+            }
+            self.pause(Duration::from_millis(500)).await?;
+        }
+    }
+
+    async fn missing(
+        &self,
+        streams: &[&StreamDefinition],
+        consumers: &[ConsumerDefinition],
+        buckets: &[&BucketDefinition],
+    ) -> Option<String> {
+        if self.client.connection_state() != async_nats::connection::State::Connected {
+            return Some("a connection to NATS".into());
+        }
+        for stream in streams {
+            if self.jetstream.get_stream(stream.name).await.is_err() {
+                return Some(format!("stream {}", stream.name));
+            }
+        }
+        for consumer in consumers {
+            let found: Result<jetstream::consumer::PullConsumer, _> =
+                self.jetstream.get_consumer_from_stream(&consumer.name, consumer.stream).await;
+            if found.is_err() {
+                return Some(format!("consumer {} of stream {}", consumer.name, consumer.stream));
+            }
+        }
+        for bucket in buckets {
+            if self.jetstream.get_key_value(bucket.name).await.is_err() {
+                return Some(format!("bucket {}", bucket.name));
+            }
+        }
+        None
+    }
+
+    /// Returns the newest message of a subject. Keeps trying while the server is away.
+    pub async fn last_message(
+        &self,
+        stream: &Stream<()>,
+        stream_name: &str,
+        subject: &str,
+    ) -> Result<Option<StoredMessage>, BrokerError> {
+        use async_nats::jetstream::stream::DirectGetErrorKind;
+        self.until_answered(&format!("read the last message of {stream_name}"), || async {
+            match stream.direct_get_last_for_subject(subject).await {
+                Ok(message) => Ok(Some(StoredMessage {
+                    sequence: message.sequence,
+                    stored: message.time,
+                    subject: message.subject.to_string(),
+                    headers: message.headers,
+                    payload: message.payload,
+                })),
+                Err(error) if error.kind() == DirectGetErrorKind::NotFound => Ok(None),
+                Err(error) => Err(error.to_string()),
+            }
+        })
+        .await
+    }
+
+    /// Opens a bucket.
+    pub async fn bucket(&self, definition: &BucketDefinition) -> Result<Bucket, BrokerError> {
+        let name = definition.name;
+        let store = self
+            .until_answered(&format!("open bucket {name}"), || async {
+                self.jetstream.get_key_value(name).await.map_err(|error| error.to_string())
+            })
+            .await?;
+        Ok(Bucket { broker: self.clone(), name, store })
+    }
+
+    /// Repeats a request until the server answers it or the stage stops.
+    pub(crate) async fn until_answered<T, F>(
+        &self,
+        operation: &str,
+        mut request: impl FnMut() -> F,
+    ) -> Result<T, BrokerError>
+    where
+        F: Future<Output = Result<T, String>>,
+    {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            match request().await {
+                Ok(value) => return Ok(value),
+                Err(reason) => {
+                    if pause >= LAST_PAUSE {
+                        tracing::warn!("Still trying to {operation}: {reason}");
+                    }
+                    self.pause(pause + jitter(pause / 2)).await?;
+                    pause = (pause * 2).min(LAST_PAUSE);
+                }
+            }
+        }
+    }
+
+    /// Waits, unless the stage is to stop.
+    pub async fn pause(&self, duration: Duration) -> Result<(), BrokerError> {
+        tokio::select! {
+            () = self.stopping.cancelled() => Err(BrokerError::Stopping),
+            () = tokio::time::sleep(duration) => Ok(()),
+        }
+    }
+}
+
+/// Returns a length of time below the given one that differs from process to process and call to call.
+pub(crate) fn jitter(below: Duration) -> Duration {
+    let noise = uuid::Uuid::new_v4().as_u128() as u32;
+    below.mul_f64(f64::from(noise) / f64::from(u32::MAX))
+}
+
+fn note(event: &Event, health: &Health) {
+    match event {
+        Event::Connected => {
+            health.set_connected(true);
+            tracing::info!("Connected to NATS");
+        }
+        Event::Disconnected => {
+            health.set_connected(false);
+            tracing::warn!("Lost the connection to NATS; reconnecting");
+        }
+        // A refused permission reaches the caller only as a time-out; the reason is here.
+        Event::ServerError(error) => tracing::error!("NATS refused something: {error}"),
+        Event::ClientError(error) => tracing::debug!("NATS client: {error}"),
+        other => tracing::debug!("NATS: {other}"),
+    }
+}
+
+/// A key-value bucket.
+#[derive(Clone)]
+pub struct Bucket {
+    broker: Broker,
+    name: &'static str,
+    store: kv::Store,
+}
+
+impl Bucket {
+    /// Returns a value and its revision. Keeps trying while the server is away.
+    pub async fn get(&self, key: &str) -> Result<Option<(Bytes, u64)>, BrokerError> {
+        self.broker
+            .until_answered(&format!("read from bucket {}", self.name), || async {
+                match self.store.entry(key).await {
+                    Ok(Some(entry)) if entry.operation == kv::Operation::Put => {
+                        Ok(Some((entry.value, entry.revision)))
+                    }
+                    Ok(_) => Ok(None),
+                    Err(error) => Err(error.to_string()),
+                }
+            })
+            .await
+    }
+
+    /// Stores a value whatever was there. Keeps trying while the server is away.
+    pub async fn put(&self, key: &str, value: Bytes) -> Result<u64, BrokerError> {
+        self.broker
+            .until_answered(&format!("write to bucket {}", self.name), || async {
+                self.store.put(key, value.clone()).await.map_err(|error| error.to_string())
+            })
+            .await
+    }
+
+    /// Stores a value only where the key still has this revision; `None` means it must not be there.
+    ///
+    /// Tries once: after a lost answer the caller has to read again anyway.
+    pub async fn compare_and_put(
+        &self,
+        key: &str,
+        value: Bytes,
+        revision: Option<u64>,
+    ) -> Result<u64, BrokerError> {
+        let operation = || format!("write to bucket {}", self.name);
+        match revision {
+            Some(revision) => {
+                self.store.update(key, value, revision).await.map_err(|error| match error.kind() {
+                    kv::UpdateErrorKind::WrongLastRevision => {
+                        BrokerError::Conflict { operation: operation() }
+                    }
+                    _ => BrokerError::unavailable(operation(), error),
+                })
+            }
+            None => self.store.create(key, value).await.map_err(|error| match error.kind() {
+                kv::CreateErrorKind::AlreadyExists => BrokerError::Conflict { operation: operation() },
+                _ => BrokerError::unavailable(operation(), error),
+            }),
+        }
+    }
+
+    /// Removes a key. Keeps trying while the server is away.
+    pub async fn delete(&self, key: &str) -> Result<(), BrokerError> {
+        self.broker
+            .until_answered(&format!("delete from bucket {}", self.name), || async {
+                self.store.purge(key).await.map_err(|error| error.to_string())
+            })
+            .await
+    }
+
+    /// Returns all keys.
+    pub async fn keys(&self) -> Result<Vec<String>, BrokerError> {
+        use futures::TryStreamExt;
+        self.broker
+            .until_answered(&format!("list bucket {}", self.name), || async {
+                let keys = self.store.keys().await.map_err(|error| error.to_string())?;
+                keys.try_collect().await.map_err(|error| error.to_string())
+            })
+            .await
+    }
+}

@@ -1,0 +1,149 @@
+//! One request budget for all processes of a host: a leaky bucket in a key-value bucket.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use schemas::streams::BUDGET;
+use serde::{Deserialize, Serialize};
+
+use crate::broker::{Broker, BrokerError, Bucket, jitter};
+
+/// Who asks: live work goes before backfill.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lane {
+    /// Polls and the statuses of fresh edits.
+    Live,
+    /// First syncs and long queues of statuses.
+    Backfill,
+}
+
+/// The size of the bucket.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct BucketSize {
+    /// Requests that fit at once.
+    pub capacity: f64,
+    /// Requests that drain each second on the far side's clock.
+    pub leak_per_second: f64,
+    /// How fast the far side's clock runs against ours.
+    pub clock_speed: f64,
+}
+
+/// Requests that are never used: other clocks and other integrations need some room.
+const MARGIN: f64 = 2.0;
+
+/// Requests that backfill leaves to live work.
+const LIVE_RESERVE: f64 = 6.0;
+
+/// The state of the bucket, as all processes see it.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Level {
+    /// Requests in the bucket at `at`.
+    pub level: f64,
+    /// When that was.
+    pub at: DateTime<Utc>,
+}
+
+impl Level {
+    /// Returns an empty bucket.
+    pub fn empty(now: DateTime<Utc>) -> Level {
+        Level { level: 0.0, at: now }
+    }
+
+    /// Adds one request, or says how long to wait before asking again.
+    pub fn take(self, size: BucketSize, lane: Lane, now: DateTime<Utc>) -> Result<Level, Duration> {
+        let leak = size.leak_per_second * size.clock_speed;
+        // A clock that went back drains nothing.
+        let elapsed = (now - self.at).to_std().unwrap_or(Duration::ZERO).as_secs_f64();
+        let level = (self.level - elapsed * leak).max(0.0);
+        let reserve = if lane == Lane::Backfill { LIVE_RESERVE } else { 0.0 };
+        let room = size.capacity - MARGIN - reserve - level;
+        if room >= 1.0 {
+            return Ok(Level { level: level + 1.0, at: now.max(self.at) });
+        }
+        Err(Duration::from_secs_f64(((1.0 - room) / leak).clamp(0.001, 60.0)))
+    }
+}
+
+/// The bucket that all processes share.
+#[derive(Clone)]
+pub struct SharedBudget {
+    broker: Broker,
+    bucket: Bucket,
+    size: BucketSize,
+}
+
+const KEY: &str = "bitrix24";
+
+impl SharedBudget {
+    /// Opens it.
+    pub async fn open(broker: &Broker, size: BucketSize) -> Result<SharedBudget, BrokerError> {
+        Ok(SharedBudget { broker: broker.clone(), bucket: broker.bucket(&BUDGET).await?, size })
+    }
+
+    /// Waits until one request may be made; ends early only when the stage is to stop.
+    pub async fn acquire(&self, lane: Lane) -> Result<(), BrokerError> {
+        loop {
+            let stored = self.bucket.get(KEY).await?;
+            let now = Utc::now();
+            let (level, revision) = match &stored {
+                Some((value, revision)) => {
+                    (serde_json::from_slice(value).unwrap_or(Level::empty(now)), Some(*revision))
+                }
+                None => (Level::empty(now), None),
+            };
+            let wait = match level.take(self.size, lane, now) {
+                Ok(taken) => {
+                    let value = Bytes::from(serde_json::to_vec(&taken).unwrap_or_default());
+                    match self.bucket.compare_and_put(KEY, value, revision).await {
+                        Ok(_) => return Ok(()),
+                        // Another process took one at the same time.
+                        Err(_) => jitter(Duration::from_millis(10)),
+                    }
+                }
+                Err(wait) => wait,
+            };
+            self.broker.pause(wait).await?;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const SIZE: BucketSize = BucketSize { capacity: 50.0, leak_per_second: 2.0, clock_speed: 1.0 };
+
+    proptest! {
+        #[test]
+        fn the_portals_own_bucket_never_runs_over(waits in proptest::collection::vec((0i64..3_000, any::<bool>()), 1..300)) {
+            let mut now = DateTime::from_timestamp(1_700_000_000, 0).unwrap();
+            let mut ours = Level::empty(now);
+            let (mut theirs, mut at) = (0.0_f64, now);
+            for (wait_ms, live) in waits {
+                now += chrono::Duration::milliseconds(wait_ms);
+                let lane = if live { Lane::Live } else { Lane::Backfill };
+                if let Ok(taken) = ours.take(SIZE, lane, now) {
+                    ours = taken;
+                    theirs = (theirs - (now - at).as_seconds_f64() * 2.0).max(0.0) + 1.0;
+                    at = now;
+                    prop_assert!(theirs <= 50.0, "{theirs}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn backfill_leaves_room_for_live_work() {
+        let now = Utc::now();
+        let mut level = Level::empty(now);
+        let mut backfill = 0;
+        while let Ok(taken) = level.take(SIZE, Lane::Backfill, now) {
+            level = taken;
+            backfill += 1;
+        }
+        assert_eq!(backfill, 42);
+        assert!(level.take(SIZE, Lane::Live, now).is_ok());
+    }
+}

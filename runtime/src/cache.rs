@@ -1,0 +1,183 @@
+//! A disk cache that may be deleted, truncated or old at any time: what it does not know is asked of the stream.
+//!
+//! sled 0.34 is the store. Anything that goes wrong with it costs the cache, never a record.
+
+use std::marker::PhantomData;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// Memory that sled may use for pages, in bytes.
+const PAGE_CACHE_BYTES: u64 = 4 << 20;
+
+/// Key of the stamp; no record key starts with a zero byte.
+const STAMP_KEY: &[u8] = b"\0stamp";
+
+/// A cache of values by text key.
+pub struct DiskCache<V> {
+    path: PathBuf,
+    database: Mutex<Option<sled::Db>>,
+    values: PhantomData<fn() -> V>,
+}
+
+impl<V: Serialize + DeserializeOwned> DiskCache<V> {
+    /// Opens the cache, empty where it cannot be read or was made beside another `stamp`.
+    ///
+    /// The stamp names what the cache is a cache of, for example a stream and its time of creation.
+    pub fn open(folder: &Path, name: &str, stamp: &str) -> DiskCache<V> {
+        let path = folder.join(format!("{name}.sled"));
+        let database = match open(&path) {
+            // Somebody else works with it: not ours to throw away.
+            Opened::Locked => None,
+            Opened::Ready(database) if has_stamp(&database, stamp) => Some(database),
+            Opened::Ready(_) | Opened::Damaged => fresh(&path, stamp),
+        };
+        if database.is_none() {
+            tracing::warn!("No local cache at {}: every lookup goes to the stream", path.display());
+        }
+        DiskCache { path, database: Mutex::new(database), values: PhantomData }
+    }
+
+    /// Returns a value, `None` where it is not known.
+    pub fn get(&self, key: &str) -> Option<V> {
+        let bytes = self
+            .with(|database| database.get(key.as_bytes()).map(|found| found.map(|bytes| bytes.to_vec())))??;
+        serde_json::from_slice(&bytes).ok()
+    }
+
+    /// Remembers a value.
+    pub fn put(&self, key: &str, value: &V) {
+        if let Ok(bytes) = serde_json::to_vec(value) {
+            self.with(|database| database.insert(key.as_bytes(), bytes).map(|_| ()));
+        }
+    }
+
+    /// Forgets a value.
+    pub fn remove(&self, key: &str) {
+        self.with(|database| database.remove(key.as_bytes()).map(|_| ()));
+    }
+
+    /// Writes what is remembered to disk.
+    pub fn flush(&self) {
+        self.with(|database| database.flush().map(|_| ()));
+    }
+
+    /// Runs a call on the store; gives the store up for good when it fails or panics.
+    fn with<T>(&self, call: impl FnOnce(&sled::Db) -> sled::Result<T>) -> Option<T> {
+        let mut slot = self.database.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let database = slot.as_ref()?;
+        match guarded(|| Some(call(database)))? {
+            Ok(value) => Some(value),
+            Err(error) => {
+                tracing::warn!("Giving up the local cache at {}: {}", self.path.display(), kind(&error));
+                *slot = None;
+                None
+            }
+        }
+    }
+}
+
+enum Opened {
+    Ready(sled::Db),
+    Locked,
+    Damaged,
+}
+
+/// Tries for the lock this often: a predecessor in the same process may be letting go of it.
+const LOCK_TRIES: usize = 20;
+const LOCK_PAUSE: Duration = Duration::from_millis(50);
+
+fn open(path: &Path) -> Opened {
+    let config = sled::Config::new().path(path).cache_capacity(PAGE_CACHE_BYTES).flush_every_ms(Some(1_000));
+    for _ in 0..LOCK_TRIES {
+        match guarded(|| Some(config.open())) {
+            Some(Ok(database)) => return Opened::Ready(database),
+            Some(Err(sled::Error::Io(error))) if error.to_string().contains("lock") => {
+                std::thread::sleep(LOCK_PAUSE);
+            }
+            _ => return Opened::Damaged,
+        }
+    }
+    Opened::Locked
+}
+
+/// Starts over with an empty store.
+fn fresh(path: &Path, stamp: &str) -> Option<sled::Db> {
+    discard(path);
+    let Opened::Ready(database) = open(path) else { return None };
+    guarded(|| database.insert(STAMP_KEY, stamp.as_bytes()).ok())?;
+    Some(database)
+}
+
+fn has_stamp(database: &sled::Db, stamp: &str) -> bool {
+    guarded(|| database.get(STAMP_KEY).ok().flatten()).is_some_and(|found| found.as_ref() == stamp.as_bytes())
+}
+
+fn discard(path: &Path) {
+    if path.exists() && std::fs::remove_dir_all(path).is_err() {
+        let _file = std::fs::remove_file(path);
+    }
+}
+
+/// sled panics on some kinds of damage instead of returning an error.
+fn guarded<T>(call: impl FnOnce() -> Option<T>) -> Option<T> {
+    catch_unwind(AssertUnwindSafe(call)).ok().flatten()
+}
+
+fn kind(error: &sled::Error) -> &'static str {
+    match error {
+        sled::Error::Io(_) => "the disk refused",
+        sled::Error::Corruption { .. } => "it is damaged",
+        _ => "it failed",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_survive_a_restart_beside_the_same_stamp_only() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = DiskCache::<u64>::open(folder.path(), "seen", "stream-1");
+        cache.put("contact.1", &7);
+        cache.flush();
+        drop(cache);
+        assert_eq!(DiskCache::<u64>::open(folder.path(), "seen", "stream-1").get("contact.1"), Some(7));
+        assert_eq!(DiskCache::<u64>::open(folder.path(), "seen", "stream-2").get("contact.1"), None);
+    }
+
+    #[test]
+    fn a_damaged_cache_is_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = DiskCache::<u64>::open(folder.path(), "seen", "stream-1");
+        for key in 0..1_000 {
+            cache.put(&key.to_string(), &key);
+        }
+        cache.flush();
+        drop(cache);
+        for entry in std::fs::read_dir(folder.path().join("seen.sled")).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_file() {
+                std::fs::write(&path, b"torn").unwrap();
+            }
+        }
+        let cache = DiskCache::<u64>::open(folder.path(), "seen", "stream-1");
+        cache.put("contact.1", &8);
+        assert_eq!(cache.get("contact.1"), Some(8));
+    }
+
+    #[test]
+    fn without_a_place_to_write_nothing_is_known_and_nothing_breaks() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("not-a-folder");
+        std::fs::write(&file, b"").unwrap();
+        let cache = DiskCache::<u64>::open(&file, "seen", "stream-1");
+        cache.put("contact.1", &8);
+        assert_eq!(cache.get("contact.1"), None);
+    }
+}

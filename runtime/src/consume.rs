@@ -1,0 +1,48 @@
+//! The loop of a stage that takes one message after the other.
+
+use std::panic::AssertUnwindSafe;
+
+use futures::FutureExt;
+use schemas::streams::ConsumerDefinition;
+
+use crate::broker::{Broker, BrokerError};
+use crate::inbox::{Delivery, Inbox, Verdict};
+
+/// Decides about one message.
+pub trait Handler: Send + Sync {
+    /// Reads a message and says what to do with it. Called again for the same message after a crash.
+    fn handle(&self, delivery: &Delivery) -> impl Future<Output = Verdict> + Send;
+}
+
+/// Handles the messages of a consumer one by one until the stage is to stop.
+pub async fn consume(
+    broker: &Broker,
+    stage: &'static str,
+    definition: ConsumerDefinition,
+    handler: &impl Handler,
+) -> Result<(), BrokerError> {
+    // One message ahead hides the round trip to the server where the consumer allows it.
+    let batch = if definition.max_ack_pending == 1 { 1 } else { 2 };
+    let mut inbox = Inbox::bind(broker, stage, definition, batch).await?;
+    while let Some(delivery) = inbox.next().await {
+        match step(&inbox, delivery, handler).await {
+            Ok(()) => {}
+            Err(BrokerError::Stopping) => break,
+            // Unsettled, so it will be delivered again.
+            Err(error) => tracing::warn!("Could not settle a message: {error}"),
+        }
+    }
+    inbox.drain().await;
+    Ok(())
+}
+
+async fn step(inbox: &Inbox, delivery: Delivery, handler: &impl Handler) -> Result<(), BrokerError> {
+    if !inbox.may_begin(&delivery).await? {
+        let reason = "the stage stopped in the middle of this message each time it tried".to_owned();
+        return inbox.settle(delivery, Verdict::DeadLetter { reason }).await;
+    }
+    match AssertUnwindSafe(handler.handle(&delivery)).catch_unwind().await {
+        Ok(verdict) => inbox.settle(delivery, verdict).await,
+        Err(_) => inbox.return_after_panic(delivery).await,
+    }
+}

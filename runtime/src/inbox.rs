@@ -1,0 +1,420 @@
+//! A consumer as the stages see it: deliveries come in, verdicts go out. Only here is anything acked.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use async_nats::jetstream::consumer::PullConsumer;
+use async_nats::jetstream::consumer::pull::Stream as Messages;
+use async_nats::jetstream::{AckKind, Message};
+use base64::Engine;
+use bytes::Bytes;
+use futures::{FutureExt, StreamExt};
+use schemas::streams::{ACK_WAIT, ATTEMPTS, ConsumerDefinition};
+use schemas::{DeadLetter, Encoded, Envelope, EnvelopeError, EventData, RecordRef};
+
+use crate::broker::{Broker, BrokerError, Bucket};
+use crate::publish::{Outgoing, PublishError};
+
+/// Silence after which a consumer is asked whether it has something to deliver.
+const SILENCE: Duration = Duration::from_secs(15);
+
+/// Deliveries of a message that were begun and never ended, after which it is dead.
+const MAX_UNFINISHED: u64 = 4;
+
+/// Wait before a message comes again whose handler panicked.
+const PANIC_PAUSE: Duration = Duration::from_secs(1);
+
+/// What the shell does with a message once the handler has read it.
+#[derive(Debug)]
+pub enum Verdict {
+    /// Publish these, then ack.
+    Done(Vec<Outgoing>),
+    /// The message is fine, the far side is unwell: nak with this delay.
+    Retry {
+        /// How long it stays away.
+        after: Duration,
+        /// Why, without personal data.
+        reason: String,
+    },
+    /// No redelivery can help: publish to the dead-letter subject, then term.
+    DeadLetter {
+        /// Why, without personal data.
+        reason: String,
+    },
+}
+
+/// One delivery of one message.
+///
+/// Reports progress by itself for as long as it is held, so that the server does not hand it to somebody else.
+pub struct Delivery {
+    message: Message,
+    /// Sequence of the message in its stream.
+    pub sequence: u64,
+    /// How often it was delivered, this time included.
+    pub deliveries: u64,
+    /// Messages behind it that the consumer has not delivered yet.
+    pub pending: u64,
+    /// Name of its stream.
+    pub stream: String,
+    progress: Arc<Progress>,
+    keep_alive: tokio::task::JoinHandle<()>,
+}
+
+struct Progress {
+    origin: Instant,
+    /// Milliseconds after `origin` at which the server last heard of this delivery.
+    heard_ms: AtomicU64,
+}
+
+impl Drop for Delivery {
+    fn drop(&mut self) {
+        self.keep_alive.abort();
+    }
+}
+
+impl Delivery {
+    fn new(message: Message) -> Option<Delivery> {
+        let info = message.info().ok()?;
+        let (sequence, deliveries, pending) =
+            (info.stream_sequence, info.delivered.max(1) as u64, info.pending);
+        let stream = info.stream.to_string();
+        let progress = Arc::new(Progress { origin: Instant::now(), heard_ms: AtomicU64::new(0) });
+        let keep_alive = tokio::spawn(report_progress(message.clone(), Arc::clone(&progress)));
+        Some(Delivery { message, sequence, deliveries, pending, stream, progress, keep_alive })
+    }
+
+    /// Returns the subject.
+    pub fn subject(&self) -> &str {
+        &self.message.subject
+    }
+
+    /// Returns the payload.
+    pub fn payload(&self) -> &Bytes {
+        &self.message.payload
+    }
+
+    /// Looks a header up.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.message.headers.as_ref()?.get(name).map(async_nats::HeaderValue::as_str)
+    }
+
+    /// Reads the message as an event.
+    pub fn decode<T: EventData>(&self) -> Result<(Envelope, T), EnvelopeError> {
+        Envelope::decode(|name| self.header(name), self.payload())
+    }
+
+    /// Returns the record that the subject names.
+    pub fn record(&self) -> Option<RecordRef> {
+        schemas::subjects::record_of(self.subject())
+    }
+
+    /// Tells whether the server still counts on this process for the message.
+    ///
+    /// False after the process was frozen for longer than the ack wait: the message may be with
+    /// somebody else by now, and nothing may be done for it any more.
+    pub fn is_still_ours(&self) -> bool {
+        let heard = Duration::from_millis(self.progress.heard_ms.load(Ordering::Relaxed));
+        self.progress.origin.elapsed().saturating_sub(heard) < ACK_WAIT
+    }
+
+    fn headers(&self) -> Vec<(String, String)> {
+        let Some(headers) = &self.message.headers else { return Vec::new() };
+        headers
+            .iter()
+            .flat_map(|(name, values)| {
+                values.iter().map(move |value| (name.to_string(), value.as_str().to_owned()))
+            })
+            .collect()
+    }
+}
+
+async fn report_progress(message: Message, progress: Arc<Progress>) {
+    let mut every = tokio::time::interval(ACK_WAIT / 3);
+    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    every.tick().await;
+    loop {
+        every.tick().await;
+        let now = progress.origin.elapsed().as_millis() as u64;
+        let silent = Duration::from_millis(now.saturating_sub(progress.heard_ms.load(Ordering::Relaxed)));
+        // Too late to speak for it: the server has given it up.
+        if silent >= ACK_WAIT || message.ack_with(AckKind::Progress).await.is_err() {
+            continue;
+        }
+        progress.heard_ms.store(now, Ordering::Relaxed);
+    }
+}
+
+/// A bound consumer.
+pub struct Inbox {
+    broker: Broker,
+    stage: &'static str,
+    definition: ConsumerDefinition,
+    batch: usize,
+    messages: Option<Messages>,
+    attempts: Bucket,
+    last_delivery: Instant,
+}
+
+impl Inbox {
+    /// Binds to a consumer, waiting while it does not exist. `batch` bounds what is buffered here.
+    pub async fn bind(
+        broker: &Broker,
+        stage: &'static str,
+        definition: ConsumerDefinition,
+        batch: usize,
+    ) -> Result<Inbox, BrokerError> {
+        let attempts = broker.bucket(&ATTEMPTS).await?;
+        Ok(Inbox {
+            broker: broker.clone(),
+            stage,
+            definition,
+            batch,
+            messages: None,
+            attempts,
+            last_delivery: Instant::now(),
+        })
+    }
+
+    /// Returns the next delivery; `None` when the stage is to stop.
+    pub async fn next(&mut self) -> Option<Delivery> {
+        let stopping = self.broker.stopping().clone();
+        loop {
+            if stopping.is_cancelled() {
+                return None;
+            }
+            let Some(messages) = self.messages.as_mut() else {
+                self.messages = Some(self.open().await.ok()?);
+                continue;
+            };
+            let waited = tokio::select! {
+                () = stopping.cancelled() => return None,
+                waited = tokio::time::timeout(SILENCE, messages.next()) => waited,
+            };
+            match waited {
+                Ok(Some(Ok(message))) => {
+                    self.last_delivery = Instant::now();
+                    if let Some(delivery) = Delivery::new(message) {
+                        return Some(delivery);
+                    }
+                }
+                // Missing heartbeats and the like: the stream of messages goes on by itself.
+                Ok(Some(Err(error))) => {
+                    tracing::debug!(
+                        consumer = self.definition.name,
+                        "Consumer {}: {error}",
+                        self.definition.name
+                    );
+                }
+                Ok(None) => self.messages = None,
+                Err(_) => self.check_for_stall().await,
+            }
+        }
+    }
+
+    /// Returns a delivery that is already here, without waiting.
+    pub fn try_next(&mut self) -> Option<Delivery> {
+        loop {
+            match self.messages.as_mut()?.next().now_or_never()?? {
+                Ok(message) => {
+                    self.last_delivery = Instant::now();
+                    if let Some(delivery) = Delivery::new(message) {
+                        return Some(delivery);
+                    }
+                }
+                Err(error) => tracing::debug!("Consumer {}: {error}", self.definition.name),
+            }
+        }
+    }
+
+    async fn open(&self) -> Result<Messages, BrokerError> {
+        let ConsumerDefinition { stream, name, .. } = &self.definition;
+        self.broker
+            .until_answered(&format!("bind to consumer {name} of stream {stream}"), || async {
+                let consumer: PullConsumer = self
+                    .broker
+                    .jetstream()
+                    .get_consumer_from_stream(name, *stream)
+                    .await
+                    .map_err(|e| e.to_string())?;
+                consumer
+                    .stream()
+                    .max_messages_per_batch(self.batch)
+                    .expires(Duration::from_secs(30))
+                    .heartbeat(Duration::from_secs(10))
+                    .messages()
+                    .await
+                    .map_err(|e| e.to_string())
+            })
+            .await
+    }
+
+    /// Opens the consumer again where it has messages, may deliver them and does not.
+    async fn check_for_stall(&mut self) {
+        let ConsumerDefinition { stream, name, max_ack_pending, .. } = &self.definition;
+        let consumer = self
+            .broker
+            .jetstream()
+            .get_consumer_from_stream::<async_nats::jetstream::consumer::pull::Config, _, _>(name, *stream)
+            .await;
+        let Ok(mut consumer) = consumer else {
+            tracing::error!(
+                "Consumer {name} of stream {stream} does not answer; `rollcall bootstrap` makes it again if it is gone"
+            );
+            self.messages = None;
+            return;
+        };
+        let Ok(info) = consumer.info().await else { return };
+        let may_deliver = (info.num_ack_pending as i64) < *max_ack_pending && !info.paused;
+        if info.num_pending > 0 && may_deliver && self.last_delivery.elapsed() >= SILENCE {
+            tracing::warn!(
+                "Consumer {name} of stream {stream} has {} messages and delivers none; opening it again",
+                info.num_pending
+            );
+            self.messages = None;
+        }
+    }
+
+    /// Notes that a handler begins with a delivery. Says no when too many before never ended.
+    ///
+    /// Costs nothing for a first delivery.
+    pub async fn may_begin(&self, delivery: &Delivery) -> Result<bool, BrokerError> {
+        if delivery.deliveries <= 1 {
+            return Ok(true);
+        }
+        let unfinished = self.unfinished(delivery).await?;
+        if unfinished >= MAX_UNFINISHED {
+            return Ok(false);
+        }
+        self.attempts.put(&self.attempt_key(delivery), Bytes::from((unfinished + 1).to_string())).await?;
+        Ok(true)
+    }
+
+    async fn unfinished(&self, delivery: &Delivery) -> Result<u64, BrokerError> {
+        let stored = self.attempts.get(&self.attempt_key(delivery)).await?;
+        Ok(stored.and_then(|(value, _)| std::str::from_utf8(&value).ok()?.parse().ok()).unwrap_or(0))
+    }
+
+    fn attempt_key(&self, delivery: &Delivery) -> String {
+        format!("{}.{}", self.definition.name, delivery.sequence)
+    }
+
+    /// Does what a verdict says. After an error the message will come again.
+    pub async fn settle(&self, delivery: Delivery, verdict: Verdict) -> Result<(), BrokerError> {
+        match verdict {
+            Verdict::Done(events) => {
+                for answer in self.broker.publish_all(&events).await {
+                    match answer {
+                        Ok(_) => {}
+                        Err(PublishError::Stopping | PublishError::NotLast) => {
+                            return Err(BrokerError::Stopping);
+                        }
+                        Err(error @ PublishError::TooBig { .. }) => {
+                            return self.bury(delivery, &error.to_string()).await;
+                        }
+                    }
+                }
+                self.finish(delivery, AckKind::Ack).await
+            }
+            Verdict::Retry { after, reason } => {
+                tracing::debug!(
+                    message.deliveries = delivery.deliveries,
+                    "Message {} comes again: {reason}",
+                    delivery.sequence
+                );
+                self.finish(delivery, AckKind::Nak(Some(after))).await
+            }
+            Verdict::DeadLetter { reason } => self.bury(delivery, &reason).await,
+        }
+    }
+
+    /// Has a delivery come again whose handler panicked; the count of unfinished deliveries stands.
+    pub async fn return_after_panic(&self, delivery: Delivery) -> Result<(), BrokerError> {
+        if delivery.deliveries <= 1 {
+            self.attempts.put(&self.attempt_key(&delivery), Bytes::from_static(b"1")).await?;
+        }
+        acknowledge(&delivery.message, AckKind::Nak(Some(PANIC_PAUSE))).await
+    }
+
+    async fn bury(&self, delivery: Delivery, reason: &str) -> Result<(), BrokerError> {
+        let letter = self.letter(&delivery, reason);
+        match self.broker.publish(&letter).await {
+            Ok(_) => {}
+            Err(PublishError::TooBig { .. }) => {
+                // The message itself stays in its stream; the letter says where.
+                let mut short = letter;
+                short.encoded.payload = self.letter_payload(&delivery, reason, String::new(), false);
+                self.broker.publish(&short).await.map_err(|_| BrokerError::Stopping)?;
+            }
+            Err(_) => return Err(BrokerError::Stopping),
+        }
+        tracing::error!("Message {} of {} is a dead letter: {reason}", delivery.sequence, delivery.stream);
+        self.finish(delivery, AckKind::Term).await
+    }
+
+    fn letter(&self, delivery: &Delivery, reason: &str) -> Outgoing {
+        let subject = match delivery.record() {
+            Some(record) => schemas::subjects::dead_letter(self.stage, record),
+            None => schemas::subjects::dead_letter_unknown(self.stage),
+        };
+        let (payload, is_base64) = match std::str::from_utf8(delivery.payload()) {
+            Ok(text) => (text.to_owned(), false),
+            Err(_) => (base64::engine::general_purpose::STANDARD.encode(delivery.payload()), true),
+        };
+        let encoded = Encoded {
+            headers: vec![("content-type".to_owned(), schemas::envelope::CONTENT_TYPE.to_owned())],
+            payload: self.letter_payload(delivery, reason, payload, is_base64),
+        };
+        Outgoing::new(
+            subject,
+            encoded,
+            format!("dlq:{}:{}:{}", self.stage, delivery.stream, delivery.sequence),
+        )
+    }
+
+    fn letter_payload(
+        &self,
+        delivery: &Delivery,
+        reason: &str,
+        payload: String,
+        payload_is_base64: bool,
+    ) -> Vec<u8> {
+        let letter = DeadLetter {
+            stage: self.stage.to_owned(),
+            reason: reason.to_owned(),
+            stream: delivery.stream.clone(),
+            sequence: delivery.sequence,
+            subject: delivery.subject().to_owned(),
+            deliveries: delivery.deliveries,
+            headers: delivery.headers(),
+            payload,
+            payload_is_base64,
+        };
+        // A struct of texts and numbers always serialises.
+        serde_json::to_vec(&letter).unwrap_or_default()
+    }
+
+    async fn finish(&self, delivery: Delivery, kind: AckKind) -> Result<(), BrokerError> {
+        if delivery.deliveries > 1 {
+            self.attempts.delete(&self.attempt_key(&delivery)).await?;
+        }
+        acknowledge(&delivery.message, kind).await
+    }
+
+    /// Gives back at once what was fetched and not begun, so that a successor need not wait for the ack wait.
+    pub async fn drain(mut self) {
+        let mut fetched = Vec::new();
+        while let Some(delivery) = self.try_next() {
+            fetched.push(delivery);
+        }
+        self.messages = None;
+        for delivery in fetched {
+            let _gone = acknowledge(&delivery.message, AckKind::Nak(Some(Duration::from_millis(1)))).await;
+        }
+        let _gone = self.broker.client().flush().await;
+    }
+}
+
+async fn acknowledge(message: &Message, kind: AckKind) -> Result<(), BrokerError> {
+    message.ack_with(kind).await.map_err(|error| BrokerError::unavailable("acknowledge a message", error))
+}

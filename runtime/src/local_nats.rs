@@ -1,0 +1,133 @@
+//! A nats-server as a child process: for a machine that has none, and for tests. Always the real server.
+
+use std::ffi::OsString;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use tokio::process::{Child, Command};
+
+/// Variable that names the server's program.
+pub const PROGRAM_VARIABLE: &str = "NATS_SERVER_BIN";
+
+/// The server could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum LocalNatsError {
+    /// There is no such program.
+    #[error("cannot run `{program}`: {source}; put nats-server on PATH or its path into {PROGRAM_VARIABLE}")]
+    Program {
+        /// What was tried.
+        program: String,
+        /// Why it failed.
+        source: std::io::Error,
+    },
+    /// A file or port could not be had.
+    #[error("prepare nats-server: {0}")]
+    Io(#[from] std::io::Error),
+    /// It did not come up.
+    #[error("nats-server did not come up within {seconds} s; see {log}")]
+    NotReady {
+        /// How long was waited.
+        seconds: u64,
+        /// Its log file.
+        log: String,
+    },
+}
+
+/// A running nats-server, killed when dropped.
+pub struct LocalNats {
+    child: Child,
+    folder: PathBuf,
+    port: u16,
+}
+
+const READY_SECONDS: u64 = 20;
+
+impl LocalNats {
+    /// Starts a server with JetStream on disk under `folder`, on a free port of the loopback interface.
+    pub async fn start(folder: &Path) -> Result<LocalNats, LocalNatsError> {
+        let port = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port();
+        LocalNats::start_on(folder, port).await
+    }
+
+    /// Starts a server on this port.
+    pub async fn start_on(folder: &Path, port: u16) -> Result<LocalNats, LocalNatsError> {
+        std::fs::create_dir_all(folder)?;
+        let child = spawn(folder, port)?;
+        let mut server = LocalNats { child, folder: folder.to_owned(), port };
+        server.wait_until_ready().await?;
+        Ok(server)
+    }
+
+    /// Returns its address.
+    pub fn url(&self) -> String {
+        format!("nats://127.0.0.1:{}", self.port)
+    }
+
+    /// Returns its process id while it runs.
+    pub fn process_id(&self) -> Option<u32> {
+        self.child.id()
+    }
+
+    /// Kills it at once, as a power cut would.
+    pub async fn kill(&mut self) -> Result<(), LocalNatsError> {
+        self.child.kill().await?;
+        Ok(())
+    }
+
+    /// Starts it again on the same port and store.
+    pub async fn restart(&mut self) -> Result<(), LocalNatsError> {
+        self.child = spawn(&self.folder, self.port)?;
+        self.wait_until_ready().await
+    }
+
+    /// Waits for its process to end.
+    pub async fn wait(&mut self) -> std::io::Result<std::process::ExitStatus> {
+        self.child.wait().await
+    }
+
+    async fn wait_until_ready(&mut self) -> Result<(), LocalNatsError> {
+        let connected = async {
+            loop {
+                let options = async_nats::ConnectOptions::new().connection_timeout(Duration::from_secs(1));
+                if let Ok(client) = options.connect(self.url()).await {
+                    let jetstream = async_nats::jetstream::new(client);
+                    if jetstream.query_account().await.is_ok() {
+                        return;
+                    }
+                }
+                tokio::time::sleep(Duration::from_millis(30)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(READY_SECONDS), connected).await.map_err(|_| {
+            LocalNatsError::NotReady {
+                seconds: READY_SECONDS,
+                log: self.folder.join("nats-server.log").display().to_string(),
+            }
+        })
+    }
+}
+
+fn program() -> OsString {
+    std::env::var_os(PROGRAM_VARIABLE).unwrap_or_else(|| "nats-server".into())
+}
+
+fn spawn(folder: &Path, port: u16) -> Result<Child, LocalNatsError> {
+    let log = folder.join("nats-server.log");
+    let program = program();
+    Command::new(&program)
+        .arg("--addr=127.0.0.1")
+        .arg(format!("--port={port}"))
+        .arg("--jetstream")
+        .arg(format!("--store_dir={}", folder.display()))
+        .arg(format!("--log={}", log.display()))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        // Ctrl-C of a terminal must reach the stages first and the server last.
+        .process_group(0)
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(|source| LocalNatsError::Program { program: program.to_string_lossy().into_owned(), source })
+}

@@ -1,0 +1,216 @@
+//! The shell against a real nats-server.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use chrono::DateTime;
+use runtime::bootstrap::{self, Finding, Mode};
+use runtime::broker::NatsSettings;
+use runtime::health::Health;
+use runtime::local_nats::LocalNats;
+use runtime::{Broker, CancellationToken, Delivery, Handler, Outgoing, PublishError, Verdict, consume};
+use schemas::streams::{DEAD_LETTERS, RAW, mapper_consumer};
+use schemas::{Envelope, RecordChanged, RecordId, RecordRef, subjects};
+
+struct Bench {
+    server: LocalNats,
+    broker: Broker,
+    stopping: CancellationToken,
+    _folder: tempfile::TempDir,
+}
+
+impl Bench {
+    async fn bare() -> Bench {
+        let folder = tempfile::tempdir().unwrap();
+        let server = LocalNats::start(folder.path()).await.unwrap();
+        let stopping = CancellationToken::new();
+        let settings = NatsSettings::plain(&server.url()).unwrap();
+        let broker = Broker::connect("test", &settings, Health::default(), stopping.clone()).await.unwrap();
+        Bench { server, broker, stopping, _folder: folder }
+    }
+
+    async fn bootstrapped() -> Bench {
+        let bench = Bench::bare().await;
+        bootstrap::apply(&bench.broker, 1, Mode::Make).await.unwrap();
+        bench
+    }
+
+    async fn publish_contact(&self, id: u64, message_id: &str) -> u64 {
+        self.broker.publish(&changed(id, message_id)).await.unwrap().sequence
+    }
+
+    async fn dead_letters(&self) -> u64 {
+        self.broker.jetstream().get_stream(DEAD_LETTERS.name).await.unwrap().cached_info().state.messages
+    }
+
+    async fn unsettled(&self) -> u64 {
+        let info = self
+            .broker
+            .jetstream()
+            .get_consumer_from_stream::<async_nats::jetstream::consumer::pull::Config, _, _>(
+                "mapper", RAW.name,
+            )
+            .await
+            .unwrap()
+            .cached_info()
+            .clone();
+        info.num_pending + info.num_ack_pending as u64
+    }
+}
+
+fn changed(id: u64, message_id: &str) -> Outgoing {
+    let record = RecordRef::contact(RecordId::try_new(id).unwrap());
+    let envelope = Envelope {
+        record,
+        source: "/rollcall/producer".into(),
+        pupil: None,
+        modified: DateTime::parse_from_rfc3339("2026-01-10T10:00:00+03:00").unwrap(),
+        fingerprint: message_id.into(),
+        version: None,
+        attempt: 0,
+    };
+    let data = RecordChanged {
+        observed: envelope.modified,
+        status: Some(String::new()),
+        record: serde_json::value::to_raw_value(&serde_json::json!({"ID": id.to_string()})).unwrap(),
+        product_rows: None,
+        seller: None,
+        trimmed: Vec::new(),
+    };
+    Outgoing::new(subjects::raw(record), envelope.encode(&data).unwrap(), message_id.into())
+}
+
+async fn eventually<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
+    let waited = tokio::time::timeout(Duration::from_secs(30), async {
+        while !holds().await {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    assert!(waited.await.is_ok(), "{what} did not come to hold");
+}
+
+struct Counting<F>(AtomicU64, F);
+
+impl<F: Fn(u64, &Delivery) -> Verdict + Send + Sync> Handler for Counting<F> {
+    async fn handle(&self, delivery: &Delivery) -> Verdict {
+        let call = self.0.fetch_add(1, Ordering::SeqCst) + 1;
+        (self.1)(call, delivery)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bootstrap_makes_everything_once_and_names_drift_without_changing_it() {
+    let bench = Bench::bare().await;
+    let looked = bootstrap::apply(&bench.broker, 1, Mode::Look).await;
+    assert!(looked.unwrap().iter().all(|finding| matches!(finding, Finding::Missing { .. })));
+    let made = bootstrap::apply(&bench.broker, 1, Mode::Make).await.unwrap();
+    assert!(made.iter().all(|finding| matches!(finding, Finding::Made { .. })), "{made:?}");
+    let again = bootstrap::apply(&bench.broker, 1, Mode::Make).await.unwrap();
+    assert!(again.iter().all(|finding| matches!(finding, Finding::AsDeclared { .. })), "{again:?}");
+
+    let mut config =
+        bench.broker.jetstream().get_stream(RAW.name).await.unwrap().cached_info().config.clone();
+    config.max_age = Duration::from_secs(3 * 24 * 60 * 60);
+    bench.broker.jetstream().update_stream(&config).await.unwrap();
+    let drifted = bootstrap::apply(&bench.broker, 1, Mode::Make).await.unwrap();
+    let Finding::Drifted { what, differences } = &drifted[0] else { panic!("{drifted:?}") };
+    assert!(
+        what == "stream B24_RAW" && differences.len() == 1 && differences[0].starts_with("max_age"),
+        "{drifted:?}"
+    );
+    let kept = bench.broker.jetstream().get_stream(RAW.name).await.unwrap().cached_info().config.max_age;
+    assert_eq!(kept, config.max_age);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stage_waits_for_bootstrap() {
+    let bench = Bench::bare().await;
+    let broker = bench.broker.clone();
+    let waiting = tokio::spawn(async move { broker.wait_for(&[&RAW], &[mapper_consumer()], &[]).await });
+    bootstrap::apply(&bench.broker, 1, Mode::Make).await.unwrap();
+    assert!(waiting.await.unwrap().is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_equal_message_id_is_stored_once() {
+    let bench = Bench::bootstrapped().await;
+    let first = bench.broker.publish(&changed(1, "a")).await.unwrap();
+    let again = bench.broker.publish(&changed(1, "a")).await.unwrap();
+    assert!(!first.duplicate && again.duplicate && first.sequence == again.sequence);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unexpected_predecessor_is_refused_even_for_a_known_message_id() {
+    let bench = Bench::bootstrapped().await;
+    let first = bench.broker.publish(&changed(1, "a").expecting_last(0)).await.unwrap();
+    for message_id in ["a", "b"] {
+        let refused = bench.broker.publish(&changed(1, message_id).expecting_last(0)).await;
+        assert!(matches!(refused, Err(PublishError::NotLast)), "{refused:?}");
+    }
+    assert!(bench.broker.publish(&changed(1, "b").expecting_last(first.sequence)).await.is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_too_big_for_the_server_is_said_so() {
+    let bench = Bench::bootstrapped().await;
+    let mut message = changed(1, "a");
+    message.encoded.payload = vec![b'x'; bench.broker.max_message_bytes() + 1];
+    let refused = bench.broker.publish(&message).await;
+    assert!(matches!(refused, Err(PublishError::TooBig { .. })), "{refused:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_whose_handler_always_panics_is_buried_and_the_next_one_passes() {
+    let bench = Bench::bootstrapped().await;
+    bench.publish_contact(1, "poison").await;
+    bench.publish_contact(2, "fine").await;
+    let handler = Counting(AtomicU64::new(0), |_, delivery: &Delivery| {
+        assert_ne!(delivery.sequence, 1, "poison");
+        Verdict::Done(Vec::new())
+    });
+    let stage = consume(&bench.broker, "mapper", mapper_consumer(), &handler);
+    let watch = async {
+        eventually("both messages settled", || async { bench.unsettled().await == 0 }).await;
+        bench.stopping.cancel();
+    };
+    let (ended, ()) = tokio::join!(stage, watch);
+    ended.unwrap();
+    assert!(handler.0.load(Ordering::SeqCst) <= 6);
+    let bench_again = Broker::connect(
+        "look",
+        &NatsSettings::plain(&bench.server.url()).unwrap(),
+        Health::default(),
+        CancellationToken::new(),
+    )
+    .await
+    .unwrap();
+    let letters =
+        bench_again.jetstream().get_stream(DEAD_LETTERS.name).await.unwrap().cached_info().state.messages;
+    assert_eq!(letters, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retry_comes_again_and_an_outage_of_the_server_is_outlived() {
+    let mut bench = Bench::bootstrapped().await;
+    bench.publish_contact(1, "a").await;
+    let handler = Counting(AtomicU64::new(0), |call, _: &Delivery| match call {
+        1 => Verdict::Retry { after: Duration::from_millis(20), reason: "the far side is unwell".into() },
+        _ => Verdict::Done(Vec::new()),
+    });
+    let broker = bench.broker.clone();
+    let stage = async { consume(&broker, "mapper", mapper_consumer(), &handler).await };
+    let watch = async {
+        eventually("the retry", || async { bench.unsettled().await == 0 }).await;
+        bench.server.kill().await.unwrap();
+        bench.server.restart().await.unwrap();
+        bench.publish_contact(2, "b").await;
+        eventually("the message after the outage", || async { bench.unsettled().await == 0 }).await;
+        assert_eq!(bench.dead_letters().await, 0);
+        bench.stopping.cancel();
+    };
+    let (ended, ()) = tokio::join!(stage, watch);
+    ended.unwrap();
+    // Acks are stored lazily, so the killed server may have forgotten one: at least once, not exactly.
+    let calls = handler.0.load(Ordering::SeqCst);
+    assert!((3..=4).contains(&calls), "{calls}");
+}
