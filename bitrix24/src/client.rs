@@ -1,0 +1,486 @@
+//! The client: what is asked, when it may be asked, and what its answer teaches.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use chrono::{DateTime, FixedOffset, Utc};
+use secrecy::SecretString;
+use serde_json::Value;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::batch::{Batch, BatchAnswer, check_method, refuse};
+use crate::bucket::Lane;
+use crate::clock::{PortalClock, to_utc};
+use crate::config::ClientBuilder;
+use crate::endpoint::Endpoint;
+use crate::envelope::{self, Answer, Reply, Time};
+use crate::error::{ApiError, Error, RequestFault};
+use crate::keyset::{ChainLength, Listing, Page};
+use crate::operating::{Operating, Reading, Seen};
+use crate::pacing::Pacing;
+use crate::stats::Stats;
+use crate::transport::{Request, Transport};
+
+/// A client of one portal through one inbound webhook. Cheap to clone; clones share all budgets.
+#[derive(Clone)]
+pub struct Client {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    transport: Transport,
+    clock_speed: f64,
+    portal: Mutex<Portal>,
+    /// Rings whenever computing time may have come free.
+    changed: Notify,
+}
+
+/// What is known about the portal.
+struct Portal {
+    clock: PortalClock,
+    operating: Operating,
+    stats: Stats,
+    /// Stands in for the portal's clock until its first answer.
+    started_unix_seconds: f64,
+}
+
+/// How many commands of a method may go out.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Capacity {
+    /// Commands that fit into the computing time left, at most [`MOST_COMMANDS`].
+    pub commands_now: u32,
+    /// Real time until at least one command fits; zero when one fits now.
+    pub ready_in: Duration,
+    /// Portal seconds that one command takes by experience; 0 while there is none.
+    pub seconds_each: f64,
+}
+
+/// The highest count a [`Capacity`] tells; many batches' worth.
+pub const MOST_COMMANDS: u32 = 1_000;
+
+/// Portal seconds after which waiting for computing time is given up: two whole windows.
+const LONGEST_OPERATING_WAIT: f64 = 1_200.0;
+
+/// Portal seconds between a refusal and the second try, to be spread by chance.
+const SECOND_TRY_PAUSE: std::ops::Range<f64> = 0.5..1.5;
+
+const BATCH: &str = "batch";
+
+impl Client {
+    /// Begins a client for an inbound webhook, `https://PORTAL/rest/USER/CODE/`.
+    pub fn builder(webhook_url: SecretString) -> ClientBuilder {
+        ClientBuilder::new(webhook_url)
+    }
+
+    pub(crate) fn assemble(
+        http: reqwest::Client,
+        endpoint: Endpoint,
+        pacing: Pacing,
+        clock_speed: f64,
+        operating_limit: f64,
+        max_body_bytes: usize,
+    ) -> Self {
+        let portal = Portal {
+            clock: PortalClock::new(clock_speed, Instant::now()),
+            operating: Operating::new(operating_limit),
+            stats: Stats::default(),
+            started_unix_seconds: Utc::now().timestamp_micros() as f64 / 1e6,
+        };
+        let transport = Transport { http, endpoint, pacing, max_body_bytes };
+        let shared = Shared { transport, clock_speed, portal: Mutex::new(portal), changed: Notify::new() };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// Calls a method.
+    pub async fn call(&self, method: &str, params: &Value, lane: Lane) -> Result<Answer, Error> {
+        check_method(method)?;
+        let body = call_body(method, params)?;
+        let hold = self.hold(vec![(method.into(), 1)]).await?;
+        self.lock().stats.note_call(method);
+        let request = Request { method, body, lane, reads_only: reads_only(method) };
+        let outcome = self.exchange(&request, |reply| self.read_call(method, reply)).await;
+        hold.settle_call(method, outcome)
+    }
+
+    /// Runs up to 50 commands in one request.
+    pub async fn batch(&self, batch: &Batch, lane: Lane) -> Result<BatchAnswer, Error> {
+        let body = batch_body(batch)?;
+        let hold = self.hold(work_of(batch)).await?;
+        self.note_commands(batch);
+        let reads_only = batch.commands().all(|(_, command)| reads_only(command.method()));
+        let request = Request { method: BATCH, body, lane, reads_only };
+        let outcome = self.exchange(&request, |reply| self.read_batch(batch, reply)).await;
+        hold.settle_batch(batch, outcome)
+    }
+
+    /// Reads up to `length` pages of a list behind an ID, in one request.
+    ///
+    /// If the answer would be too large, fewer pages are read.
+    pub async fn list_page(
+        &self,
+        listing: &Listing,
+        after: u64,
+        mut length: ChainLength,
+        lane: Lane,
+    ) -> Result<Page, Error> {
+        loop {
+            match self.batch(&listing.chain(after, length)?, lane).await {
+                Ok(answer) => return listing.read(after, length, answer),
+                Err(error @ Error::TooLarge { .. }) => length = length.half().ok_or(error)?,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Returns what the portal's clock shows, once there has been an answer.
+    pub fn portal_now(&self) -> Option<DateTime<FixedOffset>> {
+        self.lock().clock.now(Instant::now())
+    }
+
+    /// Tells how many commands of a method may go out now, and else how long to wait.
+    pub fn capacity(&self, method: &str) -> Capacity {
+        let portal = self.lock();
+        let now = portal.now();
+        let names = [method, BATCH];
+        let fitting = |name: &str| portal.operating.fitting(name, now, MOST_COMMANDS);
+        let ready_at = |name: &str| {
+            let need = portal.operating.predict(name, 1);
+            // A request in flight will tell; a second is as good a guess as any.
+            portal.operating.ready_at(name, need, now).unwrap_or(now + 1.0)
+        };
+        let wait = names.map(ready_at).into_iter().fold(now, f64::max) - now;
+        Capacity {
+            commands_now: names.map(fitting).into_iter().min().unwrap_or(0),
+            ready_in: portal.clock.real(wait),
+            seconds_each: names.map(|name| portal.operating.predict(name, 1)).into_iter().fold(0.0, f64::max),
+        }
+    }
+
+    /// Returns what has been counted so far.
+    pub fn stats(&self) -> Stats {
+        self.lock().stats.clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Portal> {
+        self.shared.lock()
+    }
+
+    /// Tries at most twice, and a second time only where that cannot do anything twice.
+    async fn exchange<T>(
+        &self,
+        request: &Request<'_>,
+        read: impl Fn(&Reply) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let error = match self.attempt(request, &read).await {
+            Err(error) if may_try_again(request, &error) => error,
+            outcome => return outcome,
+        };
+        tracing::debug!(method = request.method, "Trying {} again: {error}", request.method);
+        let pause = rand::random_range(SECOND_TRY_PAUSE) / self.shared.clock_speed;
+        tokio::time::sleep(Duration::from_secs_f64(pause)).await;
+        self.attempt(request, &read).await
+    }
+
+    async fn attempt<T>(
+        &self,
+        request: &Request<'_>,
+        read: impl Fn(&Reply) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let reply = self.shared.transport.send(request, || self.lock().stats.requests += 1).await?;
+        let outcome = read(&reply);
+        if let Err(Error::Api(error)) = &outcome
+            && error.is_request_limit()
+        {
+            self.lock().stats.refused += 1;
+            self.shared.transport.pacing.note_refusal();
+        }
+        outcome
+    }
+
+    fn read_call(&self, method: &str, reply: &Reply) -> Result<Answer, Error> {
+        let envelope = envelope::read(method, reply)?;
+        self.learn_time(&envelope.time);
+        let reset_at = envelope.time.operating_reset_at.and_then(to_utc);
+        let success = envelope.outcome.map_err(|error| self.complete(error.with_reset_at(reset_at)))?;
+        Ok(Answer {
+            result: success.result.to_owned(),
+            next: success.next,
+            total: success.total,
+            time: envelope.time,
+            method: method.into(),
+        })
+    }
+
+    fn read_batch(&self, batch: &Batch, reply: &Reply) -> Result<BatchAnswer, Error> {
+        let mut envelope = envelope::read(BATCH, reply)?;
+        self.learn_time(&envelope.time);
+        let reset_at = envelope.time.operating_reset_at.and_then(to_utc);
+        envelope.outcome = envelope.outcome.map_err(|error| self.complete(error.with_reset_at(reset_at)));
+        let mut answer = BatchAnswer::read(batch, envelope)?;
+        answer.map_errors(|error| self.complete(error));
+        Ok(answer)
+    }
+
+    /// Adapts an error of the portal to this client: its secret, its clock.
+    fn complete(&self, error: ApiError) -> ApiError {
+        error.with_words(|text| self.shared.transport.endpoint.redact(text)).at_speed(self.shared.clock_speed)
+    }
+
+    fn learn_time(&self, time: &Time) {
+        if let Some(end) = time.end() {
+            self.lock().clock.read(end, time.offset(), Instant::now());
+        }
+    }
+
+    fn note_commands(&self, batch: &Batch) {
+        let mut portal = self.lock();
+        portal.stats.note_call(BATCH);
+        batch.commands().for_each(|(_, command)| portal.stats.note_call(command.method()));
+    }
+
+    /// Waits until every method has computing time for what is asked of it, and sets it aside.
+    async fn hold(&self, work: Vec<(Box<str>, u32)>) -> Result<Hold<'_>, Error> {
+        let longest = self.shared.lock().clock.real(LONGEST_OPERATING_WAIT);
+        let deadline = Instant::now() + longest;
+        loop {
+            let changed = self.shared.changed.notified();
+            tokio::pin!(changed);
+            // Registered before looking, so that no change in between is missed.
+            changed.as_mut().enable();
+            let until = match self.lock().reserve(&work) {
+                Ok(needs) => return Ok(Hold { shared: &self.shared, needs, settled: false }),
+                Err(NotReady { method, wait }) => {
+                    if Instant::now() >= deadline {
+                        return Err(self.lock().out_of_operating(&method));
+                    }
+                    wait.map_or(deadline, |wait| (Instant::now() + wait).min(deadline))
+                }
+            };
+            tokio::select! {
+                () = tokio::time::sleep_until(until) => {}
+                () = changed => {}
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Client").finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Portal> {
+        self.portal.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+/// The method that keeps work from going out, and for how long if that is known.
+struct NotReady {
+    method: Box<str>,
+    wait: Option<Duration>,
+}
+
+type Needs = Vec<(Box<str>, f64)>;
+
+impl Portal {
+    fn now(&self) -> f64 {
+        let now = Instant::now();
+        self.clock
+            .unix_seconds(now)
+            .unwrap_or_else(|| self.started_unix_seconds + self.clock.since_start(now).as_secs_f64())
+    }
+
+    /// Sets time aside for all of the work or for none of it.
+    fn reserve(&mut self, work: &[(Box<str>, u32)]) -> Result<Needs, NotReady> {
+        let now = self.now();
+        let predict = |(method, commands): &(Box<str>, u32)| {
+            (method.clone(), self.operating.predict(method, *commands))
+        };
+        let needs: Needs = work.iter().map(predict).collect();
+        for (method, need) in &needs {
+            match self.operating.ready_at(method, *need, now) {
+                Some(ready_at) if ready_at <= now => {}
+                ready_at => {
+                    let wait = ready_at.map(|ready_at| self.clock.real(ready_at - now) + LATE);
+                    return Err(NotReady { method: method.clone(), wait });
+                }
+            }
+        }
+        needs.iter().for_each(|(method, need)| self.operating.reserve(method, *need));
+        Ok(needs)
+    }
+
+    fn out_of_operating(&self, method: &str) -> Error {
+        let reset_at = self.operating.reset_at(method).and_then(|reset_at| self.clock.date_time(reset_at));
+        Error::OperatingBudget { method: method.into(), reset_at }
+    }
+
+    /// Takes in a refusal and tells the error until when it lasts.
+    fn note_operating_refusal(&mut self, error: ApiError) -> ApiError {
+        let said = error.reset_at().map(|reset_at| reset_at.timestamp_micros() as f64 / 1e6);
+        let now = self.now();
+        self.operating.refused(error.method(), now, said);
+        self.stats.note_operating_refusal(error.method());
+        let reset_at = self.operating.reset_at(error.method());
+        error.with_reset_at(reset_at.and_then(|reset_at| self.clock.date_time(reset_at)))
+    }
+
+    fn observe(&mut self, method: &str, commands: u32, times: &[&Time], whole: &Time) {
+        let now = self.now();
+        let reading = |time: &&Time| {
+            let at = time.end().or(whole.end()).unwrap_or(now);
+            time.operating.map(|sum| Reading { sum, at, reset_at: time.operating_reset_at })
+        };
+        let readings: Vec<Reading> = times.iter().filter_map(reading).collect();
+        if !readings.is_empty() {
+            self.operating.observe(method, &Seen { commands, readings });
+        }
+    }
+}
+
+/// Timers round up; one millisecond more spares a second look.
+const LATE: Duration = Duration::from_millis(1);
+
+/// Computing time set aside for a request. Dropped unsettled, it counts as spent: a request given up
+/// on our side goes on at the portal's.
+struct Hold<'a> {
+    shared: &'a Shared,
+    needs: Needs,
+    settled: bool,
+}
+
+impl<'a> Hold<'a> {
+    fn settle_call(mut self, method: &str, outcome: Result<Answer, Error>) -> Result<Answer, Error> {
+        let mut portal = self.release();
+        match outcome {
+            Ok(answer) => {
+                portal.observe(method, 1, &[&answer.time], &answer.time);
+                Ok(answer)
+            }
+            Err(error) => Err(self.note_failure(&mut portal, method, error)),
+        }
+    }
+
+    fn settle_batch(
+        mut self,
+        batch: &Batch,
+        outcome: Result<BatchAnswer, Error>,
+    ) -> Result<BatchAnswer, Error> {
+        let mut portal = self.release();
+        match outcome {
+            Err(error) => Err(self.note_failure(&mut portal, BATCH, error)),
+            Ok(mut answer) => {
+                note_times(&mut portal, batch, &answer);
+                answer.map_errors(|error| note_command_failure(&mut portal, error));
+                Ok(answer)
+            }
+        }
+    }
+
+    fn release(&mut self) -> MutexGuard<'a, Portal> {
+        self.settled = true;
+        let mut portal = self.shared.lock();
+        self.needs.iter().for_each(|(method, need)| portal.operating.release(method, *need));
+        self.shared.changed.notify_waiters();
+        portal
+    }
+
+    fn note_failure(&self, portal: &mut Portal, method: &str, error: Error) -> Error {
+        portal.stats.note_failure(method);
+        match error {
+            Error::Api(error) if error.is_operating_limit() => portal.note_operating_refusal(error).into(),
+            error => {
+                if !error.surely_not_processed() {
+                    self.suppose_spent(portal);
+                }
+                error
+            }
+        }
+    }
+
+    fn suppose_spent(&self, portal: &mut Portal) {
+        let now = portal.now();
+        self.needs.iter().for_each(|(method, need)| portal.operating.suppose_spent(method, *need, now));
+    }
+}
+
+impl Drop for Hold<'_> {
+    fn drop(&mut self) {
+        if !self.settled {
+            let mut portal = self.shared.lock();
+            self.needs.iter().for_each(|(method, need)| portal.operating.release(method, *need));
+            self.suppose_spent(&mut portal);
+            drop(portal);
+            self.shared.changed.notify_waiters();
+        }
+    }
+}
+
+fn note_command_failure(portal: &mut Portal, error: ApiError) -> ApiError {
+    portal.stats.note_failure(error.method());
+    if error.is_operating_limit() { portal.note_operating_refusal(error) } else { error }
+}
+
+/// Feeds the budgets of all methods of a batch, and that of `batch` itself.
+fn note_times(portal: &mut Portal, batch: &Batch, answer: &BatchAnswer) {
+    let mut by_method: BTreeMap<&str, Vec<&Time>> = BTreeMap::new();
+    for ((_, command), (_, outcome)) in batch.commands().zip(answer.iter()) {
+        if let Ok(command_answer) = outcome {
+            by_method.entry(command.method()).or_default().push(&command_answer.time);
+        }
+    }
+    for (method, times) in by_method {
+        portal.observe(method, times.len() as u32, &times, &answer.time);
+    }
+    portal.observe(BATCH, batch.len() as u32, &[&answer.time], &answer.time);
+}
+
+fn work_of(batch: &Batch) -> Vec<(Box<str>, u32)> {
+    let mut work: BTreeMap<&str, u32> = BTreeMap::new();
+    for (_, command) in batch.commands() {
+        *work.entry(command.method()).or_default() += 1;
+    }
+    work.insert(BATCH, batch.len() as u32);
+    work.into_iter().map(|(method, commands)| (method.into(), commands)).collect()
+}
+
+fn call_body(method: &str, params: &Value) -> Result<Vec<u8>, Error> {
+    match params {
+        Value::Null => Ok(b"{}".to_vec()),
+        Value::Object(_) => Ok(params.to_string().into_bytes()),
+        _ => Err(refuse(method, RequestFault::NotAnObject)),
+    }
+}
+
+fn batch_body(batch: &Batch) -> Result<Vec<u8>, Error> {
+    if batch.is_empty() {
+        return Err(refuse(BATCH, RequestFault::Empty));
+    }
+    serde_json::to_vec(batch).map_err(|_| refuse(BATCH, RequestFault::NotAnObject))
+}
+
+fn may_try_again(request: &Request<'_>, error: &Error) -> bool {
+    match error {
+        Error::Api(error) => error.is_request_limit(),
+        Error::Connect { .. } => true,
+        Error::Broken { .. } => request.reads_only,
+        _ => false,
+    }
+}
+
+/// Tells whether a method only looks. `event.offline.get`, for one, does not: it empties a queue.
+fn reads_only(method: &str) -> bool {
+    match method {
+        "profile" | "scope" | "methods" | "method.get" | "server.time" | "feature.get" => true,
+        "user.get" | "user.current" | "user.fields" => true,
+        _ => {
+            let looks = [".list", ".get", ".fields"].iter().any(|end| method.ends_with(end));
+            method.starts_with("crm.") && looks
+        }
+    }
+}
