@@ -1,1 +1,2 @@
+//! Placeholder until the stage is wired to the runtime.
 fn main() {}
