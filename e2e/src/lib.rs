@@ -1,1 +1,30 @@
-//! See the crate's README.
+#![doc = include_str!("../README.md")]
+
+mod process;
+mod school;
+mod simulator;
+
+pub use process::{Program, program_path};
+pub use school::{School, SchoolBuilder, Stage};
+pub use simulator::{Bitrix24, Otmechalka};
+
+use std::time::Duration;
+
+/// Waits until something holds; says what did not come to hold in time.
+pub async fn eventually<F, T>(
+    what: &str,
+    deadline: Duration,
+    mut look: impl FnMut() -> F,
+) -> anyhow::Result<T>
+where
+    F: Future<Output = anyhow::Result<Option<T>>>,
+{
+    let started = tokio::time::Instant::now();
+    loop {
+        if let Some(found) = look().await? {
+            return Ok(found);
+        }
+        anyhow::ensure!(started.elapsed() < deadline, "{what} did not come to hold within {deadline:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}

@@ -1,0 +1,112 @@
+//! A real program as a child process.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+
+/// Returns the path of one of the workspace's programs, built beside this one.
+pub fn program_path(name: &str) -> anyhow::Result<PathBuf> {
+    let own = std::env::current_exe()?;
+    let path = own
+        .ancestors()
+        .skip(1)
+        .take(3)
+        .map(|folder| folder.join(name))
+        .find(|candidate| candidate.is_file())
+        .with_context(|| format!("{name} is not built; run `cargo build --workspace --bins`"))?;
+    Ok(path)
+}
+
+/// A running program, killed when dropped.
+pub struct Program {
+    name: String,
+    child: Child,
+    log: PathBuf,
+}
+
+impl Program {
+    /// Starts a program; what it prints on standard error goes to a file in `logs`.
+    pub fn start<'e>(
+        name: &str,
+        arguments: &[&str],
+        environment: impl IntoIterator<Item = (&'e str, String)>,
+        logs: &Path,
+    ) -> anyhow::Result<Program> {
+        let log = logs.join(format!("{name}.log"));
+        let file = File::options().create(true).append(true).open(&log)?;
+        let child = Command::new(program_path(name)?)
+            .args(arguments)
+            .env_clear()
+            .envs(std::env::var_os("PATH").map(|path| (OsStr::new("PATH").to_owned(), path)))
+            .envs(environment.into_iter().collect::<Vec<_>>())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(file)
+            .kill_on_drop(true)
+            .spawn()
+            .with_context(|| format!("start {name}"))?;
+        Ok(Program { name: name.to_owned(), child, log })
+    }
+
+    /// Waits for the one JSON line that tells where the program listens.
+    pub async fn ready_line(&mut self) -> anyhow::Result<Value> {
+        let stdout = self.child.stdout.take().context("standard output is taken")?;
+        let mut line = String::new();
+        let mut reader = BufReader::new(stdout);
+        tokio::time::timeout(Duration::from_secs(30), reader.read_line(&mut line))
+            .await
+            .with_context(|| format!("{} did not get ready; see {}", self.name, self.log.display()))??;
+        // Keeps the pipe open and empty, or the program would stop at its next line.
+        tokio::spawn(async move { tokio::io::copy(&mut reader, &mut tokio::io::sink()).await });
+        serde_json::from_str(&line).with_context(|| format!("the ready line of {}", self.name))
+    }
+
+    /// Returns what it logged so far.
+    pub fn log(&self) -> anyhow::Result<String> {
+        Ok(String::from_utf8_lossy(&std::fs::read(&self.log)?).into_owned())
+    }
+
+    /// Kills it at once.
+    pub async fn kill(&mut self) -> anyhow::Result<()> {
+        Ok(self.child.kill().await?)
+    }
+
+    /// Tells it to stop and returns its exit code; it has ten seconds.
+    pub async fn stop(&mut self) -> anyhow::Result<i32> {
+        self.signal(Signal::SIGTERM)?;
+        let status = tokio::time::timeout(Duration::from_secs(10), self.child.wait())
+            .await
+            .with_context(|| format!("{} did not stop within 10 s", self.name))??;
+        status.code().with_context(|| format!("{} was killed by a signal", self.name))
+    }
+
+    /// Freezes it, as a stalled machine would.
+    pub fn freeze(&self) -> anyhow::Result<()> {
+        self.signal(Signal::SIGSTOP)
+    }
+
+    /// Lets it go on.
+    pub fn thaw(&self) -> anyhow::Result<()> {
+        self.signal(Signal::SIGCONT)
+    }
+
+    /// Tells whether it ended by itself.
+    pub fn has_ended(&mut self) -> anyhow::Result<bool> {
+        Ok(self.child.try_wait()?.is_some())
+    }
+
+    fn signal(&self, signal: Signal) -> anyhow::Result<()> {
+        let id = self.child.id().with_context(|| format!("{} has ended", self.name))?;
+        ensure!(id > 0, "no process id");
+        kill(Pid::from_raw(id as i32), signal).with_context(|| format!("signal {}", self.name))
+    }
+}

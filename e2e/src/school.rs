@@ -1,0 +1,345 @@
+//! A whole school: NATS, both CRMs and the stages.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use async_nats::jetstream::consumer::PullConsumer;
+use runtime::bootstrap::{self, Mode};
+use runtime::broker::NatsSettings;
+use runtime::health::Health;
+use runtime::local_nats::LocalNats;
+use runtime::{Broker, CancellationToken};
+use schemas::streams::{CHECKPOINTS, consumers};
+use schemas::{Checkpoint, Entity};
+use serde_json::Value;
+
+use crate::eventually;
+use crate::process::Program;
+use crate::simulator::{Bitrix24, Otmechalka};
+
+/// The stages, by the names of their programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stage {
+    /// Polls Bitrix24.
+    Producer,
+    /// Validates and transforms.
+    Mapper,
+    /// Calls otmechalka.
+    Pusher,
+    /// Writes statuses.
+    StatusWriter,
+}
+
+impl Stage {
+    /// All of them, in the order of the flow.
+    pub const ALL: [Stage; 4] = [Stage::Producer, Stage::Mapper, Stage::Pusher, Stage::StatusWriter];
+
+    /// Returns the name of its program.
+    pub fn program(self) -> &'static str {
+        match self {
+            Stage::Producer => "producer",
+            Stage::Mapper => "mapper",
+            Stage::Pusher => "pusher",
+            Stage::StatusWriter => "status-writer",
+        }
+    }
+}
+
+/// What a school is made of.
+#[derive(Clone, Debug)]
+pub struct SchoolBuilder {
+    dataset: &'static str,
+    contacts: usize,
+    deals: usize,
+    seed: u64,
+    bitrix24_arguments: Vec<String>,
+    otmechalka_arguments: Vec<String>,
+    environment: BTreeMap<String, String>,
+}
+
+impl SchoolBuilder {
+    /// Takes so many records of the lifelike data set.
+    pub fn demo(mut self, contacts: usize, deals: usize, seed: u64) -> SchoolBuilder {
+        (self.dataset, self.contacts, self.deals, self.seed) = ("demo", contacts, deals, seed);
+        self
+    }
+
+    /// Takes so many records without any mistake.
+    pub fn plain(mut self, contacts: usize, deals: usize) -> SchoolBuilder {
+        (self.dataset, self.contacts, self.deals) = ("plain", contacts, deals);
+        self
+    }
+
+    /// Passes arguments to the simulated Bitrix24.
+    pub fn bitrix24(mut self, arguments: &[&str]) -> SchoolBuilder {
+        self.bitrix24_arguments.extend(arguments.iter().map(|argument| (*argument).to_owned()));
+        self
+    }
+
+    /// Passes arguments to the simulated otmechalka.
+    pub fn otmechalka(mut self, arguments: &[&str]) -> SchoolBuilder {
+        self.otmechalka_arguments.extend(arguments.iter().map(|argument| (*argument).to_owned()));
+        self
+    }
+
+    /// Sets a variable for every stage.
+    pub fn env(mut self, name: &str, value: &str) -> SchoolBuilder {
+        self.environment.insert(name.to_owned(), value.to_owned());
+        self
+    }
+
+    /// Starts NATS and the simulators, but no stage.
+    pub async fn open(self) -> anyhow::Result<School> {
+        School::open(self).await
+    }
+
+    /// Starts everything.
+    pub async fn start(self) -> anyhow::Result<School> {
+        let mut school = self.open().await?;
+        for stage in Stage::ALL {
+            school.start(stage)?;
+        }
+        Ok(school)
+    }
+}
+
+/// A running school.
+pub struct School {
+    /// The broker's process.
+    pub nats: LocalNats,
+    /// The sales CRM.
+    pub bitrix24: Bitrix24,
+    /// The attendance CRM.
+    pub otmechalka: Otmechalka,
+    /// An own connection for looking.
+    pub broker: Broker,
+    stages: BTreeMap<Stage, Program>,
+    environment: BTreeMap<String, String>,
+    folder: tempfile::TempDir,
+}
+
+/// Longest time for anything to come to rest in a test; the machine may be busy.
+pub const PATIENCE: Duration = Duration::from_secs(180);
+
+impl School {
+    /// Starts describing a school; empty unless told otherwise.
+    pub fn builder() -> SchoolBuilder {
+        SchoolBuilder {
+            dataset: "empty",
+            contacts: 0,
+            deals: 0,
+            seed: 1,
+            bitrix24_arguments: Vec::new(),
+            otmechalka_arguments: Vec::new(),
+            environment: BTreeMap::new(),
+        }
+    }
+
+    async fn open(builder: SchoolBuilder) -> anyhow::Result<School> {
+        let folder = tempfile::tempdir()?;
+        let nats = LocalNats::start(&folder.path().join("nats")).await?;
+        let settings = NatsSettings::plain(&nats.url())?;
+        let broker = Broker::connect("e2e", &settings, Health::default(), CancellationToken::new()).await?;
+        bootstrap::apply(&broker, 1, Mode::Make).await?;
+        let (contacts, deals, seed) =
+            (builder.contacts.to_string(), builder.deals.to_string(), builder.seed.to_string());
+        let mut arguments =
+            vec!["--dataset", builder.dataset, "--contacts", &contacts, "--deals", &deals, "--seed", &seed];
+        // Updates cost nothing unless a test is about their cost.
+        arguments.extend(["--update-seconds", "0.001"]);
+        arguments.extend(builder.bitrix24_arguments.iter().map(String::as_str));
+        let bitrix24 = Program::start("bitrix24-sim", &arguments, [], folder.path())?;
+        let arguments: Vec<&str> = builder.otmechalka_arguments.iter().map(String::as_str).collect();
+        let otmechalka = Program::start("otmechalka-sim", &arguments, [], folder.path())?;
+        let bitrix24 = Bitrix24::started(bitrix24).await?;
+        let otmechalka = Otmechalka::started(otmechalka).await?;
+        let mut environment = default_environment(&nats, &bitrix24, &otmechalka, folder.path());
+        environment.extend(builder.environment);
+        Ok(School { nats, bitrix24, otmechalka, broker, stages: BTreeMap::new(), environment, folder })
+    }
+
+    /// Starts a stage.
+    pub fn start(&mut self, stage: Stage) -> anyhow::Result<()> {
+        let environment = self.environment.iter().map(|(name, value)| (name.as_str(), value.clone()));
+        let program = Program::start(stage.program(), &[], environment, self.folder.path())?;
+        self.stages.insert(stage, program);
+        Ok(())
+    }
+
+    /// Returns a running stage.
+    pub fn stage(&mut self, stage: Stage) -> anyhow::Result<&mut Program> {
+        self.stages.get_mut(&stage).with_context(|| format!("{stage:?} does not run"))
+    }
+
+    /// Kills a stage and starts it again.
+    pub async fn kill_and_start(&mut self, stage: Stage) -> anyhow::Result<()> {
+        self.stage(stage)?.kill().await?;
+        self.start(stage)
+    }
+
+    /// Returns the folder of the stages' caches.
+    pub fn state_dir(&self) -> PathBuf {
+        self.folder.path().join("state")
+    }
+
+    /// Returns everything that any process logged.
+    pub fn logs(&self) -> anyhow::Result<String> {
+        let mut all = String::new();
+        for entry in std::fs::read_dir(self.folder.path())? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|extension| extension == "log") {
+                all.push_str(&String::from_utf8_lossy(&std::fs::read(path)?));
+            }
+        }
+        Ok(all)
+    }
+
+    /// Returns how many messages any stage has not dealt with.
+    pub async fn lag(&self) -> anyhow::Result<u64> {
+        let mut lag = 0;
+        for definition in consumers() {
+            let consumer: PullConsumer =
+                self.broker.jetstream().get_consumer_from_stream(&definition.name, definition.stream).await?;
+            let info = consumer.cached_info();
+            lag += info.num_pending + info.num_ack_pending as u64;
+        }
+        Ok(lag + self.parked().await?)
+    }
+
+    /// Returns how many commands wait for another try.
+    pub async fn parked(&self) -> anyhow::Result<u64> {
+        use futures::TryStreamExt;
+        let stream = self.broker.jetstream().get_stream(schemas::streams::COMMANDS.name).await?;
+        let subjects: Vec<(String, usize)> =
+            stream.info_with_subjects("crm.later.>").await?.try_collect().await?;
+        Ok(subjects.iter().map(|(_, count)| *count as u64).sum())
+    }
+
+    /// Returns how many messages a stream holds.
+    pub async fn messages(&self, stream: &str) -> anyhow::Result<u64> {
+        Ok(self.broker.jetstream().get_stream(stream).await?.cached_info().state.messages)
+    }
+
+    /// Returns how many polls each entity has seen completed.
+    pub async fn polls(&self) -> anyhow::Result<BTreeMap<Entity, u64>> {
+        let bucket = self.broker.bucket(&CHECKPOINTS).await?;
+        let mut polls = BTreeMap::new();
+        for entity in Entity::ALL {
+            let count = match bucket.get(entity.token()).await? {
+                Some((value, _)) => serde_json::from_slice::<Checkpoint>(&value)?.polls,
+                None => 0,
+            };
+            polls.insert(entity, count);
+        }
+        Ok(polls)
+    }
+
+    /// Waits for so many further polls of every entity.
+    pub async fn after_polls(&self, more: u64) -> anyhow::Result<()> {
+        let before = self.polls().await?;
+        eventually("further polls", PATIENCE, || async {
+            let now = self.polls().await?;
+            Ok(Entity::ALL.iter().all(|entity| now[entity] >= before[entity] + more).then_some(()))
+        })
+        .await
+    }
+
+    /// Waits until everything that Bitrix24 holds now has been dealt with: the flow is empty, stays empty over
+    /// enough polls to have seen every edit, and is empty again after the echo of the last statuses.
+    pub async fn caught_up(&self) -> anyhow::Result<()> {
+        // The lag of a poll keeps the last seconds back, so three polls of a second are needed to see an edit.
+        self.after_polls(4).await?;
+        eventually("an empty flow", PATIENCE, || async {
+            if self.lag().await? > 0 {
+                return Ok(None);
+            }
+            let raw = self.messages(schemas::streams::RAW.name).await?;
+            self.after_polls(2).await?;
+            let quiet = self.lag().await? == 0 && self.messages(schemas::streams::RAW.name).await? == raw;
+            Ok(quiet.then_some(()))
+        })
+        .await
+        .map_err(|error| match self.logs() {
+            Ok(logs) => error.context(tail(&logs)),
+            Err(_) => error,
+        })
+    }
+
+    /// Compares both CRMs with what the oracle says they must hold. Returns every difference.
+    pub async fn differences(&self) -> anyhow::Result<Vec<String>> {
+        let input = serde_json::json!({
+            "bitrix24": self.bitrix24.state().await?,
+            "otmechalka": self.otmechalka.state().await?,
+            "otmechalka_history": self.otmechalka.history().await?,
+            "bitrix24_history": self.bitrix24.history().await?,
+            "settings": {
+                "sync_start_date": self.environment["SYNC_START_DATE"],
+                "contacts_since": self.environment["SYNC_CONTACTS_LAST_MODIFY_TIMESTAMP"],
+                "deals_since": self.environment["SYNC_DEAL_LAST_MODIFY_TIMESTAMP"],
+                "status_field": self.environment["CONTACT_STATUS_FIELD"],
+            },
+        });
+        run_oracle(&input).await
+    }
+
+    /// Fails with every difference between what is and what must be.
+    pub async fn assert_consistent(&self) -> anyhow::Result<()> {
+        let differences = self.differences().await?;
+        if differences.is_empty() {
+            return Ok(());
+        }
+        bail!("{} differences:\n{}", differences.len(), differences.join("\n"))
+    }
+}
+
+fn tail(logs: &str) -> String {
+    let lines: Vec<&str> = logs.lines().collect();
+    lines[lines.len().saturating_sub(60)..].join("\n")
+}
+
+async fn run_oracle(input: &Value) -> anyhow::Result<Vec<String>> {
+    let python = std::env::var("ROLLCALL_PYTHON").context("ROLLCALL_PYTHON names no Python; run ./test")?;
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("input.json");
+    std::fs::write(&file, serde_json::to_vec(input)?)?;
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("oracle/oracle.py");
+    let output = tokio::process::Command::new(python).arg(script).arg(&file).output().await?;
+    anyhow::ensure!(
+        output.status.success(),
+        "the oracle failed: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let answer: Value = serde_json::from_slice(&output.stdout)?;
+    let differences = answer["differences"].as_array().context("differences of the oracle")?;
+    let checked = answer["checked"].as_u64().context("checked of the oracle")?;
+    anyhow::ensure!(checked > 0, "the oracle checked nothing");
+    Ok(differences.iter().filter_map(|difference| difference.as_str().map(str::to_owned)).collect())
+}
+
+fn default_environment(
+    nats: &LocalNats,
+    bitrix24: &Bitrix24,
+    otmechalka: &Otmechalka,
+    folder: &Path,
+) -> BTreeMap<String, String> {
+    let state = folder.join("state").display().to_string();
+    [
+        ("NATS_URL", nats.url()),
+        ("BITRIX24_WEBHOOK_URL", bitrix24.webhook_url.clone()),
+        ("OTMECHALKA_URL", otmechalka.url.clone()),
+        ("SYNC_START_DATE", "2020-12-22".to_owned()),
+        ("SYNC_CONTACTS_LAST_MODIFY_TIMESTAMP", "2020-12-22".to_owned()),
+        ("SYNC_DEAL_LAST_MODIFY_TIMESTAMP", "2020-12-22".to_owned()),
+        ("CONTACT_SYNC_INTERVAL", "1s".to_owned()),
+        ("DEAL_SYNC_INTERVAL", "1s".to_owned()),
+        ("SYNC_LAG", "1s".to_owned()),
+        ("CONTACT_STATUS_FIELD", "UF_CRM_SYNC_STATUS".to_owned()),
+        ("DEAL_STATUS_FIELD", "UF_CRM_SYNC_STATUS".to_owned()),
+        ("STATE_DIR", state),
+    ]
+    .into_iter()
+    .map(|(name, value)| (name.to_owned(), value))
+    .collect()
+}

@@ -1,0 +1,177 @@
+//! Both simulators through their admin endpoints: what a judge sees, and what people do.
+
+use anyhow::{Context, ensure};
+use serde_json::{Value, json};
+
+use crate::process::Program;
+
+/// Requests and answers in JSON.
+#[derive(Clone)]
+struct Admin {
+    http: reqwest::Client,
+    url: String,
+}
+
+impl Admin {
+    fn new(ready: &Value) -> anyhow::Result<Admin> {
+        // A second installation in one process keeps the first.
+        let _installed = rustls::crypto::ring::default_provider().install_default();
+        let url = ready["admin_url"]
+            .as_str()
+            .context("admin_url of the ready line")?
+            .trim_end_matches('/')
+            .to_owned();
+        Ok(Admin { http: reqwest::Client::builder().no_proxy().build()?, url })
+    }
+
+    async fn get(&self, path: &str) -> anyhow::Result<Value> {
+        self.send(self.http.get(format!("{}/{path}", self.url)), path).await
+    }
+
+    async fn post(&self, path: &str, body: &Value) -> anyhow::Result<Value> {
+        self.send(self.http.post(format!("{}/{path}", self.url)).json(body), path).await
+    }
+
+    async fn delete(&self, path: &str) -> anyhow::Result<Value> {
+        self.send(self.http.delete(format!("{}/{path}", self.url)), path).await
+    }
+
+    async fn send(&self, request: reqwest::RequestBuilder, path: &str) -> anyhow::Result<Value> {
+        let response = request.send().await.with_context(|| format!("admin {path}"))?;
+        let status = response.status();
+        let text = response.text().await?;
+        ensure!(status.is_success(), "admin {path}: {status} {text}");
+        if text.trim().is_empty() { Ok(Value::Null) } else { Ok(serde_json::from_str(&text)?) }
+    }
+}
+
+/// The simulated Bitrix24.
+pub struct Bitrix24 {
+    /// Its process.
+    pub program: Program,
+    /// Where the stages are to call.
+    pub webhook_url: String,
+    admin: Admin,
+}
+
+impl Bitrix24 {
+    pub(crate) async fn started(mut program: Program) -> anyhow::Result<Bitrix24> {
+        let ready = program.ready_line().await?;
+        let webhook_url = ready["webhook_url"].as_str().context("webhook_url of the ready line")?.to_owned();
+        Ok(Bitrix24 { program, webhook_url, admin: Admin::new(&ready)? })
+    }
+
+    /// Returns all records as they are stored.
+    pub async fn state(&self) -> anyhow::Result<Value> {
+        self.admin.get("state").await
+    }
+
+    /// Returns one stored record.
+    pub async fn record(&self, entity: &str, id: u64) -> anyhow::Result<Value> {
+        self.admin.get(&format!("state?entity={entity}&id={id}")).await
+    }
+
+    /// Edits fields of a record as a manager does. `entity` is `contact` or `deal`.
+    pub async fn edit(&self, entity: &str, id: u64, fields: Value) -> anyhow::Result<()> {
+        self.admin.post(&format!("{entity}s/{id}"), &json!({ "fields": fields })).await.map(drop)
+    }
+
+    /// Creates a record; returns its id.
+    pub async fn create(&self, entity: &str, fields: Value) -> anyhow::Result<u64> {
+        let answer = self.admin.post(&format!("{entity}s"), &json!({ "fields": fields })).await?;
+        let id = &answer["id"];
+        id.as_u64().or_else(|| id.as_str()?.parse().ok()).context("id of the created record")
+    }
+
+    /// Replaces the product rows of a deal.
+    pub async fn set_rows(&self, deal: u64, rows: Value) -> anyhow::Result<()> {
+        self.admin.post(&format!("deals/{deal}/rows"), &json!({ "rows": rows })).await.map(drop)
+    }
+
+    /// Deletes a record.
+    pub async fn remove(&self, entity: &str, id: u64) -> anyhow::Result<()> {
+        self.admin.delete(&format!("{entity}s/{id}")).await.map(drop)
+    }
+
+    /// Returns every write that arrived, in order, human edits included.
+    pub async fn history(&self) -> anyhow::Result<Value> {
+        self.admin.get("history").await
+    }
+
+    /// Returns the request counters.
+    pub async fn requests(&self) -> anyhow::Result<Value> {
+        self.admin.get("requests").await
+    }
+
+    /// Starts the counters anew.
+    pub async fn reset_requests(&self) -> anyhow::Result<()> {
+        self.admin.post("requests/reset", &json!({})).await.map(drop)
+    }
+
+    /// Plans a fault.
+    pub async fn fault(&self, fault: Value) -> anyhow::Result<()> {
+        self.admin.post("faults", &fault).await.map(drop)
+    }
+
+    /// Ends all faults.
+    pub async fn heal(&self) -> anyhow::Result<()> {
+        self.admin.delete("faults").await.map(drop)
+    }
+
+    /// Changes a switch of the simulator.
+    pub async fn set(&self, settings: Value) -> anyhow::Result<()> {
+        self.admin.post("settings", &settings).await.map(drop)
+    }
+
+    /// Returns the switches.
+    pub async fn settings(&self) -> anyhow::Result<Value> {
+        self.admin.get("settings").await
+    }
+}
+
+/// The simulated otmechalka.
+pub struct Otmechalka {
+    /// Its process.
+    pub program: Program,
+    /// Where the pusher is to call.
+    pub url: String,
+    admin: Admin,
+}
+
+impl Otmechalka {
+    pub(crate) async fn started(mut program: Program) -> anyhow::Result<Otmechalka> {
+        let ready = program.ready_line().await?;
+        let url = ready["url"].as_str().context("url of the ready line")?.to_owned();
+        Ok(Otmechalka { program, url, admin: Admin::new(&ready)? })
+    }
+
+    /// Returns all clients and tickets.
+    pub async fn state(&self) -> anyhow::Result<Value> {
+        self.admin.get("state").await
+    }
+
+    /// Returns every call, in order.
+    pub async fn history(&self) -> anyhow::Result<Value> {
+        self.admin.get("history").await
+    }
+
+    /// Returns the request counters.
+    pub async fn requests(&self) -> anyhow::Result<Value> {
+        self.admin.get("requests").await
+    }
+
+    /// Plans a fault.
+    pub async fn fault(&self, fault: Value) -> anyhow::Result<()> {
+        self.admin.post("faults", &fault).await.map(drop)
+    }
+
+    /// Ends all faults.
+    pub async fn heal(&self) -> anyhow::Result<()> {
+        self.admin.delete("faults").await.map(drop)
+    }
+
+    /// Changes a switch of the simulator.
+    pub async fn set(&self, settings: Value) -> anyhow::Result<()> {
+        self.admin.post("settings", &settings).await.map(drop)
+    }
+}
