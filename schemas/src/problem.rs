@@ -600,3 +600,302 @@ fn otmechalka_title(field: &str) -> String {
     };
     title.to_owned()
 }
+
+/// One kind of problem, for the table of all status texts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Example {
+    /// When it comes up.
+    pub when: &'static str,
+    /// The problem with a text as a manager may read it.
+    pub problem: Problem,
+}
+
+/// Returns every kind of problem once, with an example.
+pub fn catalogue() -> Vec<Example> {
+    [contact_examples(), deal_examples(), otmechalka_examples()]
+        .into_iter()
+        .flatten()
+        .map(|(when, problem)| Example { when, problem })
+        .collect()
+}
+
+const fn field(token: &'static str, title: &'static str) -> Field<'static> {
+    Field { token, title }
+}
+
+fn contact_examples() -> Vec<(&'static str, Problem)> {
+    let phone = field("phone", "Телефон");
+    let email = field("email", "E-mail");
+    let product = field("product", "Продукт");
+    let branch = field("branch", "Филиал");
+    let birth_date = field("birth_date", "Дата рождения ученика");
+    let pupil_last = field("pupil_last_name", "Фамилия ученика");
+    let pupil_first = field("pupil_first_name", "Имя ученика");
+    let parent_last = field("parent_last_name", "Фамилия родителя");
+    let parent_first = field("parent_first_name", "Имя родителя");
+    let mut examples = name_examples(pupil_last, pupil_first);
+    examples.extend([
+        ("Телефона нет", Problem::missing(phone)),
+        ("Вместо телефона что-то другое", Problem::phone_invalid(phone, "позвонить маме")),
+        ("Телефон пришёл в непонятном виде", Problem::unreadable(phone, "true")),
+        ("E-mail указан с ошибкой или их два", Problem::email_invalid(email, "ivan@example,ru")),
+        ("E-mail пришёл в непонятном виде", Problem::unreadable(email, "true")),
+        ("Продукт не выбран", Problem::nothing_chosen(product)),
+        ("Филиал не выбран, а занятия очные", Problem::branch_needed(branch, "Обучение шахматам")),
+        ("Вместо даты рождения что-то другое", Problem::date_invalid(birth_date, "31.02.2010")),
+        ("Дата рождения пришла в непонятном виде", Problem::unreadable(birth_date, "true")),
+    ]);
+    examples.extend(name_examples(parent_last, parent_first));
+    examples
+}
+
+fn name_examples(last: Field<'static>, first: Field<'static>) -> Vec<(&'static str, Problem)> {
+    vec![
+        ("Фамилии нет", Problem::missing(last)),
+        ("Фамилия записана в поле имени", Problem::name_in_one_field(last, first, "Наталья Зарудная")),
+        ("Фамилия длиннее 100 символов", Problem::too_long(last, 256, 100, &"А".repeat(256))),
+        ("Фамилия пришла в непонятном виде", Problem::unreadable(last, "true")),
+        ("Имени нет", Problem::missing(first)),
+        ("Имя записано в поле фамилии", Problem::name_in_one_field(first, last, "Зарудная Наталья")),
+        ("Имя длиннее 100 символов", Problem::too_long(first, 256, 100, &"А".repeat(256))),
+        ("Имя пришло в непонятном виде", Problem::unreadable(first, "true")),
+    ]
+}
+
+fn deal_examples() -> Vec<(&'static str, Problem)> {
+    let contact = field("contact", "Контакт");
+    let currency = field("currency", "Валюта");
+    let selling_date = field("selling_date", "Дата продажи");
+    let branch = field("branch", "Филиал");
+    let seller = field("seller", "Ответственный");
+    let mut examples = vec![
+        ("У сделки нет контакта", Problem::contact_missing(contact)),
+        ("Контакт сделки не похож на контакт", Problem::contact_invalid(contact, "-5")),
+        ("Контакт сделки пришёл в непонятном виде", Problem::unreadable(contact, "true")),
+    ];
+    examples.extend(row_examples());
+    examples.extend([
+        ("Валюты нет", Problem::missing(currency)),
+        ("Сделка не в рублях", Problem::currency(currency, "USD", "RUB")),
+        ("Валюта пришла в непонятном виде", Problem::unreadable(currency, "true")),
+        ("Даты продажи нет", Problem::missing(selling_date)),
+        ("Вместо даты продажи что-то другое", Problem::date_invalid(selling_date, "31.02.2020")),
+        ("Дата продажи пришла в непонятном виде", Problem::unreadable(selling_date, "true")),
+        ("Филиал сделки не выбран", Problem::nothing_chosen(branch)),
+        ("Выбрано несколько филиалов", Problem::several_branches(branch, &["Гоголевский", "Сколково"])),
+        ("Ответственного нет", Problem::missing(seller)),
+        ("Такого сотрудника в Битрикс24 нет", Problem::seller_unknown(seller, "932")),
+        ("У сотрудника нет имени", Problem::seller_nameless(seller, "932")),
+        ("Имя сотрудника длиннее 100 символов", Problem::too_long(seller, 256, 100, &"А".repeat(256))),
+        ("Имя сотрудника пришло в непонятном виде", Problem::unreadable(seller, "true")),
+        ("Способ оплаты не выбран", Problem::nothing_chosen(field("payment_method", "Способ оплаты"))),
+    ]);
+    examples
+}
+
+fn row_examples() -> Vec<(&'static str, Problem)> {
+    let name = field("product_name", "Название товара");
+    let quantity = field("quantity", "Количество");
+    let initial = field("price_initial", "Цена без скидки");
+    let discount = field("discount", "Скидка");
+    let paid = field("price_final", "Цена со скидкой");
+    let tax = field("tax_rate", "Налог");
+    let of = |initial, paid, discount| Figures { initial, paid, discount };
+    vec![
+        ("Товаров нет или больше одного", Problem::row_count(field("products", "Товары"), 2)),
+        ("У товара нет названия", Problem::missing(name)),
+        ("Название товара длиннее 255 символов", Problem::too_long(name, 300, 255, &"А".repeat(300))),
+        ("Название товара пришло в непонятном виде", Problem::unreadable(name, "true")),
+        ("Количество не указано", Problem::missing(quantity)),
+        ("Количество не 1", Problem::quantity(quantity, "2")),
+        ("Количество пришло в непонятном виде", Problem::unreadable(quantity, "true")),
+        ("Цены без скидки нет", Problem::amount_missing(initial, of("не указано", "8700.00", "300.00"))),
+        (
+            "Цена без скидки – не сумма",
+            Problem::amount_invalid(initial, "NaN", of("NaN", "8700.00", "300.00")),
+        ),
+        (
+            "Цена без скидки меньше нуля",
+            Problem::amount_negative(initial, "-9000", of("-9000.00", "8700.00", "300.00")),
+        ),
+        ("Скидка – не сумма", Problem::amount_invalid(discount, "много", of("9000.00", "8700.00", "много"))),
+        (
+            "Цена со скидкой больше цены без скидки",
+            Problem::discount_negative(discount, of("8000.00", "8700.00", "0.00")),
+        ),
+        (
+            "Скидка не равна разнице цен",
+            Problem::discount_mismatch(discount, of("9000.00", "8700.00", "500.00")),
+        ),
+        ("Цены со скидкой нет", Problem::amount_missing(paid, of("9000.00", "не указано", "300.00"))),
+        (
+            "Цена со скидкой – не сумма",
+            Problem::amount_invalid(paid, "1e21", of("9000.00", "1e21", "300.00")),
+        ),
+        (
+            "Цена со скидкой меньше нуля",
+            Problem::amount_negative(paid, "-8700", of("9000.00", "-8700.00", "300.00")),
+        ),
+        ("Ставка налога – не число", Problem::amount_invalid(tax, "НДС", of("9000.00", "8700.00", "300.00"))),
+    ]
+}
+
+fn otmechalka_examples() -> Vec<(&'static str, Problem)> {
+    let refusal = [("ticket_type".to_owned(), "Неизвестный тип абонемента".to_owned())];
+    let contact = RecordId::try_new(39910).map(Problem::client_missing);
+    let mut examples = vec![
+        ("Запись пришла в непонятном виде", Problem::record_unreadable()),
+        ("Отмечалка не приняла запись", Problem::refused_by_otmechalka("", &refusal)),
+        ("Отмечалка не справляется с этой записью", Problem::otmechalka_keeps_failing(500)),
+        ("В отмечалке нет места", Problem::client_limit()),
+    ];
+    examples.extend(contact.map(|problem| ("Ученика сделки нет в отмечалке", problem)));
+    examples
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+    use std::path::Path;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Writes the page that `docs/statuses.md` has to be.
+    fn page() -> String {
+        let mut page = String::from(
+            "# Status texts\n\n\
+             What the field \"Статус синхронизации\" may say. Written from `schemas/src/problem.rs`: after a change \
+             there run `UPDATE_DOCS=1 cargo test -p schemas statuses`.\n\n\
+             `Успешно` stands for everything that is in otmechalka or need not be. Anything else tells every problem \
+             of the record at once, numbered when there are several, in at most 1,000 characters. Fields are called \
+             what the mapping file calls them; the same problem always gives the same text.\n\n\
+             | code | when | for example |\n| --- | --- | --- |\n",
+        );
+        for Example { when, problem } in catalogue() {
+            let text = problem.text.replace('|', "\\|");
+            let _ = writeln!(page, "| `{}` | {when} | {text} |", problem.code);
+        }
+        page
+    }
+
+    #[test]
+    fn the_page_of_statuses_is_current() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/statuses.md");
+        if std::env::var_os("UPDATE_DOCS").is_some() {
+            std::fs::write(&path, page()).unwrap();
+        }
+        let found = std::fs::read_to_string(&path).unwrap_or_default();
+        assert!(found == page(), "docs/statuses.md is stale: run with UPDATE_DOCS=1");
+    }
+
+    #[test]
+    fn every_kind_is_told_apart_and_told_in_russian() {
+        let mut codes = HashSet::new();
+        for Example { problem, .. } in catalogue() {
+            // A blank branch is one kind with two texts: of a pupil and of a sale.
+            let is_new = codes.insert(problem.code.clone());
+            assert!(is_new || problem.code == "branch.missing", "{} twice", problem.code);
+            let text = &problem.text;
+            assert!(text.ends_with('.') && text.chars().count() <= 420, "{text}");
+            let latin = text.chars().filter(char::is_ascii_alphabetic).count();
+            assert!(latin * 3 < text.chars().count(), "{text}");
+        }
+    }
+
+    #[test]
+    fn one_problem_stands_alone_and_several_are_numbered() {
+        let (one, other) = (Problem::new("a", "Первое."), Problem::new("b", "Второе."));
+        assert_eq!(status_text(std::slice::from_ref(&one)), "Первое.");
+        assert_eq!(status_text(&[one, other]), "1) Первое. 2) Второе.");
+        assert_ne!(status_text(&[]), SUCCESS);
+    }
+
+    #[test]
+    fn what_has_no_room_is_left_out_whole_and_counted() {
+        let problems: Vec<Problem> =
+            (0..5).map(|number| Problem::new("a", format!("{number}{}.", "я".repeat(300)))).collect();
+        let text = status_text(&problems);
+        assert!(text.chars().count() <= STATUS_MAX_CHARS);
+        assert!(text.ends_with("я. …и ещё 2."), "{text}");
+        let huge = [Problem::new("a", "я".repeat(5_000)), Problem::new("b", "Второе.")];
+        let text = status_text(&huge);
+        assert_eq!(text.chars().count(), STATUS_MAX_CHARS);
+        assert!(text.ends_with("… …и ещё 1."), "{text}");
+        assert_eq!(status_text(&huge[..1]).chars().count(), STATUS_MAX_CHARS);
+    }
+
+    #[test]
+    fn values_are_cleaned_and_cut() {
+        let phone = field("phone", "Телефон");
+        let text = Problem::phone_invalid(phone, "звоните\r\n\u{202e}вечером\u{0}\u{7}").text;
+        assert!(text.contains("«звоните вечером»"), "{text}");
+        let text = Problem::phone_invalid(phone, &"ы".repeat(2_000_000)).text;
+        assert!(text.contains(&format!("«{}…»", "ы".repeat(VALUE_MAX_CHARS - 1))), "{text}");
+    }
+
+    #[test]
+    fn clean_lines_keep_what_can_be_seen() {
+        for (text, expected) in [
+            ("  Анна \t Мария\r\nИванова ", "Анна Мария Иванова"),
+            ("Анна\u{a0}\u{2003}Мария", "Анна Мария"),
+            ("\u{a0}\u{200b}\u{feff}\u{2800}", ""),
+            ("Ан\u{ad}на\u{200b}", "Анна"),
+            ("\u{202e}аннА\u{202c}", "аннА"),
+            ("А\u{0}н\u{7}на\u{1b}[31m", "Анна[31m"),
+            ("Анна\u{2028}Мария", "Анна Мария"),
+            ("👨\u{200d}👩\u{200d}👧 Иван", "👨\u{200d}👩\u{200d}👧 Иван"),
+            ("❤\u{fe0f}\u{200d}🔥", "❤\u{fe0f}\u{200d}🔥"),
+            ("Ив\u{200d}ан", "Иван"),
+            ("👨\u{200d}", "👨"),
+            ("Андреи\u{306}", "Андреи\u{306}"),
+            ("𝓐𝓷𝓷𝓪", "𝓐𝓷𝓷𝓪"),
+            ("<script>alert(1)</script>", "<script>alert(1)</script>"),
+            ("'; DROP TABLE pupils; --", "'; DROP TABLE pupils; --"),
+            (
+                "А=Б&ID=1#x+y 100 %s%n {{7*7}} ${jndi:x} $result[0][ID] sync.>.*",
+                "А=Б&ID=1#x+y 100 %s%n {{7*7}} ${jndi:x} $result[0][ID] sync.>.*",
+            ),
+        ] {
+            assert_eq!(clean(text), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn the_same_refusal_gives_the_same_text() {
+        let of = |text: &str| Problem::refused_by_otmechalka(text, &[]).text;
+        assert_eq!(
+            of("Нет места (запрос 3f2a9c1e-77b0-4d0e-9a55-3d6a70bd5c11, 2020-12-21T10:19:34Z)"),
+            of("Нет места (запрос 00aa9c1e-1234-4d0e-9a55-3d6a70bd5c99, 2021-01-02T11:20:35Z)"),
+        );
+        assert!(of("Телефон 79261234567 занят").contains("79261234567"));
+        assert!(of("").contains("причина не названа"));
+        assert!(of(&"слово ".repeat(1_000)).chars().count() < 500);
+        let named = Problem::refused_by_otmechalka("", &[("phone".into(), "неверный формат.".into())]).text;
+        assert!(named.contains("«телефон: неверный формат»"), "{named}");
+    }
+
+    proptest! {
+        #[test]
+        fn clean_text_is_one_line_and_stays_as_it_is(text in any::<String>()) {
+            let once = clean(&text);
+            prop_assert!(!once.chars().any(char::is_control));
+            prop_assert!(!once.contains("  ") && once.trim() == once);
+            prop_assert_eq!(clean(&once), once.clone());
+        }
+
+        #[test]
+        fn statuses_never_outgrow_their_field(lengths in proptest::collection::vec(0_usize..1_500, 0..20)) {
+            let problems: Vec<Problem> = lengths.iter().map(|length| Problem::new("a", "я".repeat(*length))).collect();
+            prop_assert!(status_text(&problems).chars().count() <= STATUS_MAX_CHARS);
+        }
+
+        #[test]
+        fn texts_of_any_value_are_short(value in any::<String>()) {
+            let phone = field("phone", "Телефон");
+            prop_assert!(Problem::phone_invalid(phone, &value).text.chars().count() < 250);
+            prop_assert!(Problem::refused_by_otmechalka(&value, &[(value.clone(), value.clone())]).text.chars().count() < 500);
+        }
+    }
+}
