@@ -1,6 +1,8 @@
-//! A strict double of the five calls of otmechalka that Rollcall makes.
+#![doc = include_str!("README.md")]
 //!
-//! `api` answers them from `state`, after `validation`; `faults` spoils answers on demand; `admin`
+//! # Inside
+//!
+//! `api` answers the calls from `state`, after `validation`; `faults` spoils answers on demand; `admin`
 //! lets tests look and meddle; `journal` keeps it all over a restart; `wire` can cut a connection.
 
 mod admin;

@@ -1,0 +1,3 @@
+//! Both doubles over real connections.
+
+mod otmechalka;
