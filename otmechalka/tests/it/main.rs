@@ -9,7 +9,7 @@ use axum::http::StatusCode;
 use otmechalka::{Client, ClientBody, Error, ErrorClass, TicketBody};
 use secrecy::SecretString;
 use serde_json::{Value, json};
-use servers::{Canned, RawServer, Recorder};
+use servers::{Canned, RawServer, Recorder, TlsServer};
 use url::Url;
 
 const TOKEN: &str = "s3cret-t0ken-0123456789";
@@ -220,6 +220,33 @@ async fn pause_of_a_rate_limit_is_handed_on() {
     let error = client(&recorder.url).get_client("1").await.expect_err("unwell");
     assert_eq!(error.class(), ErrorClass::Transient);
     assert_eq!(error.retry_after(), Some(Duration::from_secs(60)));
+}
+
+#[tokio::test]
+async fn token_is_sent_only_to_a_server_that_proves_its_name() {
+    let (good, expired) = (TlsServer::start(4000).await, TlsServer::start(2001).await);
+    let call = async |server: &TlsServer, host: &str, authority: Option<&TlsServer>| {
+        let url = Url::parse(&format!("https://{host}:{}", server.port)).expect("a URL");
+        let mut builder = Client::builder(url).token(SecretString::from(TOKEN));
+        if let Some(authority) = authority {
+            builder = builder.root_certificates_pem(authority.certificate_pem.clone().into_bytes());
+        }
+        builder.build().expect("good settings").create_client(&pupil()).await
+    };
+    let refused = [
+        call(&good, "localhost", None).await,
+        call(&good, "localhost", Some(&expired)).await,
+        call(&good, "127.0.0.1", Some(&good)).await,
+        call(&expired, "localhost", Some(&expired)).await,
+    ];
+    for result in refused {
+        let error = result.expect_err("no trust");
+        assert!(matches!(error, Error::Unreachable { .. }), "{error:?}");
+        assert!(!error.outcome_unknown());
+    }
+    assert_eq!((good.requests(), expired.requests()), (0, 0));
+    call(&good, "localhost", Some(&good)).await.expect("trust");
+    assert_eq!(good.requests(), 1);
 }
 
 /// Calls servers that provoke every variant while repeating the record in what they answer.

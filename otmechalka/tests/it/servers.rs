@@ -9,7 +9,7 @@ use axum::body::{Body, Bytes};
 use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, LOCATION, RETRY_AFTER};
 use axum::http::{HeaderMap, Method, Response, StatusCode, Uri};
 use serde_json::Value;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use url::Url;
 
@@ -150,7 +150,7 @@ impl RawServer {
 }
 
 /// Reads a request to the end of its body; false when the caller hung up first.
-async fn read_request(stream: &mut TcpStream) -> bool {
+async fn read_request(stream: &mut (impl AsyncRead + Unpin)) -> bool {
     let mut read = Vec::new();
     while !is_whole(&read) {
         match stream.read_buf(&mut read).await {
@@ -169,6 +169,54 @@ fn is_whole(request: &[u8]) -> bool {
         name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse::<usize>().ok())?
     });
     request.len() >= head.len() + 4 + length.unwrap_or(0)
+}
+
+/// A server over TLS that counts the requests it could read.
+pub struct TlsServer {
+    pub port: u16,
+    /// The certificate, which is its own authority.
+    pub certificate_pem: String,
+    requests: Arc<AtomicUsize>,
+}
+
+impl TlsServer {
+    /// Starts with a certificate for `localhost`, good until the given year.
+    pub async fn start(good_until: i32) -> Self {
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let mut parameters = rcgen::CertificateParams::new(["localhost".to_owned()]).expect("a name");
+        parameters.not_before = rcgen::date_time_ymd(2000, 1, 1);
+        parameters.not_after = rcgen::date_time_ymd(good_until, 1, 1);
+        let certificate = parameters.self_signed(&key).expect("a certificate");
+        let private_key = rustls::pki_types::PrivateKeyDer::try_from(key.serialize_der()).expect("a key");
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("protocol versions")
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.der().clone()], private_key)
+            .expect("a certificate with its key");
+        let (listener, url) = listen().await;
+        let requests = Arc::new(AtomicUsize::new(0));
+        tokio::spawn(serve_tls(listener, Arc::new(config).into(), Arc::clone(&requests)));
+        let port = url.port().expect("a port");
+        Self { port, certificate_pem: certificate.pem(), requests }
+    }
+
+    pub fn requests(&self) -> usize {
+        self.requests.load(Ordering::SeqCst)
+    }
+}
+
+async fn serve_tls(listener: TcpListener, acceptor: tokio_rustls::TlsAcceptor, requests: Arc<AtomicUsize>) {
+    while let Ok((stream, _)) = listener.accept().await {
+        let Ok(mut stream) = acceptor.accept(stream).await else { continue };
+        if read_request(&mut stream).await {
+            requests.fetch_add(1, Ordering::SeqCst);
+            let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\nconnection: close\r\n\r\n{\"id\": 1}";
+            let _ = stream.write_all(answer).await;
+            let _ = stream.shutdown().await;
+        }
+    }
 }
 
 /// Returns the address of a port on which nobody listens.
