@@ -123,7 +123,7 @@ impl<'r> Row<'r> {
     /// Returns the price before the discount of a row that says 0 there though money was paid.
     ///
     /// Rows from before Bitrix24 kept that figure look so. The others still hold it:
-    /// (PRICE_EXCLUSIVE + DISCOUNT_SUM) plus tax.
+    /// `PRICE_EXCLUSIVE` and `DISCOUNT_SUM` together, plus tax.
     fn derived_initial(&self, stated: Option<Rubles>, tax: Percent) -> Option<Rubles> {
         let exclusive = Rubles::parse(self.row.member("PRICE_EXCLUSIVE").text().ok()??).ok()?;
         if exclusive.is_negative() {

@@ -88,7 +88,7 @@ impl Rules {
         let (table, syntax) = DeTable::parse_recoverable(text);
         if !syntax.is_empty() {
             // What could be recovered from a broken file would only add mistakes that are none.
-            syntax.iter().for_each(|error| reader.syntax(error));
+            reader.syntax(&syntax);
             return Err(reader.finish());
         }
         let rules = read_rules(&mut reader, &table);

@@ -83,9 +83,19 @@ impl<'t> Reader<'t> {
         self.errors
     }
 
-    pub fn syntax(&mut self, error: &toml::de::Error) {
-        let offset = error.span().map_or(0, |span| span.start);
-        self.note(offset, "the file", one_line(error.message()), "valid TOML", "id = 404");
+    /// Notes what keeps a text from being TOML at all.
+    ///
+    /// One slip, such as a bracket that is never closed, makes the lines behind it look wrong too: only the
+    /// first few are told, one for a line.
+    pub fn syntax(&mut self, errors: &[toml::de::Error]) {
+        const TOLD: usize = 5;
+        for error in errors {
+            let offset = error.span().map_or(0, |span| span.start);
+            self.note(offset, "the file", one_line(error.message()), "valid TOML", "id = 404");
+        }
+        self.errors.sort_by_key(|error| error.at);
+        self.errors.dedup_by_key(|error| error.at.line);
+        self.errors.truncate(TOLD);
     }
 
     pub fn root<'a>(&self, table: &'a Spanned<DeTable<'a>>) -> Section<'a> {
@@ -178,8 +188,7 @@ impl<'t> Reader<'t> {
         let number = value
             .get_ref()
             .as_integer()
-            .filter(|integer| integer.radix() == 10)
-            .and_then(|integer| integer.as_str().parse::<u64>().ok())
+            .and_then(|integer| u64::from_str_radix(integer.as_str(), integer.radix()).ok())
             .filter(|number| *number > 0);
         let at = value.span().start;
         match number {

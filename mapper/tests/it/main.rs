@@ -1,0 +1,5 @@
+//! Walks all fixtures, and checks what holds for any input.
+
+mod fixtures;
+mod properties;
+mod rules;
