@@ -147,9 +147,8 @@ impl Client {
         let names = [method, BATCH];
         let fitting = |name: &str| portal.operating.fitting(name, now, MOST_COMMANDS);
         let ready_at = |name: &str| {
-            let need = portal.operating.predict(name, 1);
             // A request in flight will tell; a second is as good a guess as any.
-            portal.operating.ready_at(name, need, now).unwrap_or(now + 1.0)
+            portal.operating.ready_at(name, 1, now).unwrap_or(now + 1.0)
         };
         let wait = names.map(ready_at).into_iter().fold(now, f64::max) - now;
         Capacity {
@@ -242,7 +241,7 @@ impl Client {
     }
 
     /// Waits until every method has computing time for what is asked of it, and sets it aside.
-    async fn hold(&self, work: Vec<(Box<str>, u32)>) -> Result<Hold<'_>, Error> {
+    async fn hold(&self, work: Work) -> Result<Hold<'_>, Error> {
         let longest = self.shared.lock().clock.real(LONGEST_OPERATING_WAIT);
         let deadline = Instant::now() + longest;
         loop {
@@ -251,7 +250,7 @@ impl Client {
             // Registered before looking, so that no change in between is missed.
             changed.as_mut().enable();
             let until = match self.lock().reserve(&work) {
-                Ok(needs) => return Ok(Hold { shared: &self.shared, needs, settled: false }),
+                Ok(()) => return Ok(Hold { shared: &self.shared, work, settled: false }),
                 Err(NotReady { method, wait }) => {
                     if Instant::now() >= deadline {
                         return Err(self.lock().out_of_operating(&method));
@@ -285,7 +284,8 @@ struct NotReady {
     wait: Option<Duration>,
 }
 
-type Needs = Vec<(Box<str>, f64)>;
+/// Commands by method.
+type Work = Vec<(Box<str>, u32)>;
 
 impl Portal {
     fn now(&self) -> f64 {
@@ -296,14 +296,10 @@ impl Portal {
     }
 
     /// Sets time aside for all of the work or for none of it.
-    fn reserve(&mut self, work: &[(Box<str>, u32)]) -> Result<Needs, NotReady> {
+    fn reserve(&mut self, work: &Work) -> Result<(), NotReady> {
         let now = self.now();
-        let predict = |(method, commands): &(Box<str>, u32)| {
-            (method.clone(), self.operating.predict(method, *commands))
-        };
-        let needs: Needs = work.iter().map(predict).collect();
-        for (method, need) in &needs {
-            match self.operating.ready_at(method, *need, now) {
+        for (method, commands) in work {
+            match self.operating.ready_at(method, *commands, now) {
                 Some(ready_at) if ready_at <= now => {}
                 ready_at => {
                     let wait = ready_at.map(|ready_at| self.clock.real(ready_at - now) + LATE);
@@ -311,8 +307,8 @@ impl Portal {
                 }
             }
         }
-        needs.iter().for_each(|(method, need)| self.operating.reserve(method, *need));
-        Ok(needs)
+        work.iter().for_each(|(method, commands)| self.operating.reserve(method, *commands));
+        Ok(())
     }
 
     fn out_of_operating(&self, method: &str) -> Error {
@@ -350,7 +346,7 @@ const LATE: Duration = Duration::from_millis(1);
 /// on our side goes on at the portal's.
 struct Hold<'a> {
     shared: &'a Shared,
-    needs: Needs,
+    work: Work,
     settled: bool,
 }
 
@@ -385,7 +381,7 @@ impl<'a> Hold<'a> {
     fn release(&mut self) -> MutexGuard<'a, Portal> {
         self.settled = true;
         let mut portal = self.shared.lock();
-        self.needs.iter().for_each(|(method, need)| portal.operating.release(method, *need));
+        self.work.iter().for_each(|(method, commands)| portal.operating.release(method, *commands));
         self.shared.changed.notify_waiters();
         portal
     }
@@ -405,7 +401,9 @@ impl<'a> Hold<'a> {
 
     fn suppose_spent(&self, portal: &mut Portal) {
         let now = portal.now();
-        self.needs.iter().for_each(|(method, need)| portal.operating.suppose_spent(method, *need, now));
+        self.work
+            .iter()
+            .for_each(|(method, commands)| portal.operating.suppose_spent(method, *commands, now));
     }
 }
 
@@ -413,7 +411,7 @@ impl Drop for Hold<'_> {
     fn drop(&mut self) {
         if !self.settled {
             let mut portal = self.shared.lock();
-            self.needs.iter().for_each(|(method, need)| portal.operating.release(method, *need));
+            self.work.iter().for_each(|(method, commands)| portal.operating.release(method, *commands));
             self.suppose_spent(&mut portal);
             drop(portal);
             self.shared.changed.notify_waiters();
@@ -440,7 +438,7 @@ fn note_times(portal: &mut Portal, batch: &Batch, answer: &BatchAnswer) {
     portal.observe(BATCH, batch.len() as u32, &[&answer.time], &answer.time);
 }
 
-fn work_of(batch: &Batch) -> Vec<(Box<str>, u32)> {
+fn work_of(batch: &Batch) -> Work {
     let mut work: BTreeMap<&str, u32> = BTreeMap::new();
     for (_, command) in batch.commands() {
         *work.entry(command.method()).or_default() += 1;

@@ -27,7 +27,7 @@ const SET_BACK: f64 = 120.0;
 /// Portals round the moment of forgetting down to a second.
 const ROUNDING: f64 = 1.0;
 
-/// How long a refused method rests when the portal does not say until when.
+/// How long nobody probes after a request whose end is unknown.
 const REST: f64 = 60.0;
 
 /// What one command's answer says about the sum of its method.
@@ -73,10 +73,10 @@ impl Operating {
         self.methods.get(method).map_or(self.limit, |budget| budget.room(self.limit, now))
     }
 
-    /// Returns when `need` seconds of a method will be free: now at the earliest, and `None` when
-    /// that hangs on requests in flight.
-    pub fn ready_at(&self, method: &str, need: f64, now: f64) -> Option<f64> {
-        self.methods.get(method).map_or(Some(now), |budget| budget.ready_at(self.limit, need, now))
+    /// Returns when so many commands of a method will fit: now at the earliest, and `None` when that
+    /// hangs on requests in flight.
+    pub fn ready_at(&self, method: &str, commands: u32, now: f64) -> Option<f64> {
+        self.methods.get(method).map_or(Some(now), |budget| budget.ready_at(self.limit, commands, now))
     }
 
     /// Returns how many commands of a method fit, at most `most`.
@@ -89,25 +89,25 @@ impl Operating {
         self.methods.get(method).and_then(|budget| budget.blocked_until.or(budget.reset_at))
     }
 
-    /// Sets seconds aside for a request about to go out.
-    pub fn reserve(&mut self, method: &str, need: f64) {
+    /// Sets the time of commands aside that are about to go out.
+    ///
+    /// They are remembered by number: their seconds follow from what is known of the cost by then.
+    pub fn reserve(&mut self, method: &str, commands: u32) {
         let budget = self.budget(method);
-        budget.reserved += need;
-        budget.in_flight += 1;
+        budget.in_flight = budget.in_flight.saturating_add(commands);
     }
 
     /// Gives back what was set aside, when the request has ended.
-    pub fn release(&mut self, method: &str, need: f64) {
+    pub fn release(&mut self, method: &str, commands: u32) {
         let budget = self.budget(method);
-        budget.in_flight = budget.in_flight.saturating_sub(1);
-        budget.reserved = if budget.in_flight == 0 { 0.0 } else { (budget.reserved - need).max(0.0) };
+        budget.in_flight = budget.in_flight.saturating_sub(commands);
     }
 
-    /// Notes that a request may have been processed although no answer came.
-    pub fn suppose_spent(&mut self, method: &str, seconds: f64, now: f64) {
+    /// Notes that commands may have been processed although no answer came.
+    pub fn suppose_spent(&mut self, method: &str, commands: u32, now: f64) {
         let budget = self.budget(method);
         budget.expire(now);
-        budget.charge(now, seconds, false);
+        budget.charge(now, budget.predict(commands), false);
         // Whoever probes next shall not do so at once.
         budget.reset_at = budget.reset_at.map(|reset_at| reset_at.max(now + REST));
     }
@@ -132,7 +132,7 @@ impl Operating {
 #[derive(Debug, Clone, Default)]
 struct Budget {
     charges: VecDeque<Charge>,
-    reserved: f64,
+    /// Commands sent and not yet answered.
     in_flight: u32,
     cost: Option<Cost>,
     seen_at: Option<f64>,
@@ -165,16 +165,16 @@ impl Budget {
         if self.blocked_until.is_some_and(|until| now < until) {
             return 0.0;
         }
-        (limit - self.used(now) - self.reserved).max(0.0)
+        (limit - self.used(now) - self.predict(self.in_flight)).max(0.0)
     }
 
-    /// The portal looks only at what is spent before a command, so a need above the limit is met by
-    /// an empty budget.
-    fn ready_at(&self, limit: f64, need: f64, now: f64) -> Option<f64> {
+    /// The portal looks only at what is spent before a command, so commands that need more than the
+    /// limit are met by an empty budget.
+    fn ready_at(&self, limit: f64, commands: u32, now: f64) -> Option<f64> {
         let start = self.blocked_until.map_or(now, |until| until.max(now));
-        let need = need.min(limit);
+        let need = self.predict(commands).min(limit);
         let fits = |used: f64| {
-            let used = used + self.reserved;
+            let used = used + self.predict(self.in_flight);
             used < limit - 1e-6 && used + need <= limit + 1e-6
         };
         let mut expiries: Vec<f64> = self.charges.iter().map(|charge| self.expiry(charge)).collect();
@@ -188,7 +188,7 @@ impl Budget {
         let room = self.room(limit, now);
         if room <= 1e-6 {
             // One command to learn how much the portal has forgotten.
-            return u32::from(self.ready_at(limit, self.predict(1), now) == Some(now)).min(most);
+            return u32::from(self.ready_at(limit, 1, now) == Some(now)).min(most);
         }
         let mut fitting = 0;
         let mut too_many = most + 1;
@@ -223,29 +223,29 @@ impl Budget {
     fn observe(&mut self, limit: f64, seen: &Seen) {
         let doubtful = self.is_older_than_us(seen);
         let share = f64::from(seen.commands.max(1)) / seen.readings.len().max(1) as f64;
-        let mut charged = 0.0;
+        let mut spent = Vec::new();
         for (index, reading) in seen.readings.iter().enumerate() {
-            charged += self.take(reading, share, doubtful && index == 0);
+            spent.extend(self.take(reading, share, doubtful && index == 0));
         }
-        if let Some(last) = seen.readings.last() {
-            let sample = if doubtful {
-                steps(&seen.readings)
-            } else {
-                Some(charged / f64::from(seen.commands.max(1)))
-            };
-            self.learn(sample);
-            if last.sum < limit {
-                self.blocked_until = None;
-            }
+        if spent.is_empty() {
+            return;
+        }
+        // Both are too high when requests overlap, so the lower one is nearer to the truth.
+        let on_average = spent.iter().sum::<f64>() / (spent.len() as f64 * share);
+        let samples = [steps(&seen.readings), (!doubtful).then_some(on_average)];
+        self.learn(samples.into_iter().flatten().min_by(f64::total_cmp));
+        if seen.readings.last().is_some_and(|last| last.sum < limit) {
+            self.blocked_until = None;
         }
     }
 
-    /// Brings the sum in line with a reading and returns what was spent since the one before.
-    fn take(&mut self, reading: &Reading, commands: f64, doubtful: bool) -> f64 {
+    /// Brings the sum in line with a reading and returns what was spent since the one before; nothing
+    /// if the reading is out of date.
+    fn take(&mut self, reading: &Reading, commands: f64, doubtful: bool) -> Option<f64> {
         match self.seen_at {
             Some(seen_at) if reading.at < seen_at - SET_BACK => self.set_back(reading.at),
             // Overtaken by the answer to a later command, whose sum includes it.
-            Some(seen_at) if reading.at < seen_at => return 0.0,
+            Some(seen_at) if reading.at < seen_at => return None,
             _ => {}
         }
         self.expire(reading.at);
@@ -260,7 +260,7 @@ impl Budget {
         self.forget(self.total() - reading.sum);
         self.seen_at = Some(reading.at);
         self.reset_at = reading.reset_at.filter(|reset_at| *reset_at > reading.at);
-        spent
+        Some(spent)
     }
 
     /// Tells whether the first sum ever seen began before our own first call.
@@ -286,7 +286,7 @@ impl Budget {
         if missing > 0.0 {
             self.charge(now, missing, true);
         }
-        let until = reset_at.or(self.reset_at).filter(|reset_at| *reset_at > now).unwrap_or(now + REST);
+        let until = reset_at.or(self.reset_at).filter(|reset_at| *reset_at > now).unwrap_or(now + WINDOW);
         self.reset_at = Some(until);
         self.blocked_until = Some(until);
     }
@@ -343,10 +343,11 @@ fn minute(seconds: f64) -> f64 {
     (seconds / 60.0).floor()
 }
 
-/// Returns the average step from reading to reading.
+/// Returns the average step up from reading to reading.
 fn steps(readings: &[Reading]) -> Option<f64> {
-    let (first, last) = (readings.first()?, readings.last()?);
-    (readings.len() >= 2).then(|| (last.sum - first.sum) / (readings.len() - 1) as f64)
+    let steps = readings.windows(2).map(|pair| pair[1].sum - pair[0].sum);
+    let steps: Vec<f64> = steps.filter(|step| *step >= 0.0).collect();
+    (!steps.is_empty()).then(|| steps.iter().sum::<f64>() / steps.len() as f64)
 }
 
 #[cfg(test)]
@@ -406,9 +407,8 @@ mod tests {
         commands: u32,
         (cost, duration): (f64, f64),
     ) -> (f64, u32) {
-        let need = operating.predict(UPDATE, commands);
-        let mut now = operating.ready_at(UPDATE, need, now).expect("nothing is in flight");
-        operating.reserve(UPDATE, need);
+        let mut now = operating.ready_at(UPDATE, commands, now).expect("nothing is in flight");
+        operating.reserve(UPDATE, commands);
         let mut readings = Vec::new();
         let mut refused = 0;
         for _ in 0..commands {
@@ -420,7 +420,7 @@ mod tests {
                 }
             }
         }
-        operating.release(UPDATE, need);
+        operating.release(UPDATE, commands);
         operating.observe(UPDATE, &Seen { commands: readings.len() as u32, readings });
         if refused > 0 {
             operating.refused(UPDATE, now, portal.reset_at());
@@ -452,7 +452,7 @@ mod tests {
     #[test]
     fn an_unknown_method_may_go_at_once() {
         let operating = Operating::new(480.0);
-        assert_eq!(operating.ready_at(UPDATE, operating.predict(UPDATE, 50), 5.0), Some(5.0));
+        assert_eq!(operating.ready_at(UPDATE, 50, 5.0), Some(5.0));
         assert_eq!(operating.fitting(UPDATE, 5.0, 50), 50);
     }
 
@@ -460,9 +460,9 @@ mod tests {
     fn a_refused_method_rests_until_the_portal_says() {
         let mut operating = Operating::new(480.0);
         operating.refused(UPDATE, 1_000.0, Some(1_300.0));
-        assert_eq!(operating.ready_at(UPDATE, 0.0, 1_000.0), Some(1_300.0 + ROUNDING));
+        assert_eq!(operating.ready_at(UPDATE, 1, 1_000.0), Some(1_300.0 + ROUNDING));
         assert_eq!(operating.room(UPDATE, 1_299.0), 0.0);
-        assert_eq!(operating.ready_at("crm.contact.update", 0.0, 1_000.0), Some(1_000.0));
+        assert_eq!(operating.ready_at("crm.contact.update", 1, 1_000.0), Some(1_000.0));
     }
 
     #[test]
@@ -470,9 +470,9 @@ mod tests {
         let mut operating = Operating::new(480.0);
         operating.refused(UPDATE, 1_000.0, Some(1_300.0));
         assert_eq!(operating.fitting(UPDATE, 1_299.0, 50), 0);
-        assert_eq!(operating.ready_at(UPDATE, 0.0, 1_301.0), Some(1_301.0));
-        operating.reserve(UPDATE, 0.0);
-        assert_eq!(operating.ready_at(UPDATE, 0.0, 1_301.0), Some(1_600.0));
+        assert_eq!(operating.ready_at(UPDATE, 1, 1_301.0), Some(1_301.0));
+        operating.reserve(UPDATE, 1);
+        assert_eq!(operating.ready_at(UPDATE, 1, 1_301.0), Some(1_600.0));
     }
 
     #[test]
@@ -481,24 +481,26 @@ mod tests {
         let reading = |sum| Reading { sum, at: 1_000.0, reset_at: Some(1_100.0) };
         operating.observe(UPDATE, &Seen { commands: 2, readings: vec![reading(470.0), reading(479.0)] });
         assert_eq!(operating.predict(UPDATE, 1), 9.0);
-        assert_eq!(operating.ready_at(UPDATE, 9.0, 1_000.0), Some(1_100.0 + ROUNDING));
+        assert_eq!(operating.ready_at(UPDATE, 1, 1_000.0), Some(1_100.0 + ROUNDING));
     }
 
     #[test]
-    fn requests_in_flight_count_as_spent() {
+    fn requests_in_flight_count_as_spent_by_what_is_known_of_their_cost() {
         let mut operating = Operating::new(480.0);
-        operating.reserve(UPDATE, 300.0);
-        assert_eq!(operating.room(UPDATE, 0.0), 180.0);
-        assert_eq!(operating.ready_at(UPDATE, 200.0, 0.0), None);
-        operating.release(UPDATE, 300.0);
-        assert_eq!(operating.ready_at(UPDATE, 200.0, 0.0), Some(0.0));
+        operating.reserve(UPDATE, 23);
+        assert_eq!(operating.room(UPDATE, 100.0), 480.0);
+        operating.observe(UPDATE, &reading(20.0, 100.0, None));
+        assert_eq!(operating.room(UPDATE, 100.0), 0.0);
+        assert_eq!(operating.ready_at(UPDATE, 2, 100.0), None);
+        operating.release(UPDATE, 23);
+        assert_eq!(operating.ready_at(UPDATE, 2, 100.0), Some(100.0));
     }
 
     #[test]
     fn a_batch_dearer_than_the_limit_waits_for_an_empty_budget() {
         let mut operating = Operating::new(480.0);
         operating.observe(UPDATE, &reading(20.0, 100.0, None));
-        assert_eq!(operating.ready_at(UPDATE, operating.predict(UPDATE, 50), 100.0), Some(700.0));
+        assert_eq!(operating.ready_at(UPDATE, 50, 100.0), Some(700.0));
         assert_eq!(operating.fitting(UPDATE, 100.0, 50), 23);
     }
 
