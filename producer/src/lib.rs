@@ -1,1 +1,83 @@
-//! See the crate's README.
+#![doc = include_str!("../README.md")]
+
+mod change;
+mod checkpoints;
+mod config;
+mod enrich;
+mod entity;
+mod error;
+mod fingerprint;
+mod job;
+mod poller;
+mod portal;
+mod publisher;
+mod record;
+mod store;
+mod trim;
+mod walk;
+
+use anyhow::Context as _;
+use bitrix24::{BoxFuture, Client, Lane};
+use runtime::budget::{self, SharedBudget};
+use runtime::{Context, Reader, Stage};
+use schemas::streams::{BUDGET, CHECKPOINTS, RAW};
+use tokio::time::Instant;
+
+use crate::checkpoints::Checkpoints;
+pub use crate::config::Config;
+use crate::enrich::Enricher;
+use crate::job::Job;
+use crate::poller::Poller;
+use crate::portal::Portal;
+use crate::publisher::Publisher;
+
+/// The stage that polls Bitrix24.
+pub struct Producer;
+
+impl Stage for Producer {
+    const NAME: &'static str = "producer";
+    const ABOUT: &'static str = "Polls Bitrix24 and publishes changed contacts and won deals.";
+    type Config = Config;
+
+    fn configure(reader: &Reader<'_>) -> Option<Config> {
+        Config::read(reader)
+    }
+
+    async fn run(config: Config, context: Context) -> anyhow::Result<()> {
+        let Context { broker, settings, health, stopping } = context;
+        broker.wait_for(&[&RAW], &[], &[&CHECKPOINTS, &BUDGET]).await?;
+        health.set_bound(true);
+        let budget = SharedBudget::open(&broker, config.bucket).await?;
+        let client = Client::builder(config.webhook_url)
+            .clock_speed(config.bucket.clock_speed)
+            .operating_limit(config.operating_limit)
+            .budget(move |lane| turn_of(budget.clone(), lane))
+            .build()
+            .context("use BITRIX24_WEBHOOK_URL")?;
+        let now = Instant::now();
+        let mut poller = Poller {
+            portal: Portal::new(client, stopping.clone(), config.zone),
+            publisher: Publisher::open(&broker, &settings.state_dir).await?,
+            enricher: Enricher::new(config.seller_cache),
+            checkpoints: Checkpoints::open(&broker).await?,
+            spans: config.spans,
+            clock_speed: config.bucket.clock_speed,
+            jobs: [Job::new(config.contacts, now), Job::new(config.deals, now)],
+        };
+        poller.run(&broker, &stopping).await
+    }
+}
+
+/// Awaits a request's turn in the budget that all processes share.
+fn turn_of(budget: SharedBudget, lane: Lane) -> BoxFuture<'static, ()> {
+    let lane = match lane {
+        Lane::Live => budget::Lane::Live,
+        Lane::Backfill => budget::Lane::Backfill,
+    };
+    Box::pin(async move {
+        if budget.acquire(lane).await.is_err() {
+            // The stage is stopping. Its turn never comes; whoever waits for the answer gives up by itself.
+            std::future::pending::<()>().await;
+        }
+    })
+}

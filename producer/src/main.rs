@@ -1,1 +1,5 @@
-fn main() {}
+//! Polls Bitrix24 and publishes changed contacts and won deals.
+
+fn main() -> std::process::ExitCode {
+    runtime::main::<producer::Producer>()
+}

@@ -1,0 +1,189 @@
+//! The producer's settings.
+
+use std::time::Duration;
+
+use bitrix24::Client;
+use chrono_tz::Tz;
+use runtime::Reader;
+use runtime::budget::BucketSize;
+use secrecy::SecretString;
+
+use crate::entity::{EntitySettings, Plan};
+use crate::walk::Spans;
+
+/// What the producer is told.
+pub struct Config {
+    /// `BITRIX24_WEBHOOK_URL`: inbound webhook, a secret.
+    pub webhook_url: SecretString,
+    /// `PORTAL_TIME_ZONE`: counts until the portal has told its own offset.
+    pub zone: Tz,
+    /// Contacts: `SYNC_CONTACTS_LAST_MODIFY_TIMESTAMP`, `CONTACT_SYNC_INTERVAL` (60s), `CONTACT_STATUS_FIELD`.
+    pub contacts: Plan,
+    /// Deals: `SYNC_DEAL_LAST_MODIFY_TIMESTAMP`, `DEAL_SYNC_INTERVAL` (60s), `DEAL_STATUS_FIELD`, `DEAL_STAGES` (WON).
+    pub deals: Plan,
+    /// `SYNC_LAG` (2s) and `SYNC_OVERLAP` (120s), both in portal time.
+    pub spans: Spans,
+    /// `BITRIX24_BUCKET` (50), `BITRIX24_LEAK` (2 per second) and `PORTAL_CLOCK_SPEED` (1).
+    pub bucket: BucketSize,
+    /// `BITRIX24_OPERATING_LIMIT`: seconds of computing time per method in ten minutes (480).
+    pub operating_limit: f64,
+    /// `SELLER_CACHE`: how long a seller's name is remembered (1h).
+    pub seller_cache: Duration,
+}
+
+impl Config {
+    /// Reads the settings. Gives `None` after noting a problem with the reader.
+    pub fn read(reader: &Reader<'_>) -> Option<Config> {
+        let webhook_url = read_webhook_url(reader);
+        let zone = reader.zone();
+        let plans = zone.and_then(|zone| read_plans(reader, zone));
+        let spans = read_spans(reader);
+        let bucket = read_bucket(reader);
+        let operating_limit = positive(reader, "BITRIX24_OPERATING_LIMIT", 480.0, "480");
+        let seller_cache = reader.duration("SELLER_CACHE", Duration::from_secs(60 * 60), "1h");
+        let (contacts, deals) = plans?;
+        Some(Config {
+            webhook_url: webhook_url?,
+            zone: zone?,
+            contacts,
+            deals,
+            spans: spans?,
+            bucket: bucket?,
+            operating_limit: operating_limit?,
+            seller_cache: seller_cache?,
+        })
+    }
+}
+
+fn read_webhook_url(reader: &Reader<'_>) -> Option<SecretString> {
+    reader.required_secret(
+        "BITRIX24_WEBHOOK_URL",
+        "the address of an inbound webhook, https unless on this machine",
+        "https://portal.example/rest/1/secret/",
+        |text| Client::builder(text.into()).build().is_ok(),
+    )
+}
+
+fn read_plans(reader: &Reader<'_>, zone: Tz) -> Option<(Plan, Plan)> {
+    let created_from = reader.moment("SYNC_START_DATE", zone, "2020-12-22");
+    let contacts = read_entity(
+        reader,
+        zone,
+        ["SYNC_CONTACTS_LAST_MODIFY_TIMESTAMP", "CONTACT_SYNC_INTERVAL", "CONTACT_STATUS_FIELD"],
+    );
+    let deals = read_entity(
+        reader,
+        zone,
+        ["SYNC_DEAL_LAST_MODIFY_TIMESTAMP", "DEAL_SYNC_INTERVAL", "DEAL_STATUS_FIELD"],
+    );
+    let deal_stages = reader.with_default(
+        "DEAL_STAGES",
+        vec!["WON".to_owned()],
+        "one or several stage codes, comma separated",
+        "WON,C10:WON",
+        parse_list,
+    );
+    let created_from = created_from?;
+    Some((Plan::contacts(created_from, contacts?), Plan::deals(created_from, deal_stages?, deals?)))
+}
+
+fn read_entity(reader: &Reader<'_>, zone: Tz, names: [&str; 3]) -> Option<EntitySettings> {
+    let [first_watermark, interval, status_field] = names;
+    let first_watermark = reader.moment(first_watermark, zone, "2020-12-24");
+    let interval = reader.duration(interval, Duration::from_secs(60), "60s");
+    let status_field = reader.field_code(status_field);
+    Some(EntitySettings {
+        status_field: status_field?,
+        first_watermark: first_watermark?,
+        interval: interval?,
+    })
+}
+
+fn parse_list(text: &str) -> Option<Vec<String>> {
+    let items: Vec<String> = text.split(',').map(|item| item.trim().to_owned()).collect();
+    items.iter().all(|item| !item.is_empty()).then_some(items)
+}
+
+/// What becomes readable later than this after its modification time may be missed.
+const SHORTEST_OVERLAP: Duration = Duration::from_secs(60);
+
+/// No portal is that late; longer values are slips of the pen.
+const LONGEST_SPAN: Duration = Duration::from_secs(24 * 60 * 60);
+
+fn read_spans(reader: &Reader<'_>) -> Option<Spans> {
+    let span = |name, default, shortest: Duration, expected, example| {
+        reader.with_default(name, Duration::from_secs(default), expected, example, |text| {
+            let span = humantime::parse_duration(text).ok()?;
+            (shortest..=LONGEST_SPAN).contains(&span).then_some(span)
+        })
+    };
+    let lag = span("SYNC_LAG", 2, Duration::ZERO, "a length of time up to a day", "2s");
+    let overlap = span("SYNC_OVERLAP", 120, SHORTEST_OVERLAP, "a length of time from 60s to a day", "120s");
+    Some(Spans {
+        lag: chrono::Duration::from_std(lag?).ok()?,
+        overlap: chrono::Duration::from_std(overlap?).ok()?,
+    })
+}
+
+fn read_bucket(reader: &Reader<'_>) -> Option<BucketSize> {
+    let capacity = reader.number("BITRIX24_BUCKET", 50, 10..=10_000, "50");
+    let leak_per_second = positive(reader, "BITRIX24_LEAK", 2.0, "2");
+    let clock_speed = reader.clock_speed();
+    Some(BucketSize {
+        capacity: capacity? as f64,
+        leak_per_second: leak_per_second?,
+        clock_speed: clock_speed?,
+    })
+}
+
+fn positive(reader: &Reader<'_>, name: &str, default: f64, example: &str) -> Option<f64> {
+    reader.with_default(name, default, "a number above 0", example, |text| {
+        text.parse().ok().filter(|number: &f64| number.is_finite() && *number > 0.0)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use runtime::Source;
+
+    const GOOD: [(&str, &str); 4] = [
+        ("BITRIX24_WEBHOOK_URL", "https://portal.example/rest/1/hunter2secret/"),
+        ("SYNC_START_DATE", "2020-12-22"),
+        ("SYNC_CONTACTS_LAST_MODIFY_TIMESTAMP", "2020-12-24"),
+        ("SYNC_DEAL_LAST_MODIFY_TIMESTAMP", "2020-12-25"),
+    ];
+
+    fn read(more: &[(&str, &str)]) -> Result<Config, runtime::SettingsError> {
+        let pairs = GOOD.iter().chain(more).map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        let source = Source::new(pairs);
+        let reader = Reader::new(&source);
+        let config = Config::read(&reader);
+        reader.finish(|| config)
+    }
+
+    #[test]
+    fn four_settings_are_enough() {
+        let config = read(&[]).unwrap();
+        assert_eq!(config.deals.first_watermark.to_rfc3339(), "2020-12-25T00:00:00+03:00");
+        assert_eq!(config.deals.restriction, Some(("STAGE_ID", vec!["WON".to_owned()])));
+        assert_eq!(config.spans.overlap, chrono::Duration::seconds(120));
+    }
+
+    #[test]
+    fn every_mistake_is_named_and_the_webhook_is_not_shown() {
+        let mistakes = [
+            ("BITRIX24_WEBHOOK_URL", "http://portal.example/rest/1/hunter2secret/"),
+            ("SYNC_START_DATE", "yesterday"),
+            ("SYNC_OVERLAP", "10s"),
+            ("DEAL_STAGES", "WON,,"),
+            ("BITRIX24_LEAK", "0"),
+        ];
+        let error = read(&mistakes).err().unwrap();
+        let names: Vec<&str> = error.0.iter().map(|problem| problem.name.as_str()).collect();
+        for (name, _) in mistakes {
+            assert!(names.contains(&name), "{name} in {names:?}");
+        }
+        assert!(!format!("{error} {error:?}").contains("hunter2"));
+    }
+}

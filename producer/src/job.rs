@@ -1,0 +1,148 @@
+//! What one entity's job remembers between requests. All of it may be forgotten: the checkpoint is the truth.
+
+use bitrix24::ChainLength;
+use bitrix24::keyset::PAGE_ROWS;
+use tokio::time::Instant;
+
+use crate::entity::Plan;
+use crate::walk::{Clock, Moment};
+
+/// Bytes of rows that one answer should stay below.
+const ANSWER_BYTES: usize = 4 << 20;
+
+/// Pages that one request asks for, one request of a walk after the other.
+const CHAIN_LENGTHS: [u8; 4] = [1, 4, 16, 50];
+
+/// Most pages of records for each of which another command is needed: their commands fill ten requests, after
+/// which others should have their turn.
+const SLOW_CHAIN: u8 = 10;
+
+/// The job of one entity.
+pub struct Job {
+    /// How the entity is read.
+    pub plan: Plan,
+    /// When it is to poll again.
+    pub due: Instant,
+    /// Whether a window is open.
+    pub walking: bool,
+    /// Where to ask from while the portal's clock is behind the watermark.
+    pub floor: Option<Moment>,
+    /// What the poll under way has done so far.
+    pub tally: Tally,
+    last_ended: Option<Instant>,
+    bytes_per_row: usize,
+}
+
+/// What a poll has done so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Requests with rows in them, each of one or several pages.
+    pub answers: u64,
+    /// Records read.
+    pub records: u64,
+    /// Records that were news.
+    pub published: u64,
+    /// Requests sent to the portal for it, those for what belongs to the records included.
+    pub requests: u64,
+}
+
+impl Job {
+    /// Starts a job that is due at once.
+    pub fn new(plan: Plan, now: Instant) -> Job {
+        let tally = Tally::default();
+        Job { plan, due: now, walking: false, floor: None, tally, last_ended: None, bytes_per_row: 0 }
+    }
+
+    /// Tells how many pages to ask for in the next request.
+    ///
+    /// A quiet poll needs one. A first sync surely needs many; a walk shows only as it goes on, and pages asked for
+    /// in vain are noise that the portal had to make.
+    pub fn chain_length(&self, is_first_sync: bool, is_slow: bool) -> ChainLength {
+        let longest = CHAIN_LENGTHS[CHAIN_LENGTHS.len() - 1];
+        let place = usize::try_from(self.tally.answers).unwrap_or(usize::MAX).min(CHAIN_LENGTHS.len() - 1);
+        let place = if self.walking { place.max(1) } else { place };
+        let wanted = if is_first_sync { longest } else { CHAIN_LENGTHS[place] };
+        let fitting = ANSWER_BYTES / (PAGE_ROWS * self.bytes_per_row.max(1));
+        let wanted = if is_slow { wanted.min(SLOW_CHAIN) } else { wanted };
+        let pages = wanted.min(u8::try_from(fitting).unwrap_or(longest)).max(1);
+        ChainLength::try_new(pages).unwrap_or(ChainLength::SINGLE)
+    }
+
+    /// Learns how big rows are.
+    pub fn note_rows(&mut self, rows: usize, bytes: usize) {
+        if let Some(each) = bytes.checked_div(rows) {
+            // A page of small rows must not make the next answer of big ones too big.
+            self.bytes_per_row = each.max(self.bytes_per_row * 3 / 4);
+        }
+    }
+
+    /// Ends a poll: says when the next one is, and what to make of the portal's clock.
+    pub fn end_poll(&mut self, clock: Clock, asked: Instant, now: Instant) {
+        self.floor = clock.floor;
+        self.last_ended = Some(asked);
+        self.tally = Tally::default();
+        self.due = if clock.went_back { now } else { (self.due.min(now) + self.plan.interval).max(now) };
+    }
+
+    /// Returns when the last poll that ended was asked.
+    pub fn last_ended(&self) -> Option<Instant> {
+        self.last_ended
+    }
+
+    /// Tells whether a poll due at the same time or soon may as well take this one along.
+    pub fn is_nearly_due(&self, now: Instant) -> bool {
+        self.due <= now + self.plan.interval / 2
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::tests::deals;
+    use std::time::Duration;
+
+    fn job() -> Job {
+        Job::new(deals(), Instant::now())
+    }
+
+    fn pages(job: &Job) -> u8 {
+        job.chain_length(false, false).pages()
+    }
+
+    #[test]
+    fn chains_grow_with_the_walk_and_start_long_on_a_first_sync() {
+        let mut job = job();
+        assert_eq!((pages(&job), job.chain_length(true, false).pages()), (1, 50));
+        job.walking = true;
+        let mut lengths = Vec::new();
+        for answers in 0..5 {
+            job.tally.answers = answers;
+            lengths.push(pages(&job));
+        }
+        assert_eq!(lengths, [4, 4, 16, 50, 50]);
+        assert_eq!(job.chain_length(true, true).pages(), SLOW_CHAIN);
+    }
+
+    #[test]
+    fn big_rows_make_short_chains() {
+        let mut job = job();
+        job.note_rows(50, 50 * 8_000);
+        assert_eq!(job.chain_length(true, false).pages(), 10);
+        job.note_rows(50, 50 * 1_000_000);
+        assert_eq!(job.chain_length(true, false).pages(), 1);
+    }
+
+    #[test]
+    fn a_late_poll_is_not_made_up_for() {
+        let mut job = job();
+        let begun = job.due;
+        let clock = Clock { floor: None, went_back: false };
+        job.end_poll(clock, begun, begun + Duration::from_millis(10));
+        assert_eq!(job.due, begun + Duration::from_secs(60));
+        let late = begun + Duration::from_secs(600);
+        job.end_poll(clock, late, late);
+        assert_eq!(job.due, late);
+        job.end_poll(clock, late, late);
+        assert_eq!(job.due, late + Duration::from_secs(60));
+    }
+}

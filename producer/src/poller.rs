@@ -1,0 +1,283 @@
+//! The loop: which request is next, and what is done with its answer.
+
+use std::time::Duration;
+
+use bitrix24::Lane;
+use chrono::Utc;
+use runtime::{Broker, CancellationToken};
+use schemas::{Checkpoint, Entity};
+use tokio::time::Instant;
+
+use crate::checkpoints::{Checkpoints, Stored};
+use crate::enrich::Enricher;
+use crate::error::{PollError, setback};
+use crate::job::Job;
+use crate::portal::{Pages, Portal};
+use crate::publisher::Publisher;
+use crate::record::{Reading, Record};
+use crate::walk::{self, Moment, Question, Spans};
+
+/// Span of modification time above which a walk makes room for livelier requests.
+const LIVE_SPAN: chrono::Duration = chrono::Duration::hours(1);
+
+/// Polls both entities.
+pub struct Poller {
+    /// Asks the portal.
+    pub portal: Portal,
+    /// Publishes to the stream.
+    pub publisher: Publisher,
+    /// Completes deals.
+    pub enricher: Enricher,
+    /// Where the checkpoints are.
+    pub checkpoints: Checkpoints,
+    /// Lag and overlap.
+    pub spans: Spans,
+    /// Portal seconds in one of ours.
+    pub clock_speed: f64,
+    /// The jobs, those first that others follow.
+    pub jobs: [Job; 2],
+}
+
+/// Pages that were read before the turn of their job came.
+struct Prefetched {
+    question: Question,
+    pages: Pages,
+}
+
+impl Poller {
+    /// Polls until the stage is to stop.
+    pub async fn run(&mut self, broker: &Broker, stopping: &CancellationToken) -> anyhow::Result<()> {
+        let mut failures = 0;
+        let mut wake = Instant::now();
+        loop {
+            tokio::select! {
+                biased;
+                () = stopping.cancelled() => return Ok(()),
+                () = tokio::time::sleep_until(wake) => {}
+            }
+            wake = match self.turn().await {
+                Ok(()) => {
+                    failures = 0;
+                    self.next_turn()
+                }
+                Err(_) if broker.stopping().is_cancelled() => return Ok(()),
+                Err(error) => {
+                    failures += 1;
+                    Instant::now() + self.note(&error, failures)
+                }
+            };
+        }
+    }
+
+    fn next_turn(&self) -> Instant {
+        let next = |job: &Job| if job.walking { Instant::now() } else { job.due };
+        self.jobs.iter().map(next).min().unwrap_or_else(Instant::now)
+    }
+
+    fn note(&self, error: &PollError, failures: u32) -> Duration {
+        let portal_now = self.portal.client().portal_now();
+        let setback = setback(error, failures, self.clock_speed, portal_now, rand::random());
+        let seconds = setback.pause.as_secs_f64();
+        match setback.remedy {
+            Some(remedy) => tracing::error!(
+                failures,
+                "Cannot poll: {error}. What to do: {remedy}. Nothing is lost; trying again in {seconds:.0} s"
+            ),
+            None => tracing::warn!(failures, "Poll ended early: {error}; trying again in {seconds:.1} s"),
+        }
+        setback.pause
+    }
+
+    /// Makes one request for rows and deals with its answer.
+    ///
+    /// Deals wait for contacts, so a failing poll of contacts delays that of deals: their clients would be missing.
+    async fn turn(&mut self) -> Result<(), PollError> {
+        self.publisher.check().await?;
+        let now = Instant::now();
+        let [first, second] = &self.jobs;
+        let wants = |job: &Job| job.walking || job.due <= now;
+        match (wants(first), wants(second)) {
+            (false, false) => Ok(()),
+            (true, _) | (_, true) if self.may_go_together(now) => self.poll_together().await,
+            (true, _) => self.step(0, None).await,
+            (false, true) => self.step(1, None).await,
+        }
+    }
+
+    fn may_go_together(&self, now: Instant) -> bool {
+        self.jobs.iter().all(|job| !job.walking && job.is_nearly_due(now))
+    }
+
+    /// Reads the first page of both in one request, where neither is in the middle of something.
+    async fn poll_together(&mut self) -> Result<(), PollError> {
+        let mut asked = Vec::new();
+        for job in &self.jobs {
+            let stored = self.checkpoints.load(job.plan.entity).await?;
+            let Some(checkpoint) = stored.checkpoint.filter(|checkpoint| checkpoint.window.is_none()) else {
+                return self.step(0, None).await;
+            };
+            asked.push((&job.plan, self.question(job, Some(&checkpoint))));
+        }
+        let lane = asked.iter().map(|(_, question)| self.lane(*question)).fold(Lane::Live, slower);
+        let before = self.portal.client().stats().requests;
+        let begun = Instant::now();
+        let answers = self.portal.ask_together(&asked, lane).await?;
+        let questions: Vec<Question> = asked.iter().map(|(_, question)| *question).collect();
+        // One request that served both is told of once.
+        self.jobs[0].tally.requests += self.portal.client().stats().requests - before;
+        for (place, (question, pages)) in questions.into_iter().zip(answers).enumerate() {
+            let follows_a_walk = self.jobs[..place].iter().any(|job| job.walking);
+            if follows_a_walk {
+                break;
+            }
+            self.jobs[place].due = self.jobs[place].due.min(begun);
+            self.step(place, Some(Prefetched { question, pages: pages? })).await?;
+        }
+        Ok(())
+    }
+
+    fn question(&self, job: &Job, stored: Option<&Checkpoint>) -> Question {
+        walk::question(self.spans, job.plan.first_watermark, stored, job.floor)
+    }
+
+    fn lane(&self, question: Question) -> Lane {
+        let now = self.portal.client().portal_now().unwrap_or_else(|| Utc::now().fixed_offset());
+        if question.until.unwrap_or(now) - question.from > LIVE_SPAN { Lane::Backfill } else { Lane::Live }
+    }
+
+    /// Takes one job one request further: rows are published, then the checkpoint is stored.
+    async fn step(&mut self, place: usize, prefetched: Option<Prefetched>) -> Result<(), PollError> {
+        let job = &self.jobs[place];
+        let entity = job.plan.entity;
+        let stored = self.checkpoints.load(entity).await?;
+        let ceiling = match job.plan.follows {
+            Some(other) => match self.checkpoints.load(other).await?.checkpoint {
+                Some(checkpoint) => Some(checkpoint.watermark),
+                None => {
+                    self.wait_for(place, other);
+                    return Ok(());
+                }
+            },
+            None => None,
+        };
+        let question = self.question(job, stored.checkpoint.as_ref());
+        let requests_before = self.portal.client().stats().requests;
+        let asked = Instant::now();
+        let lane = self.lane(question);
+        let pages = match prefetched {
+            Some(prefetched) if prefetched.question == question => prefetched.pages,
+            _ => self.ask(place, &stored, question, lane).await?,
+        };
+        let Pages { records, answered, bytes } = pages;
+        let rows = records.len();
+        let records = publishable(records, ceiling);
+        let readings = self.complete(place, records, answered.observed, lane).await?;
+        let published = self.publisher.publish(readings).await?;
+
+        let first = self.jobs[place].plan.first_watermark;
+        let step = walk::advance(self.spans, first, stored.checkpoint.as_ref(), question, answered, ceiling);
+        self.checkpoints.store(entity, &stored, &step.checkpoint).await?;
+
+        let job = &mut self.jobs[place];
+        job.note_rows(rows, bytes);
+        job.tally.answers += 1;
+        job.tally.records += rows as u64;
+        job.tally.published += published;
+        job.tally.requests += self.portal.client().stats().requests - requests_before;
+        job.walking = step.checkpoint.window.is_some();
+        if step.read_until.is_some() {
+            self.end_poll(place, question, answered.observed, step.checkpoint.watermark, asked);
+        }
+        Ok(())
+    }
+
+    async fn ask(
+        &self,
+        place: usize,
+        stored: &Stored,
+        question: Question,
+        lane: Lane,
+    ) -> Result<Pages, PollError> {
+        let job = &self.jobs[place];
+        let is_slow = job.plan.has_rows_and_seller && !self.enricher.is_quick();
+        let length = job.chain_length(is_first_sync(stored), is_slow);
+        self.portal.ask(&job.plan, question, length, lane).await
+    }
+
+    async fn complete(
+        &mut self,
+        place: usize,
+        records: Vec<Record>,
+        observed: Moment,
+        lane: Lane,
+    ) -> Result<Vec<Reading>, PollError> {
+        if self.jobs[place].plan.has_rows_and_seller {
+            return self.enricher.complete(&self.portal, records, observed, lane).await;
+        }
+        Ok(records.into_iter().map(|record| Reading::alone(record, observed)).collect())
+    }
+
+    fn wait_for(&mut self, place: usize, other: Entity) {
+        tracing::debug!("{} waits for the first poll of {other}", self.jobs[place].plan.job);
+        let job = &mut self.jobs[place];
+        job.walking = false;
+        job.due = Instant::now() + job.plan.interval;
+    }
+
+    fn end_poll(
+        &mut self,
+        place: usize,
+        question: Question,
+        observed: Moment,
+        watermark: Moment,
+        asked: Instant,
+    ) {
+        let job = &mut self.jobs[place];
+        let since = job.last_ended().map(|ended| {
+            chrono::Duration::from_std(ended.elapsed().mul_f64(self.clock_speed))
+                .unwrap_or(chrono::Duration::MAX)
+        });
+        let readable = observed - self.spans.lag;
+        let clock = walk::follow_clock(self.spans, job.floor, readable, watermark, since);
+        if clock.went_back {
+            tracing::warn!(
+                "The portal's clock shows {observed}, which is behind the watermark {watermark} of {}: polling from \
+                 there until it has caught up; the watermark stays",
+                job.plan.job
+            );
+        }
+        log_poll(job, question, watermark);
+        job.end_poll(clock, asked, Instant::now());
+    }
+}
+
+/// Leaves out records that others have to come before.
+fn publishable(records: Vec<Record>, ceiling: Option<Moment>) -> Vec<Record> {
+    match ceiling {
+        Some(ceiling) => records.into_iter().filter(|record| record.modified < ceiling).collect(),
+        None => records,
+    }
+}
+
+fn is_first_sync(stored: &Stored) -> bool {
+    stored.checkpoint.as_ref().is_none_or(|checkpoint| checkpoint.polls == 0)
+}
+
+fn slower(one: Lane, other: Lane) -> Lane {
+    if other == Lane::Backfill { other } else { one }
+}
+
+fn log_poll(job: &Job, question: Question, watermark: Moment) {
+    let tally = job.tally;
+    let (entity, plan) = (job.plan.entity, job.plan.job);
+    let (from, answers, requests) = (question.from, tally.answers, tally.requests);
+    let (records, published) = (tally.records, tally.published);
+    if published == 0 {
+        tracing::debug!(%entity, %from, %watermark, answers, records, requests, "{plan}: nothing new among {records} records");
+    } else {
+        tracing::info!(
+            %entity, %from, %watermark, answers, records, published, requests,
+            "{plan}: published {published} of {records} records"
+        );
+    }
+}

@@ -1,0 +1,172 @@
+//! Asking Bitrix24 for lists.
+
+use bitrix24::keyset::PAGE_ROWS;
+use bitrix24::{Batch, ChainLength, Client, Lane, Listing, Time};
+use chrono::{DateTime, Offset, TimeZone};
+use chrono_tz::Tz;
+use runtime::CancellationToken;
+use serde_json::value::RawValue;
+use serde_json::{Map, json};
+
+use crate::entity::{CREATED, MODIFIED, Plan};
+use crate::error::PollError;
+use crate::record::{Ignored, Record, read_rows};
+use crate::walk::{Answered, Moment, Question, whole_second};
+
+/// The portal, as long as the stage is not told to stop.
+pub struct Portal {
+    client: Client,
+    stopping: CancellationToken,
+    zone: Tz,
+}
+
+/// The rows of one answer.
+pub struct Pages {
+    /// The records in ascending order of ids.
+    pub records: Vec<Record>,
+    /// What the answer tells besides.
+    pub answered: Answered,
+    /// Bytes of all rows together.
+    pub bytes: usize,
+}
+
+impl Portal {
+    /// Takes a client; the zone counts until the portal has told its own.
+    pub fn new(client: Client, stopping: CancellationToken, zone: Tz) -> Portal {
+        Portal { client, stopping, zone }
+    }
+
+    /// Returns the client.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Awaits a request, unless the stage is to stop: requests of this stage only read and may be given up.
+    pub async fn read<T>(
+        &self,
+        request: impl Future<Output = Result<T, bitrix24::Error>>,
+    ) -> Result<T, PollError> {
+        tokio::select! {
+            answer = request => Ok(answer?),
+            () = self.stopping.cancelled() => Err(PollError::Stopping),
+        }
+    }
+
+    /// Asks for up to `length` pages in one request, for fewer where that would be too much at once.
+    pub async fn ask(
+        &self,
+        plan: &Plan,
+        question: Question,
+        length: ChainLength,
+        lane: Lane,
+    ) -> Result<Pages, PollError> {
+        let listing = self.listing(plan, question);
+        let mut length = length;
+        loop {
+            let batch = listing.chain(question.after, length)?;
+            let before = self.client.portal_now();
+            match self.read(self.client.batch(&batch, lane)).await {
+                Ok(answer) => {
+                    let observed = self.observed(&answer.time, before)?;
+                    let page = listing.read(question.after, length, answer)?;
+                    let rows = page.rows.into_iter().map(|row| row.raw).collect();
+                    return pages(plan, question, rows, Answered { observed, next: page.next });
+                }
+                Err(PollError::Portal(error @ bitrix24::Error::TooLarge { .. })) => {
+                    length = ChainLength::try_new(length.pages() / 2).ok_or(error)?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Asks for the first page of several entities in one request; each has an outcome of its own.
+    pub async fn ask_together(
+        &self,
+        asked: &[(&Plan, Question)],
+        lane: Lane,
+    ) -> Result<Vec<Result<Pages, PollError>>, PollError> {
+        let mut batch = Batch::new();
+        let mut ids = Vec::new();
+        for (plan, question) in asked {
+            let chain = self.listing(plan, *question).chain(question.after, ChainLength::SINGLE)?;
+            for (_, command) in chain.commands() {
+                ids.push(batch.push(command.clone())?);
+            }
+        }
+        let before = self.client.portal_now();
+        let mut answer = self.read(self.client.batch(&batch, lane)).await?;
+        let observed = self.observed(&answer.time, before)?;
+        let outcomes = asked.iter().zip(ids).map(|((plan, question), id)| {
+            let answer = answer.take(&id).map_err(bitrix24::Error::from)?;
+            first_page(plan, *question, &answer, observed)
+        });
+        Ok(outcomes.collect())
+    }
+
+    fn listing(&self, plan: &Plan, question: Question) -> Listing {
+        let mut filter = Map::new();
+        let mut within = |key: String, value: serde_json::Value| filter.insert(key, value);
+        within(format!(">={MODIFIED}"), json!(self.print(question.from)));
+        if let Some(until) = question.until {
+            within(format!("<{MODIFIED}"), json!(self.print(until)));
+        }
+        within(format!(">={CREATED}"), json!(self.print(plan.created_from)));
+        if let Some((field, values)) = &plan.restriction {
+            within(format!("@{field}"), json!(values));
+        }
+        Listing::classic(plan.method, filter, plan.select)
+    }
+
+    /// Writes a moment the way the portal does, in the portal's own offset.
+    fn print(&self, moment: Moment) -> String {
+        let offset = match self.client.portal_now() {
+            Some(now) => *now.offset(),
+            None => self.zone.offset_from_utc_datetime(&moment.naive_utc()).fix(),
+        };
+        moment.with_timezone(&offset).format("%Y-%m-%dT%H:%M:%S%:z").to_string()
+    }
+
+    /// Returns when an answer began to be made; our own idea of the portal's clock stands in for a silent portal.
+    fn observed(&self, time: &Time, before: Option<Moment>) -> Result<Moment, PollError> {
+        let offset = before.map(|before| *before.offset());
+        let start = || {
+            let start = DateTime::from_timestamp(time.start?.floor() as i64, 0)?;
+            Some(offset.map_or_else(
+                || start.with_timezone(&self.zone).fixed_offset(),
+                |offset| start.with_timezone(&offset),
+            ))
+        };
+        time.date_start.or_else(start).or(before).map(whole_second).ok_or(PollError::NoTime)
+    }
+}
+
+fn first_page(
+    plan: &Plan,
+    question: Question,
+    answer: &bitrix24::Answer,
+    observed: Moment,
+) -> Result<Pages, PollError> {
+    let rows: Vec<Box<RawValue>> = answer.parse("a list of rows")?;
+    let length = rows.len();
+    if length > PAGE_ROWS {
+        return Err(PollError::Ignored { method: plan.method, fault: Ignored::TooMany });
+    }
+    let mut pages = pages(plan, question, rows, Answered { observed, next: None })?;
+    if length == PAGE_ROWS {
+        pages.answered.next = pages.records.last().map(|record| record.record.id.get());
+    }
+    Ok(pages)
+}
+
+fn pages(
+    plan: &Plan,
+    question: Question,
+    rows: Vec<Box<RawValue>>,
+    answered: Answered,
+) -> Result<Pages, PollError> {
+    let bytes = rows.iter().map(|row| row.get().len()).sum();
+    let records =
+        read_rows(plan, question, rows).map_err(|fault| PollError::Ignored { method: plan.method, fault })?;
+    Ok(Pages { records, answered, bytes })
+}

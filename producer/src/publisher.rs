@@ -1,0 +1,195 @@
+//! Publishing what is news.
+
+use std::path::Path;
+
+use futures::StreamExt;
+use runtime::{Broker, BrokerError, Outgoing, PublishError, Published};
+use schemas::{Envelope, RecordChanged, RecordRef, subjects};
+use serde_json::value::to_raw_value;
+
+use crate::change::{Known, message_id, news};
+use crate::error::PollError;
+use crate::record::Reading;
+use crate::store::Store;
+use crate::trim::fit;
+
+/// Who publishes, as events say it.
+const SOURCE: &str = "/rollcall/producer";
+
+/// Readings that are turned into messages at a time; bounds the memory they take twice.
+const CHUNK: usize = 100;
+
+/// Messages that wait for their acks at the same time.
+const IN_FLIGHT: usize = 64;
+
+/// Bytes of a message that its headers may take.
+const HEADERS: usize = 4 << 10;
+
+/// Times that a reading is decided anew because the stream holds something else than expected.
+const ROUNDS: u32 = 5;
+
+/// Publishes readings that are news.
+pub struct Publisher {
+    broker: Broker,
+    store: Store,
+}
+
+/// A reading that is to be published, within a size.
+struct Candidate {
+    reading: Reading,
+    limit: usize,
+}
+
+impl Publisher {
+    /// Opens it with the local cache in this folder.
+    pub async fn open(broker: &Broker, folder: &Path) -> Result<Publisher, BrokerError> {
+        Ok(Publisher { broker: broker.clone(), store: Store::open(broker, folder).await? })
+    }
+
+    /// Looks whether the stream is still the one it was.
+    pub async fn check(&mut self) -> Result<(), BrokerError> {
+        self.store.check().await
+    }
+
+    /// Publishes what is news and comes back when the stream has all of it. Returns how many that were.
+    pub async fn publish(&mut self, readings: Vec<Reading>) -> Result<u64, PollError> {
+        let limit = self.broker.max_message_bytes().saturating_sub(HEADERS);
+        let mut readings = readings.into_iter().map(|reading| Candidate { reading, limit });
+        let mut published = 0;
+        loop {
+            let chunk: Vec<Candidate> = readings.by_ref().take(CHUNK).collect();
+            if chunk.is_empty() {
+                break;
+            }
+            published += self.publish_chunk(chunk).await?;
+        }
+        self.store.flush();
+        Ok(published)
+    }
+
+    async fn publish_chunk(&mut self, mut open: Vec<Candidate>) -> Result<u64, PollError> {
+        let mut published = 0;
+        for round in 0..ROUNDS {
+            let (candidates, messages) = self.decide(open, round).await?;
+            let answers = self.publish_all(&messages).await;
+            open = Vec::new();
+            for (candidate, answer) in candidates.into_iter().zip(answers) {
+                match self.settle(candidate, answer)? {
+                    Some(candidate) => open.push(candidate),
+                    None => published += 1,
+                }
+            }
+            if open.is_empty() {
+                return Ok(published);
+            }
+        }
+        Err(open
+            .first()
+            .map_or(PollError::Stopping, |candidate| PollError::Contention(candidate.reading.record)))
+    }
+
+    /// Keeps what is news and makes messages of it.
+    async fn decide(
+        &self,
+        open: Vec<Candidate>,
+        round: u32,
+    ) -> Result<(Vec<Candidate>, Vec<Outgoing>), PollError> {
+        let records: Vec<RecordRef> = open.iter().map(|candidate| candidate.reading.record).collect();
+        let known = self.store.known(&records).await?;
+        let (mut candidates, mut messages) = (Vec::new(), Vec::new());
+        for (candidate, known) in open.into_iter().zip(known) {
+            if let Some(message) = message(&candidate, known.as_ref(), round)? {
+                candidates.push(candidate);
+                messages.push(message);
+            }
+        }
+        Ok((candidates, messages))
+    }
+
+    async fn publish_all(&self, messages: &[Outgoing]) -> Vec<Result<Published, PublishError>> {
+        let publishes: Vec<_> = messages.iter().map(|message| self.broker.publish(message)).collect();
+        futures::stream::iter(publishes).buffered(IN_FLIGHT).collect().await
+    }
+
+    /// Remembers what the stream took; gives back what has to be decided anew.
+    fn settle(
+        &mut self,
+        candidate: Candidate,
+        answer: Result<Published, PublishError>,
+    ) -> Result<Option<Candidate>, PollError> {
+        let reading = &candidate.reading;
+        match answer {
+            Ok(Published { sequence, duplicate: false }) => {
+                self.store.put(reading.record, &known_after(reading, sequence));
+                Ok(None)
+            }
+            // After a lost ack the newest event is this very one. Or somebody else published; or the stream
+            // remembers the id of an event that was since purged.
+            Ok(Published { duplicate: true, .. }) | Err(PublishError::NotLast) => {
+                self.store.forget(reading.record);
+                Ok(Some(candidate))
+            }
+            Err(PublishError::TooBig { .. }) => {
+                let limit = candidate.limit / 2;
+                Ok(Some(Candidate { limit, ..candidate }))
+            }
+            Err(error @ PublishError::Stopping) => Err(error.into()),
+        }
+    }
+}
+
+fn known_after(reading: &Reading, sequence: u64) -> Known {
+    Known {
+        sequence,
+        fingerprint: reading.fingerprint.clone(),
+        modified: reading.modified,
+        status_was_empty: reading.seen().status_is_empty,
+    }
+}
+
+fn message(candidate: &Candidate, known: Option<&Known>, round: u32) -> Result<Option<Outgoing>, PollError> {
+    let Candidate { reading, limit } = candidate;
+    let record = reading.record;
+    let Some(news) = news(known, reading.seen()) else { return Ok(None) };
+    tracing::debug!(record = %record, ?news, "Publishing {record}");
+    let envelope = Envelope {
+        record,
+        source: SOURCE.into(),
+        pupil: reading.pupil,
+        modified: reading.modified,
+        fingerprint: reading.fingerprint.clone(),
+        version: None,
+        attempt: 0,
+    };
+    let encoded = changed(reading, *limit)
+        .and_then(|changed| envelope.encode(&changed).ok())
+        .ok_or(PollError::Unencodable(record))?;
+    let id = message_id(record, known, reading.seen(), news, round);
+    let follows = known.map_or(0, |known| known.sequence);
+    Ok(Some(Outgoing::new(subjects::raw(record), encoded, id).expecting_last(follows)))
+}
+
+fn changed(reading: &Reading, limit: usize) -> Option<RecordChanged> {
+    let product_rows = match &reading.product_rows {
+        Some(rows) => Some(to_raw_value(rows).ok()?),
+        None => None,
+    };
+    let changed = RecordChanged {
+        observed: reading.observed,
+        status: reading.status.clone(),
+        record: reading.raw.clone(),
+        product_rows,
+        seller: reading.seller.clone(),
+        trimmed: Vec::new(),
+    };
+    let fitted = fit(changed, limit);
+    if !fitted.trimmed.is_empty() {
+        tracing::warn!(
+            record = %reading.record,
+            "{} is too big for a message: left out {}",
+            reading.record,
+            fitted.trimmed.len()
+        );
+    }
+    Some(fitted)
+}
