@@ -13,7 +13,7 @@ use crate::client::Client;
 use crate::envelope::Answer;
 use crate::error::{ApiError, Error, ListingFault, RequestFault};
 use crate::keyset::Row;
-use crate::php::{Entries, whole_number};
+use crate::php::{Entries, Rows, whole_number};
 
 /// A kind of record with methods of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -281,7 +281,7 @@ fn rows_of(answer: &Answer) -> Result<Vec<Row>, Error> {
         #[serde(borrow, rename = "ID")]
         id: &'a RawValue,
     }
-    let rows: Vec<Box<RawValue>> = answer.parse("a list of rows")?;
+    let Rows(rows) = answer.parse("a list of rows")?;
     let id = |raw: &RawValue| {
         let id = serde_json::from_str::<Id<'_>>(raw.get()).ok().filter(|_| raw.get().starts_with('{'))?;
         whole_number(id.id)

@@ -1,5 +1,6 @@
 //! The looks PHP gives to JSON: empty maps that arrive as lists, numbers that arrive as text.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::marker::PhantomData;
 
@@ -53,6 +54,43 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for EntriesVisitor<T> {
 
     fn visit_unit<E: de::Error>(self) -> Result<Self::Value, E> {
         Ok(Entries::default())
+    }
+}
+
+/// A list, or the object that PHP makes of one whose numbering has a gap.
+#[derive(Debug)]
+pub(crate) struct Rows(pub(crate) Vec<Box<RawValue>>);
+
+impl<'de> Deserialize<'de> for Rows {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(RowsVisitor)
+    }
+}
+
+struct RowsVisitor;
+
+impl<'de> Visitor<'de> for RowsVisitor {
+    type Value = Rows;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a list")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Rows, A::Error> {
+        let mut rows = Vec::new();
+        while let Some(row) = seq.next_element()? {
+            rows.push(row);
+        }
+        Ok(Rows(rows))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Rows, A::Error> {
+        let mut rows = BTreeMap::new();
+        while let Some((key, row)) = map.next_entry::<String, Box<RawValue>>()? {
+            let index = digits(&key).ok_or_else(|| de::Error::custom("an object that is no list"))?;
+            rows.insert(index, row);
+        }
+        Ok(Rows(rows.into_values().collect()))
     }
 }
 
@@ -127,7 +165,7 @@ pub(crate) fn whole_number(raw: &RawValue) -> Option<u64> {
 
 /// Stricter than `parse`, which lets a plus sign pass.
 fn digits(text: &str) -> Option<u64> {
-    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
+    (!text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())).then(|| text.parse().ok())?
 }
 
 /// Reads a number that is one, or is written as text.
@@ -169,6 +207,16 @@ mod tests {
         assert_eq!(serde_json::from_str::<Entries<u64>>("[]").expect("empty").0, []);
         assert_eq!(serde_json::from_str::<Entries<u64>>("{\"b\":1,\"a\":2}").expect("map").0.len(), 2);
         assert!(serde_json::from_str::<Entries<u64>>("[1]").is_err());
+    }
+
+    #[test]
+    fn a_list_numbered_by_php_is_a_list() {
+        let rows = |text| serde_json::from_str::<Rows>(text).map(|rows| rows.0.len());
+        assert_eq!(rows("[1,2]").expect("a list"), 2);
+        let numbered: Rows = serde_json::from_str(r#"{"10":"c","2":"b","0":"a"}"#).expect("a list");
+        assert_eq!(numbered.0.iter().map(|row| row.get()).collect::<String>(), r#""a""b""c""#);
+        assert!(rows(r#"{"ID":1}"#).is_err());
+        assert!(rows("null").is_err());
     }
 
     #[test]

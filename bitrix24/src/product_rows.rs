@@ -18,7 +18,7 @@ use crate::client::Client;
 use crate::envelope::Answer;
 use crate::error::{ApiError, Error, ErrorClass, ListingFault};
 use crate::keyset::PAGE_ROWS;
-use crate::php::{Entries, whole_number};
+use crate::php::{Entries, Rows, whole_number};
 
 /// By which method product rows are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -220,14 +220,14 @@ fn items(answer: &Answer) -> Result<Vec<ProductRow>, Error> {
     #[derive(Deserialize)]
     struct Items {
         #[serde(rename = "productRows")]
-        rows: Vec<Box<RawValue>>,
+        rows: Rows,
     }
     let items: Items = answer.parse("an object with product rows")?;
-    product_rows(answer, &items.rows)
+    product_rows(answer, &items.rows.0)
 }
 
 fn classic(answer: &Answer) -> Result<Vec<ProductRow>, Error> {
-    let rows: Vec<Box<RawValue>> = answer.parse("a list of product rows")?;
+    let Rows(rows) = answer.parse("a list of product rows")?;
     product_rows(answer, &rows)
 }
 
