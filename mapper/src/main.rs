@@ -1,2 +1,2 @@
-//! Placeholder until the stage is wired to the runtime.
+//! See the crate's README.
 fn main() {}

@@ -1,0 +1,128 @@
+//! The mapper as a stage: one mapped record goes out for each changed record that comes in.
+
+use std::path::Path;
+
+use runtime::{Context, Delivery, Handler, Outgoing, Reader, Stage, Verdict, consume};
+use schemas::streams::mapper_consumer;
+use schemas::{Entity, Envelope, EnvelopeError, RecordChanged, RecordMapped, Shown, Version, subjects};
+
+use crate::{DEFAULT_MAPPING, Rules, map_record};
+
+/// Setting that names the mapping file; without it the customer's own is used.
+pub const MAPPING_FILE: &str = "MAPPING_FILE";
+
+/// The stage.
+pub struct Mapper;
+
+impl Stage for Mapper {
+    const NAME: &'static str = "mapper";
+    const ABOUT: &'static str = "Turns changed Bitrix24 records into otmechalka clients and tickets";
+    type Config = Rules;
+
+    fn configure(reader: &Reader<'_>) -> Option<Rules> {
+        let rules = read_rules(reader);
+        let status_fields = Entity::ALL.map(|entity| reader.field_code(status_setting(entity)));
+        let [contact, deal] = status_fields;
+        let (rules, contact, deal) = (rules?, contact?, deal?);
+        let agree = [(Entity::Contact, &contact), (Entity::Deal, &deal)]
+            .map(|(entity, field)| agrees_with_file(reader, &rules, entity, field));
+        if let Err(errors) = rules.check_status_fields(&contact, &deal) {
+            note(reader, errors);
+            return None;
+        }
+        agree.into_iter().all(|agrees| agrees).then_some(rules)
+    }
+
+    async fn run(rules: Rules, context: Context) -> anyhow::Result<()> {
+        consume(&context.broker, Mapper::NAME, mapper_consumer(), &Mapping { rules }).await?;
+        Ok(())
+    }
+}
+
+fn status_setting(entity: Entity) -> &'static str {
+    match entity {
+        Entity::Contact => "CONTACT_STATUS_FIELD",
+        Entity::Deal => "DEAL_STATUS_FIELD",
+    }
+}
+
+fn read_rules(reader: &Reader<'_>) -> Option<Rules> {
+    let text = match reader.optional_text(MAPPING_FILE) {
+        None => DEFAULT_MAPPING.to_owned(),
+        Some(path) => read_file(reader, &path)?,
+    };
+    Rules::parse(&text).map_err(|errors| note(reader, errors)).ok()
+}
+
+fn read_file(reader: &Reader<'_>, path: &str) -> Option<String> {
+    match std::fs::read_to_string(Path::new(path)) {
+        Ok(text) => Some(text),
+        Err(error) => {
+            let found = format!("`{path}`, which cannot be read: {}", error.kind());
+            reader.problem(MAPPING_FILE, &found, "the path of a mapping file", "./mapping.toml");
+            None
+        }
+    }
+}
+
+fn note(reader: &Reader<'_>, errors: Vec<crate::RulesError>) {
+    for error in errors {
+        let found = format!("{} at {} of {}", error.found, error.at, error.path);
+        reader.problem(MAPPING_FILE, &found, &format!("{} there", error.expected), &error.example);
+    }
+}
+
+/// Refuses a status field that only the mapping file names: the stage that writes statuses does not read that file.
+fn agrees_with_file(reader: &Reader<'_>, rules: &Rules, entity: Entity, effective: &str) -> bool {
+    let name = status_setting(entity);
+    let in_file = rules.status_field(entity);
+    if reader.optional_text(name).is_some() || in_file == effective {
+        return true;
+    }
+    let found = format!("nothing, though the mapping file names `{in_file}`");
+    reader.problem(name, &found, "the field that the mapping file names", in_file);
+    false
+}
+
+struct Mapping {
+    rules: Rules,
+}
+
+impl Handler for Mapping {
+    async fn handle(&self, delivery: &Delivery) -> Verdict {
+        let mapped = delivery
+            .decode::<RecordChanged>()
+            .and_then(|(envelope, changed)| outgoing(&self.rules, envelope, &changed, delivery.sequence));
+        match mapped {
+            Ok(outgoing) => Verdict::Done(vec![outgoing]),
+            Err(error) => Verdict::DeadLetter { reason: error.to_string() },
+        }
+    }
+}
+
+/// Makes the message that follows a changed record. The same input gives the same bytes.
+pub fn outgoing(
+    rules: &Rules,
+    raw: Envelope,
+    changed: &RecordChanged,
+    raw_sequence: u64,
+) -> Result<Outgoing, EnvelopeError> {
+    let record = raw.record;
+    let (pupil, mapping) = map_record(rules, record, changed);
+    let shown = Shown { status: changed.status.clone(), observed: changed.observed };
+    // A raw event knows its place only once it is stored; one sent round again says how often that was.
+    let redrive = raw.version.map_or(0, |version| version.redrive);
+    let envelope = Envelope {
+        source: format!("/rollcall/{}", Mapper::NAME),
+        pupil,
+        version: Some(Version { raw_sequence, redrive }),
+        attempt: 0,
+        ..raw
+    };
+    let encoded = envelope.encode(&RecordMapped { mapping, shown })?;
+    // A deal without a readable contact has nobody to queue behind but itself.
+    let subject = subjects::command(pupil.unwrap_or(record.id), record);
+    let id = encoded.headers.iter().find(|(name, _)| name == "ce-id").map(|(_, id)| id.clone());
+    let id = id.ok_or(EnvelopeError::Missing("ce-id"))?;
+    Ok(Outgoing::new(subject, encoded, id))
+}
