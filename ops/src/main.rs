@@ -1,1 +1,5 @@
-fn main() {}
+//! `rollcall`, the command line of operators.
+
+fn main() -> std::process::ExitCode {
+    ops::main()
+}

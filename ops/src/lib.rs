@@ -1,0 +1,54 @@
+#![doc = include_str!("../README.md")]
+
+mod bootstrap;
+mod cli;
+mod doctor;
+mod environment;
+mod exit;
+mod nats;
+mod stages;
+mod up;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use cli::{CommandLine, Verb};
+use environment::Environment;
+use exit::{Exit, Failure};
+
+/// Runs the command line of this process.
+pub fn main() -> ExitCode {
+    let command_line = CommandLine::parse();
+    // Nothing of it may wait for a runtime: it has to outlive a process that was killed.
+    if let Verb::Reap { lock } = &command_line.verb {
+        return up::reap(lock).into();
+    }
+    let outcome = start(&command_line);
+    match outcome {
+        Ok(exit) => exit.into(),
+        Err(failure) => {
+            eprintln!("rollcall: {}", failure.text);
+            failure.exit.into()
+        }
+    }
+}
+
+fn start(command_line: &CommandLine) -> Result<Exit, Failure> {
+    let environment = Environment::load(command_line.env_file.as_deref())?;
+    // The crypto library is one for the whole process; a second installation changes nothing.
+    let _already_installed = rustls::crypto::ring::default_provider().install_default();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::environment(format!("Cannot start: {error}")))?;
+    runtime.block_on(async {
+        match &command_line.verb {
+            Verb::Up(arguments) => up::run(environment, arguments).await,
+            Verb::Bootstrap(arguments) => bootstrap::run(&environment, arguments).await,
+            Verb::Doctor(arguments) => doctor::run(&environment, arguments).await,
+            Verb::Reap { lock } => Ok(up::reap(lock)),
+        }
+    })
+}

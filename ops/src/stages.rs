@@ -1,0 +1,68 @@
+//! The stages as programs beside this one.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use runtime::stage::EXIT_SETTINGS;
+use tokio::process::Command;
+
+use crate::environment::Environment;
+use crate::exit::Failure;
+
+/// The stages, in the order of the pipeline.
+pub const STAGES: [&str; 4] = ["producer", "mapper", "pusher", "status-writer"];
+
+/// Stands in for a NATS that is not there yet while settings are checked.
+pub const SOME_NATS: &str = "nats://127.0.0.1:4222";
+
+/// Finds the folder of this program, where all the others are.
+pub fn folder() -> Result<PathBuf, Failure> {
+    let program = std::env::current_exe()
+        .map_err(|error| Failure::environment(format!("Cannot find this program's folder: {error}")))?;
+    Ok(program.parent().map(Path::to_owned).unwrap_or_default())
+}
+
+/// Asks every stage whether its settings will do, and returns every mistake once, a line each.
+pub async fn setting_problems(folder: &Path, environment: &Environment) -> Result<BTreeSet<String>, Failure> {
+    let mut problems = BTreeSet::new();
+    for stage in STAGES {
+        let mut command = Command::new(folder.join(stage));
+        command.arg("check").stdin(Stdio::null());
+        environment.apply(&mut command);
+        let output = command
+            .output()
+            .await
+            .map_err(|error| Failure::environment(format!("Cannot start {stage}: {error}")))?;
+        let text = String::from_utf8_lossy(&output.stderr);
+        match output.status.code() {
+            Some(0) => {}
+            Some(code) if code == i32::from(EXIT_SETTINGS) => problems.extend(lines(&text)),
+            _ => {
+                let (status, text) = (output.status, text.trim());
+                return Err(Failure::environment(format!("`{stage} check` failed ({status}): {text}")));
+            }
+        }
+    }
+    Ok(problems)
+}
+
+/// Takes the lines that name a setting each; without any, all that was said.
+fn lines(text: &str) -> Vec<String> {
+    let lines: Vec<String> =
+        text.lines().filter_map(|line| line.strip_prefix("  ")).map(str::to_owned).collect();
+    if lines.is_empty() { vec![text.trim().to_owned()] } else { lines }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_mistake_is_a_line_of_its_own() {
+        let said =
+            "mapper: 2 settings to put right before anything can start:\n  A: found nothing\n  B: found `x`";
+        assert_eq!(lines(said), ["A: found nothing", "B: found `x`"]);
+        assert_eq!(lines("panicked\n"), ["panicked"]);
+    }
+}

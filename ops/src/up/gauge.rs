@@ -1,0 +1,175 @@
+//! Reads from NATS how far the pipeline is.
+
+use async_nats::jetstream::stream::Stream;
+use chrono::{DateTime, FixedOffset, Utc};
+use futures::TryStreamExt;
+use runtime::Broker;
+use schemas::streams::{
+    CHECKPOINTS, COMMANDS, DEAD_LETTERS, RAW, RESULTS, STATUSES, mapper_consumer, status_writer_consumer,
+};
+use schemas::{Checkpoint, Entity};
+
+/// Subjects of messages that the server publishes later.
+const LATER: &str = "crm.later.>";
+
+/// Header in which a scheduled message says when: `@at 2026-01-10T10:00:00Z`.
+const SCHEDULE: &str = "Nats-Schedule";
+
+/// Most scheduled messages whose time is looked at; more of them are not at rest anyway.
+const MOST_PARKED: usize = 64;
+
+/// How far the pipeline is at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Changed records.
+    pub raw: Log,
+    /// Mapped records.
+    pub commands: Log,
+    /// Outcomes.
+    pub results: Log,
+    /// Settled statuses.
+    pub statuses: Log,
+    /// Messages that need an operator.
+    pub dead_letters: Log,
+    /// What waits for another try.
+    pub parked: Parked,
+    /// How far contacts are read.
+    pub contacts: Reading,
+    /// How far deals are read.
+    pub deals: Reading,
+}
+
+/// A stream, and what its stage has not done yet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Log {
+    /// Messages in it.
+    pub stored: u64,
+    /// Sequence of the newest one that ever was.
+    pub last: u64,
+    /// Those whose stage has not acked them.
+    pub undone: u64,
+}
+
+/// Scheduled messages.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Parked {
+    /// How many.
+    pub count: u64,
+    /// When the next one is due, where that was looked at.
+    pub next: Option<DateTime<Utc>>,
+}
+
+/// How far an entity is read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reading {
+    /// Polls completed.
+    pub polls: u64,
+    /// Everything modified before this portal time is read.
+    pub watermark: Option<DateTime<FixedOffset>>,
+    /// Last id of the walk that is under way, if any.
+    pub walking: Option<u64>,
+}
+
+/// Why nothing could be read.
+#[derive(Debug, thiserror::Error)]
+#[error("read {what}: {reason}")]
+pub struct GaugeError {
+    what: &'static str,
+    reason: String,
+}
+
+fn failed(what: &'static str) -> impl Fn(&dyn std::fmt::Display) -> GaugeError {
+    move |reason| GaugeError { what, reason: reason.to_string() }
+}
+
+/// Reads everything, upstream first: what leaves one log while we look is then found in the next.
+pub async fn read(broker: &Broker) -> Result<Snapshot, GaugeError> {
+    let contacts = reading(broker, Entity::Contact).await?;
+    let deals = reading(broker, Entity::Deal).await?;
+    let mapper = mapper_consumer().name;
+    let raw = log(broker, RAW.name, |name| name == mapper).await?;
+    let mut commands = log(broker, COMMANDS.name, |name| name.starts_with("pusher-")).await?;
+    let parked = parked(broker).await?;
+    commands.stored = commands.stored.saturating_sub(parked.count);
+    let writer = status_writer_consumer().name;
+    let results = log(broker, RESULTS.name, |name| name == writer).await?;
+    let statuses = log(broker, STATUSES.name, |_| false).await?;
+    let dead_letters = log(broker, DEAD_LETTERS.name, |_| false).await?;
+    Ok(Snapshot { raw, commands, results, statuses, dead_letters, parked, contacts, deals })
+}
+
+async fn log(
+    broker: &Broker,
+    name: &'static str,
+    is_stage: impl Fn(&str) -> bool,
+) -> Result<Log, GaugeError> {
+    let failed = failed(name);
+    let stream = stream(broker, name).await?;
+    let state = stream.get_info().await.map_err(|error| failed(&error))?.state;
+    let mut undone = 0;
+    let mut consumers = stream.consumers();
+    while let Some(consumer) = consumers.try_next().await.map_err(|error| failed(&error))? {
+        if is_stage(&consumer.name) {
+            undone += consumer.num_pending + consumer.num_ack_pending as u64;
+        }
+    }
+    Ok(Log { stored: state.messages, last: state.last_sequence, undone })
+}
+
+async fn stream(broker: &Broker, name: &'static str) -> Result<Stream<()>, GaugeError> {
+    broker.stream(name).await.map_err(|error| failed(name)(&error))
+}
+
+async fn parked(broker: &Broker) -> Result<Parked, GaugeError> {
+    let failed = failed(LATER);
+    let stream = stream(broker, COMMANDS.name).await?;
+    let mut subjects = stream.info_with_subjects(LATER).await.map_err(|error| failed(&error))?;
+    let mut found = Vec::new();
+    while let Some((subject, count)) = subjects.try_next().await.map_err(|error| failed(&error))? {
+        found.push((subject, count as u64));
+    }
+    let count = found.iter().map(|(_, count)| count).sum();
+    let mut next: Option<DateTime<Utc>> = None;
+    if found.len() <= MOST_PARKED {
+        for (subject, _) in &found {
+            // Gone in the meantime, or not in our form: then it is due now.
+            let due = match stream.direct_get_last_for_subject(subject.as_str()).await {
+                Ok(message) => due(message.headers.get(SCHEDULE).map(|value| value.as_str())),
+                Err(_) => None,
+            };
+            let due = due.unwrap_or(DateTime::UNIX_EPOCH);
+            next = Some(next.map_or(due, |next| next.min(due)));
+        }
+    }
+    Ok(Parked { count, next })
+}
+
+fn due(schedule: Option<&str>) -> Option<DateTime<Utc>> {
+    let moment = schedule?.strip_prefix("@at ")?;
+    DateTime::parse_from_rfc3339(moment.trim()).ok().map(|moment| moment.with_timezone(&Utc))
+}
+
+async fn reading(broker: &Broker, entity: Entity) -> Result<Reading, GaugeError> {
+    let failed = failed(CHECKPOINTS.name);
+    let bucket = broker.bucket(&CHECKPOINTS).await.map_err(|error| failed(&error))?;
+    let found = bucket.get(entity.token()).await.map_err(|error| failed(&error))?;
+    let Some((value, _)) = found else { return Ok(Reading::default()) };
+    let checkpoint: Checkpoint = serde_json::from_slice(&value).map_err(|error| failed(&error))?;
+    Ok(Reading {
+        polls: checkpoint.polls,
+        watermark: Some(checkpoint.watermark),
+        walking: checkpoint.window.map(|window| window.cursor),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_schedule_tells_when_it_is_due() {
+        assert_eq!(due(Some("@at 2026-01-10T10:00:00Z")).unwrap().to_rfc3339(), "2026-01-10T10:00:00+00:00");
+        assert_eq!(due(Some("@every 5s")), None);
+        assert_eq!(due(None), None);
+    }
+}

@@ -1,0 +1,223 @@
+//! `rollcall up`: starts everything, shows how far it is, keeps it running, stops it in order.
+
+mod catchup;
+mod crew;
+mod demo;
+mod follow;
+mod gauge;
+mod lock;
+mod outcomes;
+mod plan;
+mod program;
+mod reaper;
+mod screen;
+mod summary;
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use runtime::bootstrap::{self, Finding, Mode as Bootstrap};
+use runtime::broker::NatsSettings;
+use runtime::local_nats::{LocalNats, LocalNatsError};
+use runtime::{Broker, CancellationToken};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+
+use crate::cli;
+use crate::environment::Environment;
+use crate::exit::{Exit, Failure};
+use crate::nats;
+use crate::stages::STAGES;
+use crew::{Crew, Incident};
+use demo::Demo;
+use lock::Lock;
+use plan::{Mode, Nats, Plan};
+use reaper::{LAST_ORDERS, Rank, Reaper};
+use screen::Screen;
+
+pub use reaper::reap;
+
+/// Longest wait for what a killed run left behind: each rank is given its time.
+const LEFTOVERS: Duration = Duration::from_secs(3 * LAST_ORDERS.as_secs() + 5);
+
+/// Carries the command out.
+pub async fn run(environment: Environment, arguments: &cli::Up) -> Result<Exit, Failure> {
+    let began = Instant::now();
+    let mut signals = Signals::listen()?;
+    let plan = Plan::make(environment, &arguments.demo)?;
+    plan.check_programs()?;
+    plan.check_settings().await?;
+    plan.make_folders()?;
+    let state = plan.logs.parent().unwrap_or(Path::new("."));
+    let _lock = lock_state(state).await?;
+    let screen = Screen::new();
+    let (incidents, told) = mpsc::unbounded_channel();
+    let hurry = CancellationToken::new();
+    let mut crew = Crew::new(start_reaper(state)?, incidents, hurry.clone());
+    let work = Work { plan: &plan, arguments, screen: &screen, began };
+    let outcome = tokio::select! {
+        outcome = work.carry_out(&mut crew, told) => outcome,
+        () = signals.next() => {
+            screen.clear();
+            screen.say("Stopping in order; once more to stop at once.");
+            // Cut short, `--once` has not done what it was asked for.
+            Ok(if arguments.once { Exit::Trouble } else { Exit::Fine })
+        }
+    };
+    screen.clear();
+    let stopped = crew.stop();
+    tokio::pin!(stopped);
+    tokio::select! {
+        () = &mut stopped => {}
+        () = signals.next() => {
+            hurry.cancel();
+            stopped.await;
+        }
+    }
+    outcome
+}
+
+/// Signals that mean "stop".
+struct Signals([Signal; 3]);
+
+impl Signals {
+    fn listen() -> Result<Signals, Failure> {
+        let listen =
+            |kind| signal(kind).map_err(|error| Failure::environment(format!("No signals: {error}")));
+        Ok(Signals([
+            listen(SignalKind::interrupt())?,
+            listen(SignalKind::terminate())?,
+            listen(SignalKind::hangup())?,
+        ]))
+    }
+
+    async fn next(&mut self) {
+        let [interrupt, terminate, hangup] = &mut self.0;
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+            _ = hangup.recv() => {}
+        }
+    }
+}
+
+/// Makes sure that nobody else works on this folder, and that nothing of a killed run still does.
+async fn lock_state(state: &Path) -> Result<Lock, Failure> {
+    let failed = |error: std::io::Error| {
+        Failure::environment(format!("Cannot lock the folder {}: {error}", state.display()))
+    };
+    let lock = Lock::try_take(&state.join("run.lock")).map_err(failed)?.ok_or_else(|| {
+        Failure::environment(format!("Another `rollcall up` works on the folder {}.", state.display()))
+    })?;
+    if Lock::wait_until_free(&reaper_lock(state), LEFTOVERS).await.map_err(failed)? {
+        Ok(lock)
+    } else {
+        Err(Failure::environment(
+            "Programs of a run that was killed are still stopping; try again in a moment.",
+        ))
+    }
+}
+
+fn reaper_lock(state: &Path) -> std::path::PathBuf {
+    state.join("programs.lock")
+}
+
+fn start_reaper(state: &Path) -> Result<Reaper, Failure> {
+    Reaper::start(&reaper_lock(state))
+        .map_err(|error| Failure::environment(format!("Cannot start the reaper: {error}")))
+}
+
+/// What carrying it out takes.
+struct Work<'w> {
+    plan: &'w Plan,
+    arguments: &'w cli::Up,
+    screen: &'w Screen,
+    began: Instant,
+}
+
+impl Work<'_> {
+    async fn carry_out(
+        &self,
+        crew: &mut Crew,
+        incidents: mpsc::UnboundedReceiver<Incident>,
+    ) -> Result<Exit, Failure> {
+        let mut environment = self.plan.environment.clone();
+        let broker = self.nats(crew, &mut environment).await?;
+        self.bootstrap(&broker, &environment).await?;
+        let demo = self.demo(crew, &mut environment).await?;
+        let before = follow::Before::look(&broker, demo.as_ref()).await;
+        self.stages(crew, &environment)?;
+        let follow = follow::Follow {
+            plan: self.plan,
+            screen: self.screen,
+            broker: &broker,
+            demo: demo.as_ref(),
+            before,
+            began: self.began,
+            once: self.arguments.once,
+            within: self.arguments.within,
+        };
+        follow.run(incidents).await
+    }
+
+    async fn nats(&self, crew: &mut Crew, environment: &mut Environment) -> Result<Broker, Failure> {
+        let connected = match self.plan.nats {
+            Nats::Given => nats::connect(environment).await,
+            Nats::Own => {
+                let folder = self.plan.folder.join("nats");
+                // A log that cannot be shortened is no reason to stay down.
+                let _long = program::shorten(&folder.join("nats-server.log"));
+                let server = LocalNats::start(&folder).await.map_err(nats_missing)?;
+                let url = server.url();
+                crew.keep_nats(server);
+                environment.set("NATS_URL", url.clone());
+                let settings = NatsSettings::plain(&url).map_err(Failure::trouble)?;
+                nats::connect_to(&settings).await
+            }
+        };
+        connected.map_err(|error| match error {
+            nats::NatsError::Settings(error) => Failure::settings(error),
+            error @ nats::NatsError::NoAnswer { .. } => Failure::environment(error),
+        })
+    }
+
+    async fn bootstrap(&self, broker: &Broker, environment: &Environment) -> Result<(), Failure> {
+        let replicas = crate::bootstrap::replicas(environment, None)?;
+        let findings = bootstrap::apply(broker, replicas, Bootstrap::Make).await.map_err(Failure::trouble)?;
+        for finding in findings {
+            if let Finding::Drifted { what, differences } = finding {
+                self.screen.say(&format!("{what} is not as declared: {}", differences.join("; ")));
+            }
+        }
+        Ok(())
+    }
+
+    async fn demo(&self, crew: &mut Crew, environment: &mut Environment) -> Result<Option<Demo>, Failure> {
+        if self.plan.mode == Mode::Real {
+            return Ok(None);
+        }
+        self.screen
+            .say("No portal is set: starting doubles of Bitrix24 and otmechalka with invented records.");
+        let demo = Demo::start(self.plan, &self.arguments.demo, crew).await?;
+        environment.set("BITRIX24_WEBHOOK_URL", demo.webhook_url.clone());
+        environment.set("OTMECHALKA_URL", demo.otmechalka_url.clone());
+        Ok(Some(demo))
+    }
+
+    fn stages(&self, crew: &mut Crew, environment: &Environment) -> Result<(), Failure> {
+        for stage in STAGES {
+            let program = self.plan.program(stage, environment.clone());
+            let child = program
+                .start()
+                .map_err(|error| Failure::environment(format!("Cannot start {stage}: {error}")))?;
+            crew.keep(Rank::Stage, program, child);
+        }
+        self.screen.say(&format!("Started {}; logs are in {}.", STAGES.join(", "), self.plan.logs.display()));
+        Ok(())
+    }
+}
+
+fn nats_missing(error: LocalNatsError) -> Failure {
+    let remedy = "`tools/nats-server.sh` gets one; or name a running NATS in NATS_URL";
+    Failure::environment(format!("{error} ({remedy})."))
+}
