@@ -1,4 +1,4 @@
-//! See the crate's README.
+#![doc = include_str!("../README.md")]
 
 pub mod bitrix24;
 pub mod dataset;

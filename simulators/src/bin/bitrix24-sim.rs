@@ -1,16 +1,14 @@
 //! Runs a double of a Bitrix24 portal until it is told to stop.
 
+use std::collections::HashMap;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use anyhow::Context;
 use chrono::{DateTime, FixedOffset};
 use clap::{ArgAction, Parser};
-use serde_json::json;
-use simulators::bitrix24::{
-    Accounting, Options, OwnerArrays, Settings, Simulator, StartingData, default_costs,
-};
+use serde_json::{Map, Value, json};
+use simulators::bitrix24::{Accounting, Options, Simulator, StartingData};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// A strict local double of Bitrix24's REST interface.
@@ -39,24 +37,24 @@ struct Arguments {
     /// The portal's time at its first start, ISO 8601 with an offset; the machine's time otherwise.
     #[arg(long)]
     now: Option<DateTime<FixedOffset>>,
-    /// Portal seconds that a write takes.
-    #[arg(long, default_value_t = 0.04)]
-    update_seconds: f64,
-    /// Whether crm.item.productrow.list takes several owners in one filter.
-    #[arg(long, default_value_t = true, action = ArgAction::Set)]
-    item_owner_arrays: bool,
-    /// Which method the seconds of a batch are counted for.
-    #[arg(long, value_enum, default_value = "inner")]
-    accounting: Accounting,
-    /// Zone of the portal: +03:00 or a name such as Europe/Moscow.
-    #[arg(long, default_value = "+03:00", allow_hyphen_values = true)]
-    zone: String,
+    /// Portal seconds that a write takes; 0.04 in a new portal.
+    #[arg(long)]
+    update_seconds: Option<f64>,
+    /// Whether crm.item.productrow.list takes several owners in one filter; it does in a new portal.
+    #[arg(long, action = ArgAction::Set)]
+    item_owner_arrays: Option<bool>,
+    /// Which method the seconds of a batch are counted for; inner in a new portal.
+    #[arg(long, value_enum)]
+    accounting: Option<Accounting>,
+    /// Zone of the portal: +03:00, as in a new portal, or a name such as Europe/Moscow.
+    #[arg(long, allow_hyphen_values = true)]
+    zone: Option<String>,
     /// Code in the webhook's address; invented and kept otherwise.
     #[arg(long)]
     secret: Option<String>,
-    /// Seconds per method in ten minutes.
-    #[arg(long, default_value_t = 480.0)]
-    operating_limit: f64,
+    /// Seconds per method in ten minutes; 480 in a new portal.
+    #[arg(long)]
+    operating_limit: Option<f64>,
 }
 
 impl Arguments {
@@ -65,18 +63,9 @@ impl Arguments {
             self.clock_speed > 0.0 && self.clock_speed.is_finite(),
             "--clock-speed must be positive"
         );
-        anyhow::ensure!(self.update_seconds >= 0.0, "--update-seconds must not be negative");
-        let owner_arrays =
-            if self.item_owner_arrays { OwnerArrays::Supported } else { OwnerArrays::MatchNothing };
-        let settings = Settings {
-            zone: self.zone,
-            operating_limit: Some(self.operating_limit),
-            accounting: self.accounting,
-            costs: default_costs(self.update_seconds),
-            item_owner_arrays: owner_arrays,
-            ..Settings::default()
-        };
-        let settings = settings.patched(&json!({})).map_err(anyhow::Error::msg).context("--zone")?;
+        let update_seconds = self.update_seconds.unwrap_or_default();
+        anyhow::ensure!(update_seconds >= 0.0, "--update-seconds must not be negative");
+        let settings = self.settings();
         Ok(Options {
             listen: self.listen,
             data: self.dataset,
@@ -89,6 +78,23 @@ impl Arguments {
             secret: self.secret,
             settings,
         })
+    }
+
+    /// Returns the settings that were named, and only those: the others stay as they were kept.
+    fn settings(&self) -> Value {
+        let mut settings = Map::new();
+        let mut set = |name: &str, value: Option<Value>| {
+            settings.extend(value.map(|value| (name.to_owned(), value)));
+        };
+        set("zone", self.zone.as_ref().map(|zone| json!(zone)));
+        set("operating_limit", self.operating_limit.map(|limit| json!(limit)));
+        set("accounting", self.accounting.map(|accounting| json!(accounting)));
+        let owners = |supported| json!(if supported { "supported" } else { "match_nothing" });
+        set("item_owner_arrays", self.item_owner_arrays.map(owners));
+        let writes = ["crm.*.add", "crm.*.update", "crm.*.delete", "crm.*.set"];
+        let costs = |seconds: f64| json!({"seconds": writes.map(|method| (method, seconds)).into_iter().collect::<HashMap<_, _>>()});
+        set("costs", self.update_seconds.map(costs));
+        Value::Object(settings)
     }
 }
 

@@ -153,7 +153,9 @@ fn create_one(state: &mut State, entity: Entity, edit: HumanEdit, now: f64) -> u
     let (stamp, author) = (edit.stamp(), edit.author());
     let sent = json!(edit.fields);
     let changed = edit.fields.clone();
-    let id = state.create(entity, edit.fields, author.user(), now, &stamp);
+    let mut fields = edit.fields;
+    state.complete_multifields(&mut fields);
+    let id = state.create(entity, fields, author.user(), now, &stamp);
     if let Some(rows) = edit.rows {
         state.set_product_rows(id, rows);
     }
@@ -181,7 +183,9 @@ async fn edit(
 fn edit_record(state: &mut State, entity: Entity, current: &Record, human: &HumanEdit, now: f64) -> Value {
     let author = human.author();
     let edit = Edit { user: author.user(), now, stamp: human.stamp(), unchanged_bumps: true };
-    let changed = state.edit(entity, current, human.fields.clone(), &edit);
+    let mut fields = human.fields.clone();
+    state.complete_multifields(&mut fields);
+    let changed = state.edit(entity, current, fields, &edit);
     if let Some(rows) = human.rows.clone() {
         state.set_product_rows(current.id, rows);
     }
@@ -243,7 +247,7 @@ async fn merge(Shared(portal): Admin, Path(id): Path<u64>, Json(body): Json<Valu
 #[serde(deny_unknown_fields)]
 struct HumanRows {
     rows: Vec<Row>,
-    /// Moves the deal's DATE_MODIFY; the setting `rows_bump` decides when absent.
+    /// Moves the deal's `DATE_MODIFY`; the setting `rows_bump` decides when absent.
     #[serde(default)]
     bump: Option<bool>,
 }
@@ -386,7 +390,6 @@ async fn change_settings(Shared(portal): Admin, Json(patch): Json<Value>) -> Ans
     let mut state = portal.state();
     let settings = state.settings.patched(&patch).map_err(invalid)?;
     state.set_settings(settings);
-    state.store_secret();
     Ok(Json(json!(state.settings)))
 }
 

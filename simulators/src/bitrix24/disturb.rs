@@ -10,7 +10,7 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::response::Response;
 use flate2::write::GzEncoder;
 use flate2::{Compress, Compression, FlushCompress};
-use futures::stream;
+use futures::stream::{self, StreamExt};
 use serde_json::{Value, json};
 
 use super::faults::{Kind, Rule};
@@ -132,7 +132,7 @@ pub fn disturb(rule: &Rule, status: u16, mut body: Value) -> Response {
         _ => {}
     }
     let text = body.to_string();
-    let middle = text.floor_char_boundary(text.len() / 2);
+    let middle = (text.len() / 2..=text.len()).find(|at| text.is_char_boundary(*at)).unwrap_or(0);
     match rule.kind {
         Kind::Cp1251 => respond(status, "application/json; charset=windows-1251", cp1251(&text)),
         Kind::Bom => respond(status, JSON, format!("\u{feff}{text}")),
@@ -195,8 +195,13 @@ fn cp1251(text: &str) -> Vec<u8> {
 
 fn truncated_transfer(status: u16, text: &str, middle: usize) -> Response {
     let start = Bytes::from(text.as_bytes()[..middle].to_vec());
-    let broken = Err(io::Error::from(io::ErrorKind::BrokenPipe));
-    let mut response = respond(status, JSON, Body::from_stream(stream::iter([Ok(start), broken])));
+    // Pausing between the two lets the first half leave before the connection breaks.
+    let broken = async {
+        tokio::task::yield_now().await;
+        Err(io::Error::from(io::ErrorKind::BrokenPipe))
+    };
+    let halves = stream::iter([Ok(start)]).chain(stream::once(broken));
+    let mut response = respond(status, JSON, Body::from_stream(halves));
     response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(text.len()));
     response
 }

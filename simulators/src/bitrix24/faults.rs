@@ -73,6 +73,7 @@ pub enum Kind {
     NoTime,
     NoOperating,
     // Inside a request.
+    #[serde(rename = "half_batch_then_504")]
     HalfBatchThen504,
     CommandError,
 }

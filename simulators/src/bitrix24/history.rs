@@ -49,7 +49,7 @@ pub struct Entry {
     pub request: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub command: Option<String>,
-    /// The record's DATE_MODIFY afterwards.
+    /// The record's `DATE_MODIFY` afterwards.
     #[serde(default)]
     pub date_modify: Option<String>,
     /// The whole record before a human's write.

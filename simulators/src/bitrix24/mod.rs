@@ -25,9 +25,10 @@ mod state;
 mod userfields;
 mod values;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,6 +36,7 @@ use axum::Router;
 use axum::routing::any;
 use chrono::{DateTime, FixedOffset, Utc};
 use rand::RngExt;
+use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
@@ -42,7 +44,7 @@ use self::clock::{Clock, ClockAnchor};
 use self::journal::{Journal, Snapshot};
 use self::listener::{Peer, ResettableListener};
 use self::run::Portal;
-pub use self::settings::{Accounting, OwnerArrays, Settings, default_costs};
+pub use self::settings::{Accounting, Settings};
 use self::state::State;
 use crate::dataset::{self, Dataset};
 
@@ -74,7 +76,8 @@ pub struct Options {
     pub now: Option<DateTime<FixedOffset>>,
     /// The webhook's code; a kept or invented one when absent.
     pub secret: Option<String>,
-    pub settings: Settings,
+    /// Replaces some of the kept or usual [`Settings`]; see `GET /admin/settings` for all of them.
+    pub settings: Value,
 }
 
 impl Default for Options {
@@ -89,7 +92,7 @@ impl Default for Options {
             clock_speed: 1.0,
             now: None,
             secret: None,
-            settings: Settings::default(),
+            settings: Value::Null,
         }
     }
 }
@@ -101,6 +104,8 @@ pub enum Error {
     Listen(SocketAddr, #[source] io::Error),
     #[error("read or write the state folder {0}")]
     StateFolder(PathBuf, #[source] io::Error),
+    #[error("use the settings given: {0}")]
+    Settings(String),
     #[error("understand the state kept in {0}")]
     KeptState(PathBuf, #[source] serde_json::Error),
 }
@@ -154,14 +159,12 @@ impl Simulator {
 /// Restores the portal that was kept, or makes a new one.
 fn open(options: &Options) -> Result<Arc<Portal>, Error> {
     let Some(folder) = &options.state_dir else {
-        return Ok(new_portal(options));
+        return new_portal(options);
     };
     let failed = |error| Error::StateFolder(folder.clone(), error);
     let portal = match Journal::read(folder).map_err(failed)? {
-        Some(snapshot) if !snapshot.is_empty() => {
-            restored_portal(options, snapshot).map_err(|error| Error::KeptState(folder.clone(), error))?
-        }
-        _ => new_portal(options),
+        Some(snapshot) if !snapshot.is_empty() => restored_portal(options, snapshot, folder)?,
+        _ => new_portal(options)?,
     };
     {
         let anchor = portal.clock.anchor();
@@ -172,10 +175,23 @@ fn open(options: &Options) -> Result<Arc<Portal>, Error> {
     Ok(portal)
 }
 
-fn new_portal(options: &Options) -> Arc<Portal> {
+/// Puts what the command line says over the kept or usual settings.
+fn settings(options: &Options, kept: Option<Settings>) -> Result<Settings, Error> {
+    let is_new = kept.is_none();
+    let settings = kept.unwrap_or_default();
+    let patch = if options.settings.is_null() { json!({}) } else { options.settings.clone() };
+    let mut settings = settings.patched(&patch).map_err(Error::Settings)?;
+    match &options.secret {
+        Some(secret) => settings.secret.clone_from(secret),
+        None if is_new => settings.secret = invent_secret(),
+        None => {}
+    }
+    Ok(settings)
+}
+
+fn new_portal(options: &Options) -> Result<Arc<Portal>, Error> {
     let now = options.now.map_or_else(Utc::now, |now| now.to_utc());
-    let mut settings = options.settings.clone();
-    settings.secret = options.secret.clone().unwrap_or_else(invent_secret);
+    let settings = settings(options, None)?;
     let local = settings.zone().localize(now);
     let data = match options.data {
         StartingData::Demo => dataset::demo(options.seed, options.contacts, options.deals, local),
@@ -183,27 +199,28 @@ fn new_portal(options: &Options) -> Arc<Portal> {
         StartingData::Empty => Dataset {
             contacts: Vec::new(),
             deals: Vec::new(),
-            product_rows: Default::default(),
+            product_rows: BTreeMap::new(),
             users: dataset::plain(0, 0, local).users,
         },
     };
     let seconds = now.timestamp_micros() as f64 / 1e6;
     let state = State::from_dataset(settings, options.seed, data, seconds);
-    Portal::new(Clock::starting_at(seconds, options.clock_speed), state)
+    Ok(Portal::new(Clock::starting_at(seconds, options.clock_speed), state))
 }
 
-fn restored_portal(options: &Options, snapshot: Snapshot) -> serde_json::Result<Arc<Portal>> {
+fn restored_portal(options: &Options, snapshot: Snapshot, folder: &Path) -> Result<Arc<Portal>, Error> {
+    let failed = |error| Error::KeptState(folder.to_owned(), error);
     let meta = |key: &str| snapshot.get("meta").and_then(|meta| meta.get(key)).cloned().unwrap_or_default();
-    let anchor: Option<ClockAnchor> = serde_json::from_value(meta("clock"))?;
-    let secret: Option<String> = serde_json::from_value(meta("secret"))?;
+    let anchor: Option<ClockAnchor> = serde_json::from_value(meta("clock")).map_err(failed)?;
+    let kept: Option<Settings> = serde_json::from_value(meta("settings")).map_err(failed)?;
     let clock = match anchor {
         Some(anchor) => Clock::resumed(anchor, options.clock_speed),
         None => Clock::starting_at(Utc::now().timestamp_micros() as f64 / 1e6, options.clock_speed),
     };
-    let mut settings = options.settings.clone();
-    settings.secret = options.secret.clone().or(secret).unwrap_or_else(invent_secret);
     let now = clock.now();
-    Ok(Portal::new(clock, State::from_snapshot(settings, options.seed, snapshot, now)?))
+    let state =
+        State::from_snapshot(settings(options, kept)?, options.seed, snapshot, now).map_err(failed)?;
+    Ok(Portal::new(clock, state))
 }
 
 /// Invents a webhook code as long as the portal's own.

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use chrono::Offset;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::clock::Zone;
 use super::limits::{Leak, RateLimit};
+use super::schema::Entity;
 
 /// Which method the seconds of a batch are counted for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -119,9 +121,9 @@ pub struct Settings {
     pub item_owner_arrays: OwnerArrays,
     /// Lists without a complete order come in another order every time.
     pub shuffle_unordered: bool,
-    /// A classic update that changes nothing still moves DATE_MODIFY.
+    /// A classic update that changes nothing still moves `DATE_MODIFY`.
     pub unchanged_bumps: bool,
-    /// Setting product rows moves the deal's DATE_MODIFY.
+    /// Setting product rows moves the deal's `DATE_MODIFY`.
     pub rows_bump: bool,
     /// Seconds from a write until lists can read it.
     pub list_delay_seconds: f64,
@@ -149,10 +151,10 @@ impl Settings {
     }
 
     /// Returns the status field of an entity.
-    pub fn status_field(&self, entity: super::schema::Entity) -> &str {
+    pub fn status_field(&self, entity: Entity) -> &str {
         match entity {
-            super::schema::Entity::Contact => &self.status_fields.contact,
-            super::schema::Entity::Deal => &self.status_fields.deal,
+            Entity::Contact => &self.status_fields.contact,
+            Entity::Deal => &self.status_fields.deal,
         }
     }
 }
@@ -199,7 +201,7 @@ impl Default for Settings {
 }
 
 /// Returns the usual costs with this one for every method that writes.
-pub fn default_costs(write_seconds: f64) -> Costs {
+fn default_costs(write_seconds: f64) -> Costs {
     let writes =
         ["crm.*.add", "crm.*.update", "crm.*.delete", "crm.*.set"].map(|method| (method, write_seconds));
     let reads = [("*", 0.005), ("*.list", 0.02), ("*.get", 0.01)];
@@ -226,8 +228,6 @@ fn overlay(target: &mut Value, patch: &Value) {
         (target, patch) => *target = patch.clone(),
     }
 }
-
-use chrono::Offset;
 
 #[cfg(test)]
 mod tests {

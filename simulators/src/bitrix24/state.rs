@@ -65,7 +65,7 @@ pub struct State {
 /// How an edit treats the record's times.
 #[derive(Debug, Clone, Default)]
 pub struct Stamp {
-    /// Leaves DATE_MODIFY and MODIFY_BY_ID alone.
+    /// Leaves `DATE_MODIFY` and `MODIFY_BY_ID` alone.
     pub silent: bool,
     pub date_modify: Option<String>,
     pub date_create: Option<String>,
@@ -77,7 +77,7 @@ pub struct Edit {
     pub user: u64,
     pub now: f64,
     pub stamp: Stamp,
-    /// Moves DATE_MODIFY even when no value differs.
+    /// Moves `DATE_MODIFY` even when no value differs.
     pub unchanged_bumps: bool,
 }
 
@@ -141,6 +141,7 @@ impl State {
     pub fn set_settings(&mut self, settings: Settings) {
         self.zone = settings.zone();
         self.settings = settings;
+        self.journal.put("meta", "settings", || json!(self.settings));
     }
 
     /// Prints a portal time.
@@ -240,6 +241,18 @@ impl State {
         values.retain(|name, value| !(is_unset(value) && is_unset(current.value(name))));
         let changed = self.edit(entity, &current, values, edit);
         Some(Applied { changed, ignored, accepted })
+    }
+
+    /// Gives ids and types to telephone numbers and addresses that were typed in without.
+    pub fn complete_multifields(&mut self, fields: &mut Row) {
+        for name in ["PHONE", "EMAIL", "WEB", "IM", "LINK"] {
+            let items = fields.get_mut(name).and_then(Value::as_array_mut).into_iter().flatten();
+            for item in items.filter_map(Value::as_object_mut).filter(|item| item.contains_key("VALUE")) {
+                item.entry("ID").or_insert_with(|| take(&mut self.ids.multifield).to_string().into());
+                item.entry("TYPE_ID").or_insert(name.into());
+                item.entry("VALUE_TYPE").or_insert("WORK".into());
+            }
+        }
     }
 
     /// Stores new values and returns those that differ from before.
@@ -408,12 +421,6 @@ impl State {
         self.journal.put("meta", "clock", || json!(anchor));
     }
 
-    /// Keeps the code of the webhook, so that its address survives a restart.
-    pub fn store_secret(&mut self) {
-        let secret = self.settings.secret.clone();
-        self.journal.put("meta", "secret", || json!(secret));
-    }
-
     fn store_ids(&mut self) {
         let ids = self.ids;
         self.journal.put("meta", "ids", || json!(ids));
@@ -472,8 +479,7 @@ impl State {
         snapshot.insert("user_fields".to_owned(), fields.into());
         let history = self.history.iter().map(|entry| (entry.seq.to_string(), json!(entry)));
         snapshot.insert("history".to_owned(), history.collect());
-        let meta =
-            [("clock", json!(clock)), ("ids", json!(self.ids)), ("secret", json!(self.settings.secret))];
+        let meta = [("clock", json!(clock)), ("ids", json!(self.ids)), ("settings", json!(self.settings))];
         snapshot.insert("meta".to_owned(), meta.map(|(key, value)| (key.to_owned(), value)).into());
         snapshot
     }

@@ -1,3 +1,4 @@
 //! Both doubles over real connections.
 
+mod bitrix24;
 mod otmechalka;
