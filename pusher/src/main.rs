@@ -1,1 +1,5 @@
-fn main() {}
+//! Applies clients and tickets to otmechalka, each once and in order.
+
+fn main() -> std::process::ExitCode {
+    runtime::main::<pusher::Pusher>()
+}

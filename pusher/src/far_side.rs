@@ -1,0 +1,299 @@
+//! How otmechalka is doing, judged from its answers: a sick record is told from a sick otmechalka.
+//!
+//! Values in, decisions out; the time is an argument. `gate` keeps the one instance of a process.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use schemas::RecordRef;
+
+use crate::pause::Pauses;
+
+/// Different records whose calls fail with no write succeeding in between, from which on otmechalka
+/// itself is taken to be sick. Two may be coincidence.
+pub const OUTAGE_RECORDS: usize = 3;
+
+/// What a call was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A lookup.
+    Read,
+    /// A create or an update.
+    Write,
+}
+
+/// Why nothing is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// Not even a lookup works.
+    Down,
+    /// Lookups work, writes of several records fail.
+    WritesFail,
+    /// The token is refused.
+    Refuses {
+        /// By a write; lookups may still pass then.
+        on: Kind,
+    },
+    /// It asked for a pause.
+    Throttled,
+}
+
+/// Whether a worker may call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admission {
+    /// It may.
+    Go,
+    /// It may, alone; what it meets decides for all.
+    Trial(Why),
+    /// Not before this time, or not before something changes.
+    Wait(Option<Instant>),
+}
+
+/// What a failed call says once a cheap lookup has worked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Diagnosis {
+    /// The record alone is concerned.
+    SickRecord,
+    /// Others are concerned too.
+    Outage,
+}
+
+/// How otmechalka is doing.
+#[derive(Debug)]
+pub struct FarSide {
+    pauses: Pauses,
+    closed: Option<Closed>,
+    on_trial: bool,
+    /// Trials in vain since anything worked.
+    tries: u64,
+    /// Records that failed since the last write that worked; never more than [`OUTAGE_RECORDS`].
+    failing: BTreeSet<RecordRef>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Closed {
+    why: Why,
+    until: Instant,
+}
+
+impl FarSide {
+    /// Begins with the belief that it is well.
+    pub fn new(pauses: Pauses) -> FarSide {
+        FarSide { pauses, closed: None, on_trial: false, tries: 0, failing: BTreeSet::new() }
+    }
+
+    /// Returns why nothing is sent, if so.
+    pub fn closed_because(&self) -> Option<Why> {
+        self.closed.map(|closed| closed.why)
+    }
+
+    /// Decides whether a worker may call. After [`Admission::Trial`] it has to end in [`FarSide::end_trial`].
+    pub fn admit(&mut self, now: Instant) -> Admission {
+        match self.closed {
+            None => Admission::Go,
+            Some(closed) if now < closed.until => Admission::Wait(Some(closed.until)),
+            Some(Closed { why: Why::Throttled, .. }) => {
+                self.closed = None;
+                Admission::Go
+            }
+            Some(_) if self.on_trial => Admission::Wait(None),
+            Some(closed) => {
+                self.on_trial = true;
+                Admission::Trial(closed.why)
+            }
+        }
+    }
+
+    /// Ends a trial, however it went.
+    pub fn end_trial(&mut self) {
+        self.on_trial = false;
+    }
+
+    /// Notes an answer about a record, be it a refusal of that record: otmechalka works.
+    pub fn answered(&mut self, kind: Kind) {
+        if kind == Kind::Write {
+            self.failing.clear();
+        }
+        let opens = match self.closed_because() {
+            None => true,
+            Some(Why::Throttled) => false,
+            Some(Why::Down | Why::Refuses { on: Kind::Read }) => true,
+            Some(Why::WritesFail | Why::Refuses { on: Kind::Write }) => kind == Kind::Write,
+        };
+        if opens {
+            self.closed = None;
+            self.tries = 0;
+        }
+    }
+
+    /// Notes a 429.
+    pub fn throttled(&mut self, told: Option<Duration>, now: Instant) {
+        let until = now + self.pauses.when_throttled(told);
+        let closed = self.closed.get_or_insert(Closed { why: Why::Throttled, until });
+        closed.until = closed.until.max(until);
+    }
+
+    /// Notes a 401 or 403.
+    pub fn refused(&mut self, on: Kind, now: Instant) {
+        let on = match self.closed_because() {
+            // A lookup that passed the token proves nothing once a write did not.
+            Some(Why::Refuses { on: Kind::Write }) => Kind::Write,
+            _ => on,
+        };
+        self.closed = Some(Closed { why: Why::Refuses { on }, until: now + self.pauses.when_refused() });
+    }
+
+    /// Notes that not even a lookup works. `told` is the pause it asked for.
+    pub fn unreachable(&mut self, was_trial: bool, told: Option<Duration>, now: Instant, noise: f64) {
+        if self.closed.is_some() && !was_trial {
+            return;
+        }
+        self.close(Why::Down, told.unwrap_or_default(), now, noise);
+    }
+
+    /// Notes that a record failed while a cheap lookup works.
+    pub fn failed_alone(
+        &mut self,
+        record: RecordRef,
+        was_trial: bool,
+        now: Instant,
+        noise: f64,
+    ) -> Diagnosis {
+        if self.failing.len() < OUTAGE_RECORDS {
+            self.failing.insert(record);
+        }
+        let outage = self.closed_because() == Some(Why::WritesFail) || self.failing.len() >= OUTAGE_RECORDS;
+        if !outage {
+            return Diagnosis::SickRecord;
+        }
+        if self.closed.is_none() || was_trial {
+            self.close(Why::WritesFail, Duration::ZERO, now, noise);
+        }
+        Diagnosis::Outage
+    }
+
+    fn close(&mut self, why: Why, at_least: Duration, now: Instant, noise: f64) {
+        let pause = self.pauses.for_outage(self.tries, noise).max(at_least);
+        self.tries = self.tries.saturating_add(1);
+        self.closed = Some(Closed { why, until: now + pause });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use schemas::RecordId;
+
+    fn record(id: u64) -> RecordRef {
+        RecordRef::contact(RecordId::try_new(id).unwrap())
+    }
+
+    fn well() -> (FarSide, Instant) {
+        (FarSide::new(Pauses::at_speed(1.0)), Instant::now())
+    }
+
+    fn seconds(n: u64) -> Duration {
+        Duration::from_secs(n)
+    }
+
+    #[test]
+    fn down_holds_everybody_and_lets_one_try_after_a_growing_pause() {
+        let (mut far_side, start) = well();
+        assert_eq!(far_side.admit(start), Admission::Go);
+        far_side.unreachable(false, None, start, 1.0);
+        // Those that were under way fail as well: that is the same news.
+        far_side.unreachable(false, None, start, 1.0);
+        assert_eq!(far_side.admit(start), Admission::Wait(Some(start + seconds(1))));
+        let later = start + seconds(1);
+        assert_eq!(far_side.admit(later), Admission::Trial(Why::Down));
+        assert_eq!(far_side.admit(later), Admission::Wait(None));
+        far_side.unreachable(true, None, later, 1.0);
+        far_side.end_trial();
+        assert_eq!(far_side.admit(later), Admission::Wait(Some(later + seconds(2))));
+        assert_eq!(far_side.admit(later + seconds(2)), Admission::Trial(Why::Down));
+        far_side.answered(Kind::Read);
+        far_side.end_trial();
+        assert_eq!(far_side.admit(later + seconds(2)), Admission::Go);
+    }
+
+    #[test]
+    fn the_pause_asked_for_with_a_503_is_kept() {
+        let (mut far_side, start) = well();
+        far_side.unreachable(false, Some(seconds(30)), start, 0.0);
+        assert_eq!(far_side.admit(start), Admission::Wait(Some(start + seconds(30))));
+    }
+
+    #[test]
+    fn three_records_that_fail_without_a_write_between_are_an_outage() {
+        let (mut far_side, now) = well();
+        for id in [1, 2, 1, 2] {
+            assert_eq!(far_side.failed_alone(record(id), false, now, 0.5), Diagnosis::SickRecord);
+        }
+        far_side.answered(Kind::Write);
+        for id in [3, 4] {
+            assert_eq!(far_side.failed_alone(record(id), false, now, 0.5), Diagnosis::SickRecord);
+        }
+        assert_eq!(far_side.failed_alone(record(5), false, now, 0.5), Diagnosis::Outage);
+        assert_eq!(far_side.closed_because(), Some(Why::WritesFail));
+        far_side.answered(Kind::Read);
+        assert_eq!(far_side.closed_because(), Some(Why::WritesFail), "lookups work all the time");
+        far_side.answered(Kind::Write);
+        assert_eq!(far_side.closed_because(), None);
+        assert_eq!(far_side.failed_alone(record(6), false, now, 0.5), Diagnosis::SickRecord);
+    }
+
+    #[test]
+    fn a_refused_token_is_tried_once_a_minute() {
+        let (mut far_side, start) = well();
+        far_side.refused(Kind::Read, start);
+        assert_eq!(far_side.admit(start + seconds(59)), Admission::Wait(Some(start + seconds(60))));
+        let later = start + seconds(60);
+        assert_eq!(far_side.admit(later), Admission::Trial(Why::Refuses { on: Kind::Read }));
+        far_side.refused(Kind::Write, later);
+        far_side.end_trial();
+        assert_eq!(far_side.admit(later), Admission::Wait(Some(later + seconds(60))));
+        far_side.answered(Kind::Read);
+        assert_eq!(far_side.closed_because(), Some(Why::Refuses { on: Kind::Write }));
+        far_side.answered(Kind::Write);
+        assert_eq!(far_side.closed_because(), None);
+    }
+
+    #[test]
+    fn a_429_is_honoured_to_the_second_and_then_all_go() {
+        let (mut far_side, start) = well();
+        far_side.throttled(Some(seconds(7)), start);
+        far_side.throttled(None, start);
+        far_side.answered(Kind::Write);
+        assert_eq!(far_side.admit(start), Admission::Wait(Some(start + seconds(7))));
+        assert_eq!(far_side.admit(start + seconds(7)), Admission::Go);
+        assert_eq!(far_side.admit(start + seconds(7)), Admission::Go);
+    }
+
+    proptest! {
+        /// Whatever is answered in whatever order: it is never shut for longer than it may be, and never without
+        /// somebody being let through in the end.
+        #[test]
+        fn it_is_never_shut_for_good(events in prop::collection::vec((0u8..7, 1u64..6), 0..80)) {
+            let (mut far_side, mut now) = well();
+            for (event, id) in events {
+                let trial = matches!(far_side.admit(now), Admission::Trial(_));
+                match event {
+                    0 => far_side.answered(Kind::Read),
+                    1 => far_side.answered(Kind::Write),
+                    2 => far_side.throttled(Some(seconds(id)), now),
+                    3 => far_side.refused(Kind::Read, now),
+                    4 => far_side.unreachable(trial, None, now, 0.3),
+                    5 => { far_side.failed_alone(record(id), trial, now, 0.3); }
+                    _ => now += seconds(id),
+                }
+                if trial {
+                    far_side.end_trial();
+                }
+                prop_assert!(far_side.failing.len() <= OUTAGE_RECORDS);
+            }
+            let later = now + seconds(60);
+            prop_assert!(!matches!(far_side.admit(later), Admission::Wait(_)));
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! The way to otmechalka: lets workers through, holds them all while it is unwell, and lets one try.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use otmechalka::{Client, ErrorClass};
+use runtime::CancellationToken;
+use schemas::RecordRef;
+use tokio::sync::Notify;
+
+use crate::far_side::{Admission, Diagnosis, FarSide, Kind, Why};
+use crate::pause::Pauses;
+
+/// Id under which nobody is stored; Bitrix24 counts from one.
+const NOBODY: &str = "0";
+
+/// The gate. One for a whole process.
+pub struct Gate {
+    client: Client,
+    far_side: Mutex<FarSide>,
+    changed: Notify,
+    /// When the last probe began that found otmechalka answering; one probe at a time.
+    probed: tokio::sync::Mutex<Option<Instant>>,
+}
+
+/// The stage is to stop.
+#[derive(Debug)]
+pub struct Stopping;
+
+/// What to do with a record after a failed call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Advice {
+    /// Keep it in hand and ask the gate again.
+    Hold,
+    /// Put it aside for others to be tried; the failure is not its own.
+    StepAside,
+    /// Put it aside; the failure counts against it.
+    Count,
+}
+
+/// Leave to call.
+pub struct Permit<'g> {
+    gate: &'g Gate,
+    is_trial: bool,
+}
+
+impl Drop for Permit<'_> {
+    fn drop(&mut self) {
+        if self.is_trial {
+            self.gate.change(FarSide::end_trial);
+        }
+    }
+}
+
+impl Gate {
+    /// Opens the gate.
+    pub fn new(client: Client, pauses: Pauses) -> Gate {
+        Gate {
+            client,
+            far_side: Mutex::new(FarSide::new(pauses)),
+            changed: Notify::new(),
+            probed: tokio::sync::Mutex::new(None),
+        }
+    }
+
+    /// Waits until a worker may call.
+    pub async fn admit(&self, stopping: &CancellationToken) -> Result<Permit<'_>, Stopping> {
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            // Registered before looking, so that no change in between is missed.
+            changed.as_mut().enable();
+            let admission = self.lock().admit(Instant::now());
+            let until = match admission {
+                Admission::Go => return Ok(Permit { gate: self, is_trial: false }),
+                Admission::Trial(why) => {
+                    let permit = Permit { gate: self, is_trial: true };
+                    if why != Why::Down || self.probe(true, Instant::now()).await {
+                        return Ok(permit);
+                    }
+                    continue;
+                }
+                Admission::Wait(until) => until,
+            };
+            tokio::select! {
+                () = stopping.cancelled() => return Err(Stopping),
+                () = changed => {}
+                () = sleep_until(until) => {}
+            }
+        }
+    }
+
+    /// Notes that otmechalka answered about a record.
+    pub fn answered(&self, kind: Kind) {
+        self.change(|far_side| far_side.answered(kind));
+    }
+
+    /// Decides what becomes of a record whose call failed.
+    pub async fn judge(
+        &self,
+        record: RecordRef,
+        permit: &Permit<'_>,
+        kind: Kind,
+        error: &otmechalka::Error,
+    ) -> Advice {
+        let failed = Instant::now();
+        match error.class() {
+            ErrorClass::RateLimited { retry_after } => {
+                self.change(|far_side| far_side.throttled(retry_after, failed));
+                return Advice::Hold;
+            }
+            ErrorClass::Unauthorized => {
+                self.change(|far_side| far_side.refused(kind, failed));
+                return Advice::Hold;
+            }
+            ErrorClass::Transient | ErrorClass::NotFound | ErrorClass::Refused { .. } => {}
+        }
+        if !self.probe(permit.is_trial, failed).await {
+            return Advice::Hold;
+        }
+        let diagnosis = self.change(|far_side| {
+            far_side.failed_alone(record, permit.is_trial, Instant::now(), rand::random())
+        });
+        match diagnosis {
+            Diagnosis::SickRecord => Advice::Count,
+            Diagnosis::Outage if permit.is_trial => Advice::StepAside,
+            Diagnosis::Outage => Advice::Hold,
+        }
+    }
+
+    /// Looks up somebody who is not there: the cheapest call that says whether otmechalka answers.
+    ///
+    /// Workers that failed before another one's probe began take its result.
+    async fn probe(&self, is_trial: bool, failed: Instant) -> bool {
+        let mut probed = self.probed.lock().await;
+        if probed.is_some_and(|began| began >= failed) {
+            return true;
+        }
+        if !is_trial && self.lock().closed_because().is_some_and(|why| why != Why::WritesFail) {
+            return false;
+        }
+        let began = Instant::now();
+        let Err(error) = self.client.get_client(NOBODY).await else {
+            *probed = Some(began);
+            self.answered(Kind::Read);
+            return true;
+        };
+        let now = Instant::now();
+        match error.class() {
+            ErrorClass::Transient => self.change(|far_side| {
+                far_side.unreachable(is_trial, error.retry_after(), now, rand::random());
+            }),
+            ErrorClass::RateLimited { retry_after } => {
+                self.change(|far_side| far_side.throttled(retry_after, now));
+            }
+            ErrorClass::Unauthorized => self.change(|far_side| far_side.refused(Kind::Read, now)),
+            ErrorClass::NotFound | ErrorClass::Refused { .. } => {
+                *probed = Some(began);
+                self.answered(Kind::Read);
+                return true;
+            }
+        }
+        false
+    }
+
+    fn change<T>(&self, act: impl FnOnce(&mut FarSide) -> T) -> T {
+        let (before, value, after) = {
+            let mut far_side = self.lock();
+            let before = far_side.closed_because();
+            let value = act(&mut far_side);
+            (before, value, far_side.closed_because())
+        };
+        if before != after {
+            report(before, after);
+        }
+        self.changed.notify_waiters();
+        value
+    }
+
+    fn lock(&self) -> MutexGuard<'_, FarSide> {
+        self.far_side.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn sleep_until(until: Option<Instant>) {
+    match until {
+        Some(until) => tokio::time::sleep_until(until.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn report(before: Option<Why>, after: Option<Why>) {
+    match (before, after) {
+        (_, Some(Why::Down)) => {
+            tracing::warn!("otmechalka does not answer; holding everything until it does");
+        }
+        (_, Some(Why::WritesFail)) => tracing::warn!(
+            "otmechalka fails to store several records in a row; holding everything but one try at a time"
+        ),
+        (Some(Why::Refuses { .. }), Some(Why::Refuses { .. })) => {}
+        (_, Some(Why::Refuses { .. })) => tracing::error!(
+            "otmechalka refuses the token: nothing is sent and nobody is marked. Put OTMECHALKA_TOKEN (or the rights of \
+             its user, or OTMECHALKA_AUTH_SCHEME) right; one try a minute finds out by itself where the token is \
+             made valid again, a new token needs a restart"
+        ),
+        (_, Some(Why::Throttled)) => {
+            tracing::info!("otmechalka asks for a pause; holding everything that long");
+        }
+        (Some(_), None) => tracing::info!("otmechalka takes records again"),
+        (None, None) => {}
+    }
+}

@@ -1,0 +1,533 @@
+//! The decisions about one command: what is asked of otmechalka, what is published, what is put aside.
+
+use std::time::Duration;
+
+use chrono::Utc;
+use otmechalka::{ClientBody, Error, ErrorClass, TicketBody};
+use runtime::{Broker, BrokerError, Bucket, Delivery, Handler, Outgoing, PublishError, Verdict};
+use schemas::problem::{SUCCESS, status_text};
+use schemas::{
+    Checkpoint, Client, Entity, Envelope, EnvelopeError, Mapping, Outcome, Problem, RecordId,
+    RecordProcessed, RecordRef, Ticket, subjects,
+};
+
+use crate::body::{client_body, digest, ticket_body};
+use crate::coming::{Traces, client_is_coming};
+use crate::far_side::Kind;
+use crate::fence::{Settled, Standing, standing};
+use crate::gate::{Advice, Gate, Permit, Stopping};
+use crate::locks::Locks;
+use crate::pause::{MAX_FAILURES, Pauses};
+use crate::store::Store;
+use crate::task::{Failures, Task, sent_again};
+use crate::waiting::Waiting;
+
+/// Who speaks in the results.
+const SOURCE: &str = "/rollcall/pusher";
+
+/// How soon a message may come again that this process had to give back.
+const GIVEN_BACK: Duration = Duration::from_millis(100);
+
+/// Works on commands, of all partitions.
+pub struct Push {
+    pub(crate) broker: Broker,
+    pub(crate) otmechalka: otmechalka::Client,
+    pub(crate) gate: Gate,
+    pub(crate) pauses: Pauses,
+    pub(crate) store: Store,
+    pub(crate) waiting: Waiting,
+    pub(crate) checkpoints: Bucket,
+    pub(crate) locks: Locks,
+}
+
+/// Why a command ends without a result.
+#[derive(Debug)]
+enum Halt {
+    /// It comes again by itself.
+    GiveBack(&'static str),
+    /// No code can read it.
+    Dead(String),
+    /// It comes again at its time.
+    Park(Box<Outgoing>),
+    /// A newer version is still to be worked on and speaks for it.
+    Skip,
+}
+
+/// Why a call has no result.
+#[derive(Debug)]
+enum Setback {
+    /// It failed.
+    Failed(Kind, Error),
+    /// The message is with somebody else by now.
+    Lost,
+}
+
+/// How a version ended.
+#[derive(Clone, Debug)]
+struct Ending {
+    outcome: Outcome,
+    problems: Vec<Problem>,
+    target_id: Option<String>,
+    body_digest: Option<String>,
+    /// otmechalka was changed.
+    wrote: bool,
+    /// It follows from what was remembered; where that proves old, it has to be found anew.
+    from_memory: bool,
+}
+
+/// What calling came to.
+enum Tried {
+    Ended(Ending),
+    /// otmechalka does not know the client of the ticket.
+    NoClient,
+}
+
+/// What is asked of otmechalka.
+enum Work<'b> {
+    Client { body: &'b ClientBody, digest: &'b str, is_known: bool },
+    Ticket { body: &'b TicketBody, client_is_known: bool },
+}
+
+/// Leave to call, for one command.
+struct Turn<'t> {
+    task: &'t Task<'t>,
+    permit: Permit<'t>,
+}
+
+impl Ending {
+    fn with(outcome: Outcome) -> Ending {
+        Ending {
+            outcome,
+            problems: Vec::new(),
+            target_id: None,
+            body_digest: None,
+            wrote: false,
+            from_memory: false,
+        }
+    }
+
+    fn refused(problems: Vec<Problem>) -> Ending {
+        Ending { problems, ..Ending::with(Outcome::Refused) }
+    }
+
+    fn wrote(outcome: Outcome, target_id: Option<String>, body_digest: Option<&str>) -> Ending {
+        Ending {
+            target_id,
+            body_digest: body_digest.map(str::to_owned),
+            wrote: true,
+            ..Ending::with(outcome)
+        }
+    }
+
+    fn from_memory(outcome: Outcome) -> Ending {
+        Ending { from_memory: true, ..Ending::with(outcome) }
+    }
+}
+
+impl From<BrokerError> for Halt {
+    fn from(_: BrokerError) -> Halt {
+        Halt::GiveBack("the stage is stopping")
+    }
+}
+
+impl From<Stopping> for Halt {
+    fn from(_: Stopping) -> Halt {
+        Halt::GiveBack("the stage is stopping")
+    }
+}
+
+impl From<EnvelopeError> for Halt {
+    fn from(error: EnvelopeError) -> Halt {
+        Halt::Dead(error.to_string())
+    }
+}
+
+impl Handler for Push {
+    async fn handle(&self, delivery: &Delivery) -> Verdict {
+        match self.process(delivery).await {
+            Ok(()) | Err(Halt::Skip) => Verdict::Done(Vec::new()),
+            Err(Halt::Park(message)) => Verdict::Done(vec![*message]),
+            Err(Halt::GiveBack(reason)) => Verdict::Retry { after: GIVEN_BACK, reason: reason.to_owned() },
+            Err(Halt::Dead(reason)) => Verdict::DeadLetter { reason },
+        }
+    }
+}
+
+impl Push {
+    async fn process(&self, delivery: &Delivery) -> Result<(), Halt> {
+        let task = Task::read(delivery)?;
+        let _held = self.locks.lock(task.record).await;
+        let mut last = self.store.last(task.record).await?;
+        if standing(task.version, last.as_ref()) == Standing::Newer {
+            self.skip_if_overtaken(&task).await?;
+        }
+        loop {
+            match standing(task.version, last.as_ref()) {
+                Standing::Superseded => {
+                    let id = task.record.id;
+                    tracing::debug!(record.id = %id, "Left out a version of {} that is superseded", task.record);
+                    return Ok(());
+                }
+                Standing::Settled => return self.release_tickets(task.record, last.as_ref()).await,
+                Standing::Newer => {}
+            }
+            let ending = self.work_on(&task, last.as_ref()).await?;
+            last = self.settle(&task, last, &ending).await?;
+        }
+    }
+
+    /// Leaves a message alone that comes back from waiting while a newer version is under way: that one
+    /// may have had an effect already that nobody saw.
+    async fn skip_if_overtaken(&self, task: &Task<'_>) -> Result<(), Halt> {
+        let Some(pupil) = task.pupil().filter(|_| task.envelope.attempt > 0) else { return Ok(()) };
+        match self.store.rivals(pupil, task.record).await?.are_newer_than(task.version) {
+            true => Err(Halt::Skip),
+            false => Ok(()),
+        }
+    }
+
+    async fn work_on(&self, task: &Task<'_>, last: Option<&Settled>) -> Result<Ending, Halt> {
+        match &task.mapped.mapping {
+            Mapping::OutOfScope => Ok(Ending::with(Outcome::OutOfScope)),
+            Mapping::Refused(problems) => Ok(Ending::refused(problems.clone())),
+            Mapping::Client(client) => self.push_client(task, client, last).await,
+            Mapping::Ticket(ticket) => self.push_ticket(task, ticket, last).await,
+        }
+    }
+
+    async fn push_client(
+        &self,
+        task: &Task<'_>,
+        client: &Client,
+        last: Option<&Settled>,
+    ) -> Result<Ending, Halt> {
+        let body = client_body(task.record.id, client);
+        let digest = digest(&body);
+        let is_same = last.is_some_and(|last| last.body_digest.as_deref() == Some(&digest));
+        if is_same && task.trusts_memory() {
+            let rivals = self.store.rivals(task.record.id, task.record).await?;
+            // An earlier version that waits for another try may have changed the client unseen.
+            if rivals.leave_alone(task.delivery.sequence) {
+                return Ok(Ending::from_memory(Outcome::Unchanged));
+            }
+        }
+        let is_known = last.is_some_and(Settled::is_in_otmechalka);
+        match self.call(task, &Work::Client { body: &body, digest: &digest, is_known }).await? {
+            Tried::Ended(ending) => Ok(ending),
+            Tried::NoClient => Err(Halt::GiveBack("a client has no client of its own")),
+        }
+    }
+
+    async fn push_ticket(
+        &self,
+        task: &Task<'_>,
+        ticket: &Ticket,
+        last: Option<&Settled>,
+    ) -> Result<Ending, Halt> {
+        if task.trusts_memory() && last.is_some_and(Settled::is_in_otmechalka) {
+            return Ok(Ending::from_memory(Outcome::AlreadyThere));
+        }
+        let contact = RecordRef::contact(ticket.client_origin_id);
+        let client_is_known = self.store.last(contact).await?.is_some_and(|last| last.is_in_otmechalka());
+        let body = ticket_body(task.record.id, ticket);
+        match self.call(task, &Work::Ticket { body: &body, client_is_known }).await? {
+            Tried::Ended(ending) => Ok(ending),
+            Tried::NoClient => self.without_client(task, contact).await,
+        }
+    }
+
+    /// Has a ticket wait for its client while that is on its way, and refuses it otherwise.
+    async fn without_client(&self, task: &Task<'_>, contact: RecordRef) -> Result<Ending, Halt> {
+        let (now, pupil, deal) = (Utc::now(), contact.id, task.record.id);
+        let traces = Traces {
+            raw_sequence: self.store.live_raw_version(contact, now).await?,
+            settled_raw_sequence: self.store.refresh(contact).await?.map(|last| last.version().raw_sequence),
+            contacts_read_until: self.contacts_read_until().await?,
+        };
+        if client_is_coming(traces, task.envelope.modified) {
+            let pause = self.pauses.for_client(task.envelope.attempt);
+            tracing::debug!(deal.id = %deal, contact.id = %pupil, "Ticket {deal} waits for its client {pupil}");
+            return Err(self.park(task, pupil, task.failures, pause).await?);
+        }
+        // Before the result: what is refused for want of a client must be found when the client comes.
+        self.waiting.add(pupil, deal, &subjects::command(pupil, task.record)).await?;
+        Ok(Ending::refused(vec![Problem::client_missing(pupil)]))
+    }
+
+    async fn contacts_read_until(&self) -> Result<Option<chrono::DateTime<chrono::FixedOffset>>, Halt> {
+        let stored = self.checkpoints.get(Entity::Contact.token()).await?;
+        Ok(stored.and_then(|(bytes, _)| Some(serde_json::from_slice::<Checkpoint>(&bytes).ok()?.watermark)))
+    }
+
+    /// Calls otmechalka until it has answered about the record itself.
+    async fn call(&self, task: &Task<'_>, work: &Work<'_>) -> Result<Tried, Halt> {
+        loop {
+            let permit = self.gate.admit(self.broker.stopping()).await?;
+            let turn = Turn { task, permit };
+            let tried = match work {
+                Work::Client { body, digest, is_known } => {
+                    self.try_client(&turn, body, digest, *is_known).await
+                }
+                Work::Ticket { body, client_is_known } => {
+                    self.try_ticket(&turn, body, *client_is_known).await
+                }
+            };
+            let (kind, error) = match tried {
+                Ok(tried) => return Ok(tried),
+                Err(Setback::Lost) => return Err(Halt::GiveBack("the message was given to somebody else")),
+                Err(Setback::Failed(kind, error)) => (kind, error),
+            };
+            if let ErrorClass::Refused { text, fields } = error.class() {
+                self.gate.answered(kind);
+                return Ok(Tried::Ended(Ending::refused(vec![Problem::refused_by_otmechalka(
+                    &text, &fields,
+                )])));
+            }
+            let advice = self.gate.judge(task.record, &turn.permit, kind, &error).await;
+            drop(turn);
+            if let Some(ending) = self.follow(task, advice, &error).await? {
+                return Ok(Tried::Ended(ending));
+            }
+        }
+    }
+
+    /// Does what is advised after a failed call; `None` is to try again at once.
+    async fn follow(&self, task: &Task<'_>, advice: Advice, error: &Error) -> Result<Option<Ending>, Halt> {
+        let (record, now) = (task.record, Utc::now());
+        let Some(pupil) = task.pupil() else { return Ok(None) };
+        match advice {
+            Advice::Hold => {
+                tracing::debug!(record.id = %record.id, "Holding {record}: {error}");
+                Ok(None)
+            }
+            Advice::StepAside => {
+                tracing::debug!(record.id = %record.id, "Trying others before {record}: {error}");
+                Err(self.park(task, pupil, task.failures, self.pauses.in_outage()).await?)
+            }
+            Advice::Count => {
+                let failures = task.failures.and_now(now);
+                if failures.count >= MAX_FAILURES {
+                    tracing::error!(record.id = %record.id, "otmechalka fails on {record} alone, {} times: {error}", failures.count);
+                    return Ok(Some(Ending::refused(vec![Problem::otmechalka_keeps_failing(status_of(
+                        error,
+                    ))])));
+                }
+                tracing::warn!(record.id = %record.id, "otmechalka fails on {record} alone; trying it again later: {error}");
+                let pause = self.pauses.for_sick_record(failures.count);
+                Err(self.park(task, pupil, failures, pause).await?)
+            }
+        }
+    }
+
+    async fn park(
+        &self,
+        task: &Task<'_>,
+        pupil: RecordId,
+        failures: Failures,
+        pause: Duration,
+    ) -> Result<Halt, Halt> {
+        // There is room for one waiting version of a record: an older one must not take the place of a newer.
+        if self.store.rivals(pupil, task.record).await?.are_newer_than(task.version) {
+            return Ok(Halt::Skip);
+        }
+        Ok(Halt::Park(Box::new(task.parked(pupil, failures, pause, Utc::now())?)))
+    }
+
+    async fn try_client(
+        &self,
+        turn: &Turn<'_>,
+        body: &ClientBody,
+        digest: &str,
+        is_known: bool,
+    ) -> Result<Tried, Setback> {
+        let id = &body.origin_id;
+        let mut missing = None;
+        if is_known {
+            match self.ask(turn, Kind::Write, self.otmechalka.update_client(id, body)).await {
+                Ok(updated) => {
+                    return Ok(Tried::Ended(Ending::wrote(Outcome::Updated, updated.id, Some(digest))));
+                }
+                Err(Setback::Failed(_, error @ Error::NotFound { .. })) => missing = Some(error),
+                Err(setback) => return Err(setback),
+            }
+        }
+        let found = self.ask(turn, Kind::Read, self.otmechalka.get_client(id)).await?;
+        let ending = match (found, missing) {
+            // It cannot be updated and can be looked up: not a place to create a second one.
+            (Some(_), Some(error)) => return Err(Setback::Failed(Kind::Write, error)),
+            (Some(found), None) => {
+                let updated = self.ask(turn, Kind::Write, self.otmechalka.update_client(id, body)).await?;
+                Ending::wrote(Outcome::Updated, updated.id.or(found.id), Some(digest))
+            }
+            (None, _) => {
+                let created = self.ask(turn, Kind::Write, self.otmechalka.create_client(body)).await?;
+                Ending::wrote(Outcome::Created, created.id, Some(digest))
+            }
+        };
+        Ok(Tried::Ended(ending))
+    }
+
+    async fn try_ticket(
+        &self,
+        turn: &Turn<'_>,
+        body: &TicketBody,
+        client_is_known: bool,
+    ) -> Result<Tried, Setback> {
+        if let Some(found) = self.ask(turn, Kind::Read, self.otmechalka.get_ticket(&body.origin_id)).await? {
+            let ending = Ending { target_id: found.id, ..Ending::with(Outcome::AlreadyThere) };
+            return Ok(Tried::Ended(ending));
+        }
+        let client = &body.client_origin_id;
+        if !client_is_known && self.ask(turn, Kind::Read, self.otmechalka.get_client(client)).await?.is_none()
+        {
+            return Ok(Tried::NoClient);
+        }
+        match self.ask(turn, Kind::Write, self.otmechalka.create_ticket(body)).await {
+            Ok(created) => Ok(Tried::Ended(Ending::wrote(Outcome::Created, created.id, None))),
+            Err(Setback::Failed(kind, error)) if client_is_known && may_mean_client(&error) => {
+                // Somebody deleted the client there: what is remembered of it is no longer true.
+                match self.ask(turn, Kind::Read, self.otmechalka.get_client(client)).await? {
+                    Some(_) => Err(Setback::Failed(kind, error)),
+                    None => Ok(Tried::NoClient),
+                }
+            }
+            Err(setback) => Err(setback),
+        }
+    }
+
+    /// Makes one call, if the message is still ours.
+    async fn ask<T>(
+        &self,
+        turn: &Turn<'_>,
+        kind: Kind,
+        call: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Setback> {
+        if !turn.task.delivery.is_still_ours() {
+            return Err(Setback::Lost);
+        }
+        match call.await {
+            Ok(answer) => {
+                self.gate.answered(kind);
+                Ok(answer)
+            }
+            Err(error) => Err(Setback::Failed(kind, error)),
+        }
+    }
+
+    /// Publishes a result behind the one it was made with. Returns the newest result of the record after
+    /// that, which is another one than the task's where the work has to be looked at anew.
+    async fn settle(
+        &self,
+        task: &Task<'_>,
+        mut last: Option<Settled>,
+        ending: &Ending,
+    ) -> Result<Option<Settled>, Halt> {
+        loop {
+            let (message, result) = self.result(task, last.as_ref(), ending)?;
+            match self.broker.publish(&message).await {
+                Ok(published) => {
+                    let settled = Settled::of(published.sequence, &result.0, &result.1);
+                    if let Some(settled) = &settled {
+                        self.store.remember(task.record, settled);
+                    }
+                    tell(task.record, ending);
+                    return Ok(settled);
+                }
+                Err(PublishError::NotLast) => {}
+                Err(PublishError::Stopping) => return Err(Halt::GiveBack("the stage is stopping")),
+                Err(error @ PublishError::TooBig { .. }) => return Err(Halt::Dead(error.to_string())),
+            }
+            last = self.store.refresh(task.record).await?;
+            match standing(task.version, last.as_ref()) {
+                Standing::Settled => return Ok(last),
+                Standing::Superseded => {
+                    if ending.wrote && task.record.entity == Entity::Contact {
+                        self.repair(task).await?;
+                    }
+                    return Ok(last);
+                }
+                Standing::Newer if ending.from_memory => return Ok(last),
+                Standing::Newer => {}
+            }
+        }
+    }
+
+    fn result(
+        &self,
+        task: &Task<'_>,
+        last: Option<&Settled>,
+        ending: &Ending,
+    ) -> Result<(Outgoing, (Envelope, RecordProcessed)), Halt> {
+        let envelope = Envelope { source: SOURCE.to_owned(), ..task.envelope.clone() };
+        let status =
+            if ending.outcome.is_success() { SUCCESS.to_owned() } else { status_text(&ending.problems) };
+        // A refusal changes nothing in otmechalka, so what it holds is remembered across it.
+        let processed = RecordProcessed {
+            outcome: ending.outcome,
+            status,
+            problems: ending.problems.clone(),
+            target_id: ending.target_id.clone().or_else(|| last.and_then(|last| last.target_id.clone())),
+            body_digest: ending
+                .body_digest
+                .clone()
+                .or_else(|| last.and_then(|last| last.body_digest.clone())),
+            shown: task.mapped.shown.clone(),
+        };
+        let encoded = envelope.encode(&processed)?;
+        let message_id =
+            format!("res:{}:{}:{}", task.record, task.version.raw_sequence, task.version.redrive);
+        let message = Outgoing::new(subjects::result(task.record), encoded, message_id)
+            .expecting_last(last.map_or(0, |last| last.sequence));
+        Ok((message, (envelope, processed)))
+    }
+
+    /// Sends the newest version of a client round again, over which a late call of ours may have written.
+    async fn repair(&self, task: &Task<'_>) -> Result<(), Halt> {
+        let subject = subjects::command(task.record.id, task.record);
+        let Some(command) = self.store.newest_command(&subject).await? else { return Ok(()) };
+        let id = task.record.id;
+        tracing::warn!(contact.id = %id, "A late call may have overwritten a newer version of {id}; sending that again");
+        let version = schemas::Version { redrive: command.version.redrive + 1, ..command.version };
+        let message = sent_again("repair", &subject, &command.envelope, &command.mapped, version)?;
+        self.broker.publish(&message).await.map_err(|_| Halt::GiveBack("the stage is stopping"))?;
+        Ok(())
+    }
+
+    async fn release_tickets(&self, record: RecordRef, last: Option<&Settled>) -> Result<(), Halt> {
+        if record.entity == Entity::Contact && last.is_some_and(Settled::is_in_otmechalka) {
+            self.waiting.release(record.id, &self.store).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Tells whether a refusal of a ticket may be about its client.
+fn may_mean_client(error: &Error) -> bool {
+    match error.class() {
+        ErrorClass::NotFound => true,
+        ErrorClass::Refused { fields, .. } => {
+            fields.is_empty()
+                || fields.iter().any(|(field, _)| field == "client_origin_id" || field == "client")
+        }
+        _ => false,
+    }
+}
+
+/// Returns the status code that stands for a failure in a text for people.
+fn status_of(error: &Error) -> u16 {
+    match error {
+        Error::Unavailable { status, .. } | Error::Garbled { status, .. } => *status,
+        Error::NotFound { .. } => 404,
+        // What a proxy would say of a server that does not answer in time.
+        _ => 504,
+    }
+}
+
+fn tell(record: RecordRef, ending: &Ending) {
+    let (id, outcome) = (record.id, ending.outcome);
+    let codes: Vec<&str> = ending.problems.iter().map(|problem| problem.code.as_str()).collect();
+    match record.entity {
+        Entity::Contact => tracing::info!(contact.id = %id, ?outcome, ?codes, "Client {id}: {outcome:?}"),
+        Entity::Deal => tracing::info!(deal.id = %id, ?outcome, ?codes, "Ticket {id}: {outcome:?}"),
+    }
+}

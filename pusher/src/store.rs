@@ -1,0 +1,248 @@
+//! What was done: the results stream is the memory, a local cache spares most questions to it.
+
+use std::path::Path;
+use std::time::Duration;
+
+use async_nats::jetstream::message::StreamMessage;
+use async_nats::jetstream::stream::{RawMessageError, RawMessageErrorKind, Stream};
+use chrono::{DateTime, Utc};
+use runtime::{Broker, BrokerError, DiskCache};
+use schemas::streams::{COMMANDS, DEAD_LETTERS, RAW, RESULTS, StreamDefinition};
+use schemas::{
+    DeadLetter, Envelope, EventData, RecordId, RecordMapped, RecordProcessed, RecordRef, Version, subjects,
+};
+
+use crate::fence::Settled;
+
+/// Cache entry of the last result that was kept; no record is spelled so.
+const LAST: &str = "last";
+
+/// Pause between two questions to a server that does not answer.
+const PAUSE: Duration = Duration::from_millis(300);
+
+/// What is known of the records.
+pub struct Store {
+    broker: Broker,
+    raw: Stream<()>,
+    commands: Stream<()>,
+    results: Stream<()>,
+    dead_letters: Stream<()>,
+    cache: DiskCache<Settled>,
+}
+
+/// A command as its stream holds it.
+pub struct Command {
+    /// What it says about itself.
+    pub envelope: Envelope,
+    /// Its version; a command without one is never kept.
+    pub version: Version,
+    /// The mapped record.
+    pub mapped: RecordMapped,
+}
+
+impl Store {
+    /// Opens the streams, and the cache under `folder`.
+    pub async fn open(broker: &Broker, folder: &Path) -> Result<Store, BrokerError> {
+        let state = until_answered(broker, || async {
+            broker.jetstream().get_stream(RESULTS.name).await.map_err(|error| error.to_string())
+        })
+        .await?;
+        let info = state.cached_info();
+        let stamp = format!("{}@{}", RESULTS.name, info.created);
+        let mut cache = DiskCache::<Settled>::open(folder, "pusher", &stamp);
+        if cache.get(LAST).is_some_and(|last| last.sequence > info.state.last_sequence) {
+            // The stream was put back from a backup: what the cache knows beyond it never happened.
+            tracing::warn!("The local cache is ahead of {}; starting with an empty one", RESULTS.name);
+            drop(cache);
+            // Another stamp empties it.
+            drop(DiskCache::<Settled>::open(folder, "pusher", "discarded"));
+            cache = DiskCache::open(folder, "pusher", &stamp);
+        }
+        Ok(Store {
+            broker: broker.clone(),
+            raw: broker.stream(RAW.name).await?,
+            commands: broker.stream(COMMANDS.name).await?,
+            results: broker.stream(RESULTS.name).await?,
+            dead_letters: broker.stream(DEAD_LETTERS.name).await?,
+            cache,
+        })
+    }
+
+    /// Returns the newest result of a record, from the cache where it has one.
+    pub async fn last(&self, record: RecordRef) -> Result<Option<Settled>, BrokerError> {
+        match self.cache.get(&record.to_string()) {
+            Some(settled) => Ok(Some(settled)),
+            None => self.refresh(record).await,
+        }
+    }
+
+    /// Asks the stream for the newest result of a record.
+    pub async fn refresh(&self, record: RecordRef) -> Result<Option<Settled>, BrokerError> {
+        let message = self.newest(&self.results, &subjects::result(record)).await?;
+        let settled = message.and_then(|message| {
+            let (envelope, processed) = decode::<RecordProcessed>(&message)?;
+            Settled::of(message.sequence, &envelope, &processed)
+        });
+        match &settled {
+            Some(settled) => self.remember(record, settled),
+            None => self.cache.remove(&record.to_string()),
+        }
+        Ok(settled)
+    }
+
+    /// Keeps a result that the stream has.
+    pub fn remember(&self, record: RecordRef, settled: &Settled) {
+        self.cache.put(&record.to_string(), settled);
+        self.cache.put(LAST, settled);
+    }
+
+    /// Writes the cache to disk.
+    pub fn flush(&self) {
+        self.cache.flush();
+    }
+
+    /// Returns the newest raw version of a record, unless no result can follow it any more: it is older than
+    /// commands and results are kept, or a stage gave it up.
+    pub async fn live_raw_version(
+        &self,
+        record: RecordRef,
+        now: DateTime<Utc>,
+    ) -> Result<Option<u64>, BrokerError> {
+        let Some(raw) = self.newest(&self.raw, &subjects::raw(record)).await? else { return Ok(None) };
+        let age = (now - raw.time).to_std().unwrap_or_default();
+        if age >= COMMANDS.max_age.min(RESULTS.max_age) {
+            return Ok(None);
+        }
+        let is_dead = self.was_buried("mapper", record, RAW, raw.sequence).await?
+            || self.was_buried("pusher", record, COMMANDS, raw.sequence).await?;
+        Ok((!is_dead).then_some(raw.sequence))
+    }
+
+    /// Tells whether a stage's newest dead letter about a record is about this version or a newer one.
+    async fn was_buried(
+        &self,
+        stage: &str,
+        record: RecordRef,
+        stream: StreamDefinition,
+        raw_sequence: u64,
+    ) -> Result<bool, BrokerError> {
+        let subject = subjects::dead_letter(stage, record);
+        let Some(message) = self.newest(&self.dead_letters, &subject).await? else { return Ok(false) };
+        let Ok(letter) = serde_json::from_slice::<DeadLetter>(&message.payload) else { return Ok(false) };
+        let buried = if stream.name == RAW.name {
+            Some(letter.sequence)
+        } else {
+            let header = letter.headers.iter().find(|(name, _)| name == "ce-rawsequence");
+            header.and_then(|(_, value)| value.parse().ok())
+        };
+        Ok(letter.stream == stream.name && buried.is_some_and(|buried| buried >= raw_sequence))
+    }
+
+    /// Returns the newest version of a record that waits for its time, and the newest command's sequence and version.
+    pub async fn rivals(&self, pupil: RecordId, record: RecordRef) -> Result<Rivals, BrokerError> {
+        let later = self.newest(&self.commands, &subjects::later(pupil, record)).await?;
+        let command = self.newest(&self.commands, &subjects::command(pupil, record)).await?;
+        Ok(Rivals {
+            parked: later.as_ref().and_then(version_of),
+            command: command.and_then(|message| Some((message.sequence, version_of(&message)?))),
+        })
+    }
+
+    /// Returns the command of the highest version under a subject, whatever the order in which they were stored.
+    pub async fn newest_command(&self, subject: &str) -> Result<Option<Command>, BrokerError> {
+        let mut newest: Option<Command> = None;
+        let mut from = 1;
+        while let Some(message) = self.next(&self.commands, subject, from).await? {
+            from = message.sequence + 1;
+            let Some((envelope, mapped)) = decode::<RecordMapped>(&message) else { continue };
+            let Some(version) = envelope.version else { continue };
+            if newest.as_ref().is_none_or(|newest| newest.version <= version) {
+                newest = Some(Command { envelope, version, mapped });
+            }
+        }
+        Ok(newest)
+    }
+
+    /// Returns the first message at or after a sequence whose subject fits.
+    pub async fn next(
+        &self,
+        stream: &Stream<()>,
+        subject: &str,
+        from: u64,
+    ) -> Result<Option<StreamMessage>, BrokerError> {
+        until_answered(&self.broker, || async {
+            found(stream.get_first_raw_message_by_subject(subject, from).await)
+        })
+        .await
+    }
+
+    /// Asks the stream's leader: a follower may lag, and what it does not know yet would be taken for absent.
+    async fn newest(&self, stream: &Stream<()>, subject: &str) -> Result<Option<StreamMessage>, BrokerError> {
+        until_answered(&self.broker, || async {
+            found(stream.get_last_raw_message_by_subject(subject).await)
+        })
+        .await
+    }
+}
+
+/// Other versions of a record that are not settled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rivals {
+    /// The one that waits for its time.
+    pub parked: Option<Version>,
+    /// The last one in the queue, with its sequence.
+    pub command: Option<(u64, Version)>,
+}
+
+impl Rivals {
+    /// Tells whether something newer is still to be worked on.
+    pub fn are_newer_than(&self, version: Version) -> bool {
+        let newest = self.parked.max(self.command.map(|(_, version)| version));
+        newest.is_some_and(|newest| newest > version)
+    }
+
+    /// Tells whether this command is the last word about its record.
+    pub fn leave_alone(&self, sequence: u64) -> bool {
+        self.parked.is_none() && self.command.is_some_and(|(last, _)| last == sequence)
+    }
+}
+
+fn found(answer: Result<StreamMessage, RawMessageError>) -> Result<Option<StreamMessage>, String> {
+    match answer {
+        Ok(message) => Ok(Some(message)),
+        Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => Ok(None),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+fn header<'m>(message: &'m StreamMessage, name: &str) -> Option<&'m str> {
+    message.headers.get(name).map(async_nats::HeaderValue::as_str)
+}
+
+fn decode<T: EventData>(message: &StreamMessage) -> Option<(Envelope, T)> {
+    Envelope::decode(|name| header(message, name), &message.payload).ok()
+}
+
+fn version_of(message: &StreamMessage) -> Option<Version> {
+    Envelope::decode_headers(&|name: &str| header(message, name)).ok()?.version
+}
+
+/// Repeats a request until the server answers it or the stage stops.
+pub async fn until_answered<T, F>(broker: &Broker, mut request: impl FnMut() -> F) -> Result<T, BrokerError>
+where
+    F: Future<Output = Result<T, String>>,
+{
+    let mut tries = 0_u32;
+    loop {
+        match request().await {
+            Ok(value) => return Ok(value),
+            Err(reason) => {
+                tries += 1;
+                if tries.is_multiple_of(10) {
+                    tracing::warn!("Still asking NATS: {reason}");
+                }
+                broker.pause(PAUSE).await?;
+            }
+        }
+    }
+}
