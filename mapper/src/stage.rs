@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use runtime::{Context, Delivery, Handler, Outgoing, Reader, Stage, Verdict, consume};
-use schemas::streams::mapper_consumer;
+use schemas::streams::{ATTEMPTS, COMMANDS, DEAD_LETTERS, RAW, mapper_consumer};
 use schemas::{Entity, Envelope, EnvelopeError, RecordChanged, RecordMapped, Shown, Version, subjects};
 
 use crate::{DEFAULT_MAPPING, Rules, map_record};
@@ -34,7 +34,10 @@ impl Stage for Mapper {
     }
 
     async fn run(rules: Rules, context: Context) -> anyhow::Result<()> {
-        consume(&context.broker, Mapper::NAME, mapper_consumer(), &Mapping { rules }).await?;
+        let Context { broker, health, .. } = context;
+        broker.wait_for(&[&RAW, &COMMANDS, &DEAD_LETTERS], &[mapper_consumer()], &[&ATTEMPTS]).await?;
+        health.set_bound(true);
+        consume(&broker, Mapper::NAME, mapper_consumer(), &Mapping { rules }).await?;
         Ok(())
     }
 }

@@ -42,9 +42,11 @@ fn the_customers_mapping_is_used_unless_another_file_is_named() {
 fn every_mistake_of_the_mapping_file_is_told_with_the_settings() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("mapping.toml");
-    std::fs::write(&path, mapper::DEFAULT_MAPPING.replace("id = 48", "id = 0").replace("\"PHONE\"", "5")).unwrap();
+    std::fs::write(&path, mapper::DEFAULT_MAPPING.replace("id = 48", "id = 0").replace("\"PHONE\"", "5"))
+        .unwrap();
     let told = refusal(&[(MAPPING_FILE, path.to_str().unwrap()), ("CONTACT_STATUS_FIELD", "status")]);
-    for words in ["3 settings", "contact.branches[0].id", "contact.fields.phone.code", "CONTACT_STATUS_FIELD"] {
+    for words in ["3 settings", "contact.branches[0].id", "contact.fields.phone.code", "CONTACT_STATUS_FIELD"]
+    {
         assert!(told.contains(words), "{words}: {told}");
     }
     assert!(refusal(&[(MAPPING_FILE, "/nowhere/mapping.toml")]).contains("cannot be read"));
@@ -100,7 +102,8 @@ fn read(message: &Outgoing) -> (Envelope, RecordMapped) {
 fn a_mapped_record_queues_behind_its_pupil_and_is_the_same_each_time() {
     let rules = Rules::parse(mapper::DEFAULT_MAPPING).unwrap();
     let deal = RecordRef::deal(RecordId::try_new(96_038).unwrap());
-    let (envelope, changed) = raw(deal, &json!({"STAGE_ID": "WON", "CONTACT_ID": "39910", "UF_CRM_1470852549": [348]}));
+    let (envelope, changed) =
+        raw(deal, &json!({"STAGE_ID": "WON", "CONTACT_ID": "39910", "UF_CRM_1470852549": [348]}));
     let message = outgoing(&rules, envelope.clone(), &changed, 17).unwrap();
     let pupil = RecordId::try_new(39_910).unwrap();
     assert_eq!(message.subject, subjects::command(pupil, deal));
