@@ -1,0 +1,181 @@
+//! What a wanted status calls for: values in, a decision out. No clock, no network.
+
+use chrono::{DateTime, FixedOffset};
+use schemas::{Envelope, Shown, StatusSettled, Version};
+
+/// A text that a record's status field is to show, because of one version of the record.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Wanted {
+    /// The envelope of the outcome.
+    pub envelope: Envelope,
+    /// The version of the record.
+    pub version: Version,
+    /// The text.
+    pub text: String,
+    /// What the field showed when that version was read.
+    pub shown: Shown,
+}
+
+/// The newest status that was settled for a record, as its stream tells.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settled {
+    /// The version that it was settled for.
+    pub version: Version,
+    /// The text that the field held then.
+    pub text: String,
+    /// How it came to hold it.
+    pub how: StatusSettled,
+    /// Portal time of the proof.
+    pub settled: DateTime<FixedOffset>,
+}
+
+/// What to do about a wanted status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// This or a newer version is settled.
+    Superseded,
+    /// The field holds the text already, as was seen at this portal time.
+    AlreadyShown(DateTime<FixedOffset>),
+    /// The text has to be written.
+    Write,
+}
+
+/// How much later than a settled status a reading must be to outrank it.
+///
+/// A portal may answer lists from a copy that lags behind, so a reading soon after a write may show what
+/// stood there before. Being wrong about it costs one needless write at most.
+const READING_MARGIN_SECONDS: i64 = 60;
+
+/// Decides about a wanted status, given the newest settled one.
+pub fn decide(wanted: &Wanted, last: Option<&Settled>) -> Decision {
+    let Some(last) = last else {
+        return if shows(wanted.shown.status.as_deref(), &wanted.text) {
+            Decision::AlreadyShown(wanted.shown.observed)
+        } else {
+            Decision::Write
+        };
+    };
+    if last.version >= wanted.version {
+        return Decision::Superseded;
+    }
+    let (reading, proof) = (wanted.shown.observed, last.settled);
+    let by_reading = shows(wanted.shown.status.as_deref(), &wanted.text);
+    // A record that came back from the bin shows whatever it likes.
+    let by_proof = last.how != StatusSettled::RecordGone && same_text(&last.text, &wanted.text);
+    let is_shown = if proof.timestamp() > reading.timestamp() {
+        by_proof
+    } else if reading.timestamp() > proof.timestamp() + READING_MARGIN_SECONDS {
+        by_reading
+    } else {
+        by_proof && by_reading
+    };
+    if is_shown { Decision::AlreadyShown(reading.max(proof)) } else { Decision::Write }
+}
+
+fn shows(shown: Option<&str>, wanted: &str) -> bool {
+    shown.is_some_and(|shown| same_text(shown, wanted))
+}
+
+/// Tells whether two texts are the same to a reader: the portal trims, and has its own line ends.
+pub fn same_text(left: &str, right: &str) -> bool {
+    let plain = |text: &str| text.trim().replace("\r\n", "\n");
+    left == right || plain(left) == plain(right)
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use schemas::{RecordId, RecordRef};
+
+    pub(crate) fn at(seconds: i64) -> DateTime<FixedOffset> {
+        DateTime::from_timestamp(1_700_000_000 + seconds, 0).unwrap().fixed_offset()
+    }
+
+    pub(crate) fn wanted(
+        id: u64,
+        raw_sequence: u64,
+        text: &str,
+        shown: Option<&str>,
+        observed: i64,
+    ) -> Wanted {
+        let version = Version { raw_sequence, redrive: 0 };
+        Wanted {
+            envelope: Envelope {
+                record: RecordRef::contact(RecordId::try_new(id).unwrap()),
+                source: "/rollcall/pusher".into(),
+                pupil: None,
+                modified: at(0),
+                fingerprint: "ab".into(),
+                version: Some(version),
+                attempt: 0,
+            },
+            version,
+            text: text.into(),
+            shown: Shown { status: shown.map(str::to_owned), observed: at(observed) },
+        }
+    }
+
+    fn settled(raw_sequence: u64, text: &str, settled: i64) -> Settled {
+        Settled {
+            version: Version { raw_sequence, redrive: 0 },
+            text: text.into(),
+            how: StatusSettled::Written,
+            settled: at(settled),
+        }
+    }
+
+    #[test]
+    fn nothing_settled_before_leaves_the_reading_to_decide() {
+        assert_eq!(decide(&wanted(1, 5, "A", Some(""), 0), None), Decision::Write);
+        assert_eq!(decide(&wanted(1, 5, "A", None, 0), None), Decision::Write);
+        assert_eq!(decide(&wanted(1, 5, "A", Some("A"), 0), None), Decision::AlreadyShown(at(0)));
+    }
+
+    #[test]
+    fn the_same_or_a_newer_version_is_never_settled_again() {
+        for newest in [5, 6] {
+            let last = settled(newest, "B", 10);
+            assert_eq!(decide(&wanted(1, 5, "A", Some(""), 99), Some(&last)), Decision::Superseded);
+        }
+    }
+
+    #[test]
+    fn a_later_proof_outranks_the_reading() {
+        let last = settled(4, "A", 10);
+        assert_eq!(decide(&wanted(1, 5, "A", Some("old"), 9), Some(&last)), Decision::AlreadyShown(at(10)));
+        assert_eq!(decide(&wanted(1, 5, "old", Some("old"), 9), Some(&last)), Decision::Write);
+    }
+
+    #[test]
+    fn a_much_later_reading_outranks_the_proof() {
+        let last = settled(4, "A", 10);
+        assert_eq!(decide(&wanted(1, 5, "A", Some(""), 100), Some(&last)), Decision::Write);
+        assert_eq!(decide(&wanted(1, 5, "B", Some("B"), 100), Some(&last)), Decision::AlreadyShown(at(100)));
+    }
+
+    #[test]
+    fn in_doubt_it_is_written() {
+        let last = settled(4, "A", 10);
+        for observed in [10, 40] {
+            assert_eq!(decide(&wanted(1, 5, "A", Some(""), observed), Some(&last)), Decision::Write);
+            assert_eq!(decide(&wanted(1, 5, "B", Some("B"), observed), Some(&last)), Decision::Write);
+            assert_eq!(
+                decide(&wanted(1, 5, "A", Some("A"), observed), Some(&last)),
+                Decision::AlreadyShown(at(observed))
+            );
+        }
+    }
+
+    #[test]
+    fn a_record_that_was_gone_shows_nothing_known() {
+        let mut last = settled(4, "A", 10);
+        last.how = StatusSettled::RecordGone;
+        assert_eq!(decide(&wanted(1, 5, "A", Some("x"), 9), Some(&last)), Decision::Write);
+    }
+
+    #[test]
+    fn line_ends_and_outer_blanks_make_no_difference() {
+        assert!(same_text("a\r\nb ", "a\nb"));
+        assert!(!same_text("a b", "ab"));
+    }
+}

@@ -1,0 +1,441 @@
+//! The outcomes that are held: one wanted status a record, the newest. Pure; knows no network and no clock.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Instant;
+
+use chrono::{DateTime, FixedOffset};
+use schemas::{Entity, RecordRef};
+
+use crate::decide::{Decision, Settled, Wanted, decide};
+
+/// The newest message of a record's status subject.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Fence {
+    /// Its sequence, 0 where there is none.
+    pub sequence: u64,
+    /// What it says; `None` where there is none, or none that can be read.
+    pub last: Option<Settled>,
+}
+
+/// A wanted status with all that is known about it.
+#[derive(Debug)]
+pub struct Held<D> {
+    /// What is wanted.
+    pub wanted: Wanted,
+    /// The message that asks for it; unsettled as long as this exists.
+    pub delivery: D,
+    /// The newest settled status.
+    pub fence: Fence,
+    /// When the fence was read.
+    pub fence_read: Instant,
+    /// When it came here.
+    pub arrived: Instant,
+    /// Nothing is done about it earlier.
+    pub not_before: Instant,
+    /// An update may have been applied without our knowing: look before writing.
+    pub look_first: bool,
+    /// The field may show something else than was settled last, so only a look or a write will do.
+    pub repair: bool,
+    /// Updates that the portal confirmed and that did not show afterwards.
+    pub unkept: u8,
+    /// Tries that ended with an error of this record alone.
+    pub failures: u8,
+}
+
+impl<D> Held<D> {
+    /// Takes in a wanted status.
+    pub fn new(wanted: Wanted, delivery: D, fence: Fence, now: Instant) -> Held<D> {
+        Held {
+            wanted,
+            delivery,
+            fence,
+            fence_read: now,
+            arrived: now,
+            not_before: now,
+            look_first: false,
+            repair: false,
+            unkept: 0,
+            failures: 0,
+        }
+    }
+
+    /// Returns the record.
+    pub fn record(&self) -> RecordRef {
+        self.wanted.envelope.record
+    }
+
+    /// Decides what to do about it.
+    pub fn decide(&self) -> Decision {
+        if self.repair {
+            return Decision::Write;
+        }
+        decide(&self.wanted, self.fence.last.as_ref())
+    }
+
+    /// Takes in the newest settled status; a repair goes on with its text where that is newer than ours.
+    pub fn refence(&mut self, fence: Fence, now: Instant) {
+        self.fence = fence;
+        self.fence_read = now;
+        if self.repair
+            && let Some(newer) = self.newer_settled()
+        {
+            self.wanted.text = newer.text.clone();
+        }
+    }
+
+    /// Returns the newest settled status where it is of a newer version than the wanted one.
+    pub fn newer_settled(&self) -> Option<&Settled> {
+        self.fence.last.as_ref().filter(|last| last.version > self.wanted.version)
+    }
+
+    /// Notes that the field may show something else than was settled last, whatever was read before.
+    pub fn mistrust(&mut self) {
+        self.repair = true;
+        self.look_first = true;
+        self.refence(self.fence.clone(), self.fence_read);
+    }
+}
+
+/// A held outcome that made room for another one of its record.
+#[derive(Debug)]
+pub enum Displaced<D> {
+    /// Of an older version: it is done with, as the newer one is held.
+    Older(Held<D>),
+    /// Of the same version, most likely the same message: it must be forgotten, not acknowledged.
+    Same(Held<D>),
+}
+
+/// What was picked to be dealt with now. The records are away until given back or finished.
+#[derive(Debug)]
+pub struct Picked<D> {
+    /// To be written.
+    pub write: Vec<Held<D>>,
+    /// Already shown, as seen at that portal time.
+    pub shown: Vec<(Held<D>, DateTime<FixedOffset>)>,
+    /// Superseded by a version that was settled.
+    pub superseded: Vec<Held<D>>,
+}
+
+impl<D> Picked<D> {
+    fn nothing() -> Picked<D> {
+        Picked { write: Vec::new(), shown: Vec::new(), superseded: Vec::new() }
+    }
+
+    /// Returns all records that were picked.
+    pub fn records(&self) -> Vec<RecordRef> {
+        let shown = self.shown.iter().map(|(held, _)| held);
+        self.write.iter().chain(shown).chain(&self.superseded).map(Held::record).collect()
+    }
+
+    /// Tells whether nothing was picked.
+    pub fn is_empty(&self) -> bool {
+        self.write.is_empty() && self.shown.is_empty() && self.superseded.is_empty()
+    }
+}
+
+/// All outcomes that are held.
+#[derive(Debug)]
+pub struct Desk<D> {
+    waiting: HashMap<RecordRef, Held<D>>,
+    away: HashSet<RecordRef>,
+    /// Records whose handling panicked, and how often: they are dealt with alone.
+    suspects: HashMap<RecordRef, u8>,
+}
+
+impl<D> Default for Desk<D> {
+    fn default() -> Desk<D> {
+        Desk { waiting: HashMap::new(), away: HashSet::new(), suspects: HashMap::new() }
+    }
+}
+
+impl<D> Desk<D> {
+    /// Returns the number of records with a wanted status, those away included.
+    pub fn len(&self) -> usize {
+        self.waiting.len() + self.away.len()
+    }
+
+    /// Tells whether there is none.
+    #[cfg(test)]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Takes in an outcome; only the newest version of a record stays.
+    pub fn insert(&mut self, mut held: Held<D>) -> Option<Displaced<D>> {
+        let record = held.record();
+        let Some(known) = self.waiting.remove(&record) else {
+            self.waiting.insert(record, held);
+            return None;
+        };
+        let (mut kept, displaced) = match held.wanted.version.cmp(&known.wanted.version) {
+            std::cmp::Ordering::Greater => {
+                held.arrived = held.arrived.min(known.arrived);
+                (held, Displaced::Older(known))
+            }
+            std::cmp::Ordering::Equal => (known, Displaced::Same(held)),
+            std::cmp::Ordering::Less => (known, Displaced::Older(held)),
+        };
+        let (Displaced::Older(other) | Displaced::Same(other)) = &displaced;
+        kept.look_first |= other.look_first;
+        kept.repair |= other.repair;
+        self.waiting.insert(record, kept);
+        Some(displaced)
+    }
+
+    /// Takes back what was picked and not settled.
+    pub fn give_back(&mut self, held: Held<D>) -> Option<Displaced<D>> {
+        self.away.remove(&held.record());
+        self.insert(held)
+    }
+
+    /// Notes that a picked record is done with, and its newest settled status where it is known.
+    pub fn finish(&mut self, record: RecordRef, fence: Option<Fence>, now: Instant) {
+        self.away.remove(&record);
+        self.suspects.remove(&record);
+        if let (Some(held), Some(fence)) = (self.waiting.get_mut(&record), fence) {
+            held.refence(fence, now);
+        }
+    }
+
+    /// Notes that the handling of these records panicked; what was held of them is gone and comes again.
+    pub fn note_panic(&mut self, records: &[RecordRef]) {
+        // Bounded by what can be away at once, over and over only for what keeps panicking.
+        for record in records {
+            self.away.remove(record);
+            let panics = self.suspects.entry(*record).or_default();
+            *panics = panics.saturating_add(1);
+        }
+    }
+
+    /// Returns how often the handling of a record panicked.
+    pub fn panics(&self, record: RecordRef) -> u8 {
+        self.suspects.get(&record).copied().unwrap_or(0)
+    }
+
+    /// Returns the number of an entity's records that can be dealt with, and when the first of them came.
+    pub fn ready(&self, entity: Entity, now: Instant) -> (usize, Option<Instant>) {
+        let ready = self.at_hand(entity).filter(|held| held.not_before <= now);
+        ready.fold((0, None), |(count, first), held| {
+            let first = first.map_or(held.arrived, |first: Instant| first.min(held.arrived));
+            (count + 1, Some(first))
+        })
+    }
+
+    /// Returns when the next of an entity's records that wait for their time can be dealt with.
+    pub fn next_ready(&self, entity: Entity, now: Instant) -> Option<Instant> {
+        self.at_hand(entity).map(|held| held.not_before).filter(|moment| *moment > now).min()
+    }
+
+    fn at_hand(&self, entity: Entity) -> impl Iterator<Item = &Held<D>> {
+        self.waiting
+            .values()
+            .filter(move |held| held.record().entity == entity && !self.away.contains(&held.record()))
+    }
+
+    /// Picks up to `most` records of an entity to write, and what turns out to need no writing meanwhile.
+    pub fn pick(&mut self, entity: Entity, most: usize, now: Instant) -> Picked<D> {
+        let mut picked = Picked::nothing();
+        for record in self.order(entity, now) {
+            if picked.write.len() >= most {
+                break;
+            }
+            if self.suspects.contains_key(&record) && !picked.is_empty() {
+                continue;
+            }
+            let Some(held) = self.waiting.remove(&record) else { continue };
+            self.away.insert(record);
+            match held.decide() {
+                Decision::Superseded => picked.superseded.push(held),
+                Decision::AlreadyShown(seen) => picked.shown.push((held, seen)),
+                Decision::Write => picked.write.push(held),
+            }
+            if self.suspects.contains_key(&record) {
+                break;
+            }
+        }
+        picked
+    }
+
+    /// Returns the ready records: by turns the one that was edited last, and the one that waits longest.
+    ///
+    /// People look at what they have just edited, and nobody is to wait for ever. Suspects come last.
+    fn order(&self, entity: Entity, now: Instant) -> Vec<RecordRef> {
+        let mut ready: Vec<&Held<D>> = self.at_hand(entity).filter(|held| held.not_before <= now).collect();
+        let key = |held: &Held<D>| (held.arrived, held.wanted.version);
+        ready.sort_by_key(|held| key(held));
+        let mut by_edit = ready.clone();
+        by_edit.sort_by_key(|held| std::cmp::Reverse(held.wanted.shown.observed));
+        let mut seen = HashSet::new();
+        let mut order: Vec<RecordRef> = by_edit
+            .iter()
+            .zip(&ready)
+            .flat_map(|(edited, waiting)| [edited.record(), waiting.record()])
+            .filter(|record| seen.insert(*record))
+            .collect();
+        order.sort_by_key(|record| self.suspects.contains_key(record));
+        order
+    }
+
+    /// Gives everything away that is at hand, as the stage is to stop.
+    pub fn clear(&mut self) -> Vec<Held<D>> {
+        self.waiting.drain().map(|(_, held)| held).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decide::tests::{at, wanted};
+    use proptest::prelude::*;
+    use schemas::{RecordId, StatusSettled, Version};
+    use std::time::Duration;
+
+    fn held(id: u64, raw_sequence: u64, text: &str, observed: i64, arrived: Instant) -> Held<u64> {
+        Held::new(wanted(id, raw_sequence, text, Some(""), observed), raw_sequence, Fence::default(), arrived)
+    }
+
+    fn ids(picked: &Picked<u64>) -> Vec<u64> {
+        picked.write.iter().map(|held| held.record().id.get()).collect()
+    }
+
+    #[test]
+    fn only_the_newest_version_of_a_record_stays() {
+        let (mut desk, now) = (Desk::default(), Instant::now());
+        assert!(desk.insert(held(1, 5, "A", 0, now)).is_none());
+        assert!(matches!(
+            desk.insert(held(1, 4, "old", 0, now)),
+            Some(Displaced::Older(old)) if old.delivery == 4
+        ));
+        assert!(matches!(desk.insert(held(1, 5, "A", 0, now)), Some(Displaced::Same(_))));
+        assert!(matches!(
+            desk.insert(held(1, 6, "B", 0, now)),
+            Some(Displaced::Older(old)) if old.delivery == 5
+        ));
+        assert_eq!(desk.len(), 1);
+        assert_eq!(desk.pick(Entity::Contact, 9, now).write[0].wanted.text, "B");
+    }
+
+    #[test]
+    fn a_record_that_is_away_is_not_picked_again() {
+        let (mut desk, now) = (Desk::default(), Instant::now());
+        desk.insert(held(1, 5, "A", 0, now));
+        let mut picked = desk.pick(Entity::Contact, 9, now);
+        desk.insert(held(1, 6, "B", 0, now));
+        assert!(desk.pick(Entity::Contact, 9, now).is_empty());
+        let back = desk.give_back(picked.write.remove(0));
+        assert!(matches!(back, Some(Displaced::Older(old)) if old.delivery == 5));
+        assert_eq!(ids(&desk.pick(Entity::Contact, 9, now)), [1]);
+    }
+
+    #[test]
+    fn the_latest_edit_and_the_longest_wait_take_turns() {
+        let (mut desk, now) = (Desk::default(), Instant::now());
+        for id in 1..=9 {
+            desk.insert(held(id, id, "A", id as i64, now + Duration::from_secs(id)));
+        }
+        let later = now + Duration::from_secs(60);
+        assert_eq!(ids(&desk.pick(Entity::Contact, 4, later)), [9, 1, 8, 2]);
+        assert!(desk.pick(Entity::Deal, 4, later).is_empty());
+    }
+
+    #[test]
+    fn what_has_to_wait_is_not_ready() {
+        let (mut desk, now) = (Desk::default(), Instant::now());
+        let mut later = held(1, 5, "A", 0, now);
+        later.not_before = now + Duration::from_secs(2);
+        desk.insert(later);
+        assert_eq!(desk.ready(Entity::Contact, now), (0, None));
+        assert_eq!(desk.next_ready(Entity::Contact, now), Some(now + Duration::from_secs(2)));
+        assert!(desk.pick(Entity::Contact, 9, now).is_empty());
+    }
+
+    #[test]
+    fn a_record_that_panics_is_dealt_with_alone() {
+        let (mut desk, now) = (Desk::default(), Instant::now());
+        let record = |id| RecordRef::contact(RecordId::try_new(id).unwrap());
+        desk.note_panic(&[record(1)]);
+        for id in 1..=3 {
+            desk.insert(held(id, id, "A", 0, now));
+        }
+        let others = ids(&desk.pick(Entity::Contact, 9, now));
+        assert!(others.len() == 2 && !others.contains(&1));
+        assert_eq!(ids(&desk.pick(Entity::Contact, 9, now)), [1]);
+        assert_eq!(desk.panics(record(1)), 1);
+        desk.finish(record(1), None, now);
+        assert_eq!(desk.panics(record(1)), 0);
+    }
+
+    /// A record as the portal and the status stream have it.
+    #[derive(Default)]
+    struct Record {
+        field: String,
+        fence: Fence,
+        written: Vec<u64>,
+    }
+
+    impl Record {
+        /// Does what a round does, in one go.
+        fn settle(&mut self, held: &Held<u64>, how: StatusSettled, clock: i64) {
+            if how == StatusSettled::Written {
+                self.field = held.wanted.text.clone();
+                self.written.push(held.wanted.version.raw_sequence);
+            }
+            let last = Settled {
+                version: held.wanted.version,
+                text: held.wanted.text.clone(),
+                how,
+                settled: at(clock),
+            };
+            self.fence = Fence { sequence: self.fence.sequence + 1, last: Some(last) };
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_order_and_repetition_of_outcomes_ends_with_the_newest_text(
+            texts in proptest::collection::vec("[ab]", 1..8),
+            steps in proptest::collection::vec((0usize..8, 0u8..4), 1..60),
+        ) {
+            let (mut desk, now, mut record) = (Desk::default(), Instant::now(), Record::default());
+            // Each version was read before any of its statuses was written, or after all of the ones before.
+            let outcome = |index: usize, fence: &Fence| {
+                let wanted = wanted(1, index as u64 + 1, &texts[index], Some(""), 0);
+                Held::new(wanted, index as u64, fence.clone(), now)
+            };
+            let mut away: Vec<Held<u64>> = Vec::new();
+            let mut clock = 1;
+            let every = (0..texts.len()).map(|index| (index, 3));
+            for (index, action) in steps.into_iter().chain(every).chain([(0, 1), (0, 2), (0, 1), (0, 2)]) {
+                clock += 1;
+                match action {
+                    // A batch comes back with its answer lost, or with success.
+                    0 => if let Some(held) = away.pop() {
+                        desk.give_back(held);
+                    },
+                    2 => if let Some(held) = away.pop() {
+                        record.settle(&held, StatusSettled::Written, clock);
+                        desk.finish(held.record(), Some(record.fence.clone()), now);
+                    },
+                    1 => {
+                        let picked = desk.pick(Entity::Contact, 1, now);
+                        for (held, _) in &picked.shown {
+                            record.settle(held, StatusSettled::AlreadyShown, clock);
+                        }
+                        for held in picked.shown.iter().map(|(held, _)| held).chain(&picked.superseded) {
+                            desk.finish(held.record(), Some(record.fence.clone()), now);
+                        }
+                        away.extend(picked.write);
+                    }
+                    _ => {
+                        desk.insert(outcome(index % texts.len(), &record.fence));
+                    }
+                }
+            }
+            prop_assert!(away.is_empty() && desk.is_empty());
+            prop_assert_eq!(&record.field, texts.last().unwrap());
+            prop_assert!(record.written.is_sorted(), "{:?}", record.written);
+            let newest = record.fence.last.unwrap().version;
+            prop_assert_eq!(newest, Version { raw_sequence: texts.len() as u64, redrive: 0 });
+        }
+    }
+}

@@ -1,0 +1,591 @@
+//! The loop: takes outcomes in, starts rounds, learns from what came of them.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bitrix24::{Client, ErrorClass, Lane};
+use futures::{StreamExt, stream};
+use runtime::budget::{self, BucketSize, SharedBudget};
+use runtime::{Broker, Context, Delivery, Inbox, Stage, Verdict};
+use schemas::problem::STATUS_MAX_CHARS;
+use schemas::streams::{ATTEMPTS, BUDGET, DEAD_LETTERS, RESULTS, STATUSES, status_writer_consumer};
+use schemas::{Entity, Outcome, RecordProcessed, RecordRef};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use crate::StatusWriter;
+use crate::config::Config;
+use crate::decide::{Decision, Wanted};
+use crate::desk::{Desk, Displaced, Held};
+use crate::field::{self, Unusable};
+use crate::line::{Gate, Line, MINUTE, Word};
+use crate::pace::MOST_IN_FLIGHT;
+use crate::round::{AT_ONCE, Report, Round, Tools, Trouble, carry_out};
+use crate::store::Store;
+
+/// Most outcomes that are held; the consumer has no more in flight either.
+const MOST_HELD: usize = 1_024;
+
+/// Outcomes taken in at once.
+const GULP: usize = 256;
+
+/// Outcomes in sight above which a status is no answer to a single edit any more.
+const BACKFILL_FROM: u64 = 200;
+
+/// Panics over one record after which it is a dead letter.
+const MOST_PANICS: u8 = 3;
+
+/// Deliveries above which a message is suspected of killing this process.
+///
+/// Many outcomes are held at a time, so a process that is killed for other reasons sends many innocent
+/// ones round again.
+const SUSPECT_DELIVERIES: u64 = 8;
+
+/// Longest wait for rounds under way once the stage is to stop; the shell ends the process soon after.
+const LAST_ROUNDS: Duration = Duration::from_secs(7);
+
+/// Nothing is waited for longer without looking round.
+const LONGEST_SLEEP: Duration = Duration::from_secs(3_600);
+
+/// Works until the stage is to stop.
+pub async fn run(config: Config, context: Context) -> anyhow::Result<()> {
+    let Context { broker, settings, health, stopping } = context;
+    let consumer = status_writer_consumer();
+    let streams = [&RESULTS, &STATUSES, &DEAD_LETTERS];
+    broker.wait_for(&streams, std::slice::from_ref(&consumer), &[&BUDGET, &ATTEMPTS]).await?;
+    let inbox = Inbox::bind(&broker, StatusWriter::NAME, consumer.clone(), GULP).await?;
+    let settler = Arc::new(Inbox::bind(&broker, StatusWriter::NAME, consumer, 1).await?);
+    let tools = Arc::new(Tools {
+        client: connect(config.portal, &broker, config.bucket).await?,
+        fields: config.fields,
+        store: Store::open(&broker, &settings.state_dir).await?,
+        settler,
+        clock_speed: config.bucket.clock_speed,
+    });
+    health.set_bound(true);
+    let (sender, mut incoming) = mpsc::channel(GULP);
+    let reader = tokio::spawn(read(inbox, sender));
+    let mut writer = Writer::new(tools, Instant::now());
+    loop {
+        writer.start_what_is_due(Instant::now());
+        let wake = writer.next_wake(Instant::now());
+        let mut deliveries = Vec::new();
+        tokio::select! {
+            () = stopping.cancelled() => break,
+            taken = incoming.recv_many(&mut deliveries, GULP), if writer.has_room() => match taken {
+                0 => break,
+                _ => writer.take_in(deliveries).await,
+            },
+            Some(ended) = writer.tasks.join_next_with_id() => writer.note_end(ended).await,
+            () = tokio::time::sleep_until(wake.into()) => {}
+        }
+    }
+    incoming.close();
+    writer.finish(incoming).await;
+    if reader.await.is_err() && !stopping.is_cancelled() {
+        anyhow::bail!("the reader of the consumer failed");
+    }
+    Ok(())
+}
+
+async fn connect(
+    portal: bitrix24::ClientBuilder,
+    broker: &Broker,
+    bucket: BucketSize,
+) -> anyhow::Result<Client> {
+    let shared = SharedBudget::open(broker, bucket).await?;
+    let client = portal
+        .budget(move |lane| {
+            let shared = shared.clone();
+            Box::pin(async move {
+                let lane = match lane {
+                    Lane::Live => budget::Lane::Live,
+                    Lane::Backfill => budget::Lane::Backfill,
+                };
+                if shared.acquire(lane).await.is_err() {
+                    // The stage is stopping: no request without a place in the bucket.
+                    std::future::pending::<()>().await;
+                }
+            })
+        })
+        .build()?;
+    Ok(client)
+}
+
+/// Reads deliveries in a task of its own, for waiting for one must not be broken off half-way.
+async fn read(mut inbox: Inbox, sender: mpsc::Sender<Delivery>) {
+    while let Some(delivery) = inbox.next().await {
+        if sender.send(delivery).await.is_err() {
+            break;
+        }
+    }
+    inbox.drain().await;
+}
+
+/// What a task was about, should it panic.
+enum Task {
+    Check(Entity),
+    Round(Entity, Vec<RecordRef>),
+}
+
+/// What a task ends with.
+enum Ended {
+    Check(Entity, Result<Result<(), Unusable>, bitrix24::Error>),
+    Round(Box<Report>),
+}
+
+struct Writer {
+    tools: Arc<Tools>,
+    desk: Desk<Delivery>,
+    lines: [Line; 2],
+    tasks: JoinSet<Ended>,
+    running: HashMap<tokio::task::Id, Task>,
+    /// While set, the portal turns the webhook away, and is asked again at that time.
+    refused_until: Option<Instant>,
+    /// Messages that the consumer had not delivered when it delivered the newest one here.
+    pending: u64,
+    started: Instant,
+}
+
+impl Writer {
+    fn new(tools: Arc<Tools>, now: Instant) -> Writer {
+        Writer {
+            tools,
+            desk: Desk::default(),
+            lines: Entity::ALL.map(|_| Line::new(now)),
+            tasks: JoinSet::new(),
+            running: HashMap::new(),
+            refused_until: None,
+            pending: 0,
+            started: now,
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        self.desk.len() < MOST_HELD
+    }
+
+    fn line(&mut self, entity: Entity) -> &mut Line {
+        match entity {
+            Entity::Contact => &mut self.lines[0],
+            Entity::Deal => &mut self.lines[1],
+        }
+    }
+
+    fn minute(&self) -> Duration {
+        self.tools.real(MINUTE)
+    }
+
+    /// Returns the time since the start on the portal's clock.
+    fn portal_time(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.started).mul_f64(self.tools.clock_speed)
+    }
+}
+
+/// Taking outcomes in.
+impl Writer {
+    async fn take_in(&mut self, deliveries: Vec<Delivery>) {
+        self.pending = deliveries.last().map_or(0, |delivery| delivery.pending);
+        let (tools, desk) = (&self.tools, &self.desk);
+        let prepared = deliveries.into_iter().map(|delivery| prepare(tools, desk, delivery));
+        let prepared: Vec<Option<Held<Delivery>>> =
+            stream::iter(prepared).buffer_unordered(AT_ONCE).collect().await;
+        let displaced: Vec<_> =
+            prepared.into_iter().flatten().filter_map(|held| self.desk.insert(held)).collect();
+        acknowledge_older(&self.tools, displaced).await;
+    }
+}
+
+/// A newer version is held, so the older one may go; of two deliveries of one version only one is kept.
+async fn acknowledge_older(tools: &Tools, displaced: Vec<Displaced<Delivery>>) {
+    let older = displaced.into_iter().filter_map(|displaced| match displaced {
+        Displaced::Older(held) => Some(held.delivery),
+        Displaced::Same(_) => None,
+    });
+    stream::iter(older)
+        .for_each_concurrent(AT_ONCE, |delivery| settle(tools, delivery, Verdict::Done(Vec::new())))
+        .await;
+}
+
+async fn settle(tools: &Tools, delivery: Delivery, verdict: Verdict) {
+    let sequence = delivery.sequence;
+    if let Err(error) = tools.settle(delivery, verdict).await {
+        tracing::debug!("Could not settle message {sequence}, it will come again: {error}");
+    }
+}
+
+/// Reads a delivery and looks its record's newest settled status up; settles what needs no more.
+async fn prepare(tools: &Tools, desk: &Desk<Delivery>, delivery: Delivery) -> Option<Held<Delivery>> {
+    let wanted = match read_outcome(&delivery) {
+        Ok(Some(wanted)) => wanted,
+        Ok(None) => {
+            settle(tools, delivery, Verdict::Done(Vec::new())).await;
+            return None;
+        }
+        Err(reason) => {
+            settle(tools, delivery, Verdict::DeadLetter { reason }).await;
+            return None;
+        }
+    };
+    let record = wanted.envelope.record;
+    if desk.panics(record) >= MOST_PANICS || kills(tools, &delivery).await {
+        let reason = "the stage stopped in the middle of this message each time it tried".into();
+        settle(tools, delivery, Verdict::DeadLetter { reason }).await;
+        return None;
+    }
+    let held = with_fence(tools, wanted, delivery).await?;
+    if held.decide() == Decision::Superseded {
+        settle(tools, held.delivery, Verdict::Done(Vec::new())).await;
+        return None;
+    }
+    Some(held)
+}
+
+/// Asks the stream where the cache knows nothing or would leave something undone, and for redeliveries.
+async fn with_fence(tools: &Tools, wanted: Wanted, delivery: Delivery) -> Option<Held<Delivery>> {
+    let record = wanted.envelope.record;
+    let now = Instant::now();
+    let remembered = if delivery.deliveries > 1 { None } else { tools.store.remembered(record) };
+    if let Some(fence) = remembered {
+        let held = Held::new(wanted, delivery, fence, now);
+        if held.decide() != Decision::Superseded {
+            return Some(held);
+        }
+        let fence = tools.store.fence(record).await.ok()?;
+        return Some(Held::new(held.wanted, held.delivery, fence, now));
+    }
+    let fence = tools.store.fence(record).await.ok()?;
+    Some(Held::new(wanted, delivery, fence, now))
+}
+
+async fn kills(tools: &Tools, delivery: &Delivery) -> bool {
+    delivery.deliveries > SUSPECT_DELIVERIES && matches!(tools.settler.may_begin(delivery).await, Ok(false))
+}
+
+/// Reads an outcome; `None` for one that asks for nothing, an error for one that nobody can follow.
+fn read_outcome(delivery: &Delivery) -> Result<Option<Wanted>, String> {
+    let (envelope, processed) = delivery.decode::<RecordProcessed>().map_err(|error| error.to_string())?;
+    if processed.outcome == Outcome::Superseded {
+        return Ok(None);
+    }
+    let version = envelope.version.ok_or("the outcome has no version")?;
+    let text: String = processed.status.chars().take(STATUS_MAX_CHARS).collect();
+    if text.trim().is_empty() {
+        // An empty field means "try again" to the producer, so writing it would never end.
+        return Err("the outcome has no status text".into());
+    }
+    Ok(Some(Wanted { envelope, version, text, shown: processed.shown }))
+}
+
+/// Starting what is due.
+impl Writer {
+    fn start_what_is_due(&mut self, now: Instant) {
+        for entity in Entity::ALL {
+            self.start_check(entity, now);
+        }
+        if self.refused_until.is_some() {
+            return;
+        }
+        // By turns, so that neither entity waits for the other.
+        while self.rounds() < MOST_IN_FLIGHT {
+            let mut order = Entity::ALL;
+            order.sort_by_key(|entity| self.line(*entity).in_flight);
+            if !order.into_iter().any(|entity| self.start_round(entity, now)) {
+                break;
+            }
+        }
+    }
+
+    fn rounds(&self) -> usize {
+        self.lines.iter().map(|line| line.in_flight).sum()
+    }
+
+    fn start_check(&mut self, entity: Entity, now: Instant) {
+        let Gate::Check(at) = self.line(entity).gate else { return };
+        let is_resting = self.line(entity).rest_until.is_some_and(|until| until > now);
+        if at > now || is_resting || self.line(entity).is_checking {
+            return;
+        }
+        if let Some(until) = self.refused_until {
+            // One probe at a time for the whole portal.
+            if until > now {
+                return;
+            }
+            self.refused_until = Some(now + self.minute());
+        }
+        self.line(entity).is_checking = true;
+        let tools = Arc::clone(&self.tools);
+        let task = self.tasks.spawn(async move {
+            Ended::Check(entity, field::check(&tools.client, entity, tools.fields.of(entity)).await)
+        });
+        self.running.insert(task.id(), Task::Check(entity));
+    }
+
+    /// Starts a round for an entity if there is one to start; tells whether it did.
+    fn start_round(&mut self, entity: Entity, now: Instant) -> bool {
+        let line = self.line(entity);
+        if line.rest_until.is_some_and(|until| until > now) || line.in_flight >= line.most_in_flight() {
+            return false;
+        }
+        let (ready, first) = self.desk.ready(entity, now);
+        let Some(first) = first else { return false };
+        let Some(most) = self.affordable(entity, ready, now) else { return false };
+        if ready < most && now < first + self.patience(entity, now) {
+            return false;
+        }
+        let picked = self.desk.pick(entity, most, now);
+        if picked.is_empty() {
+            return false;
+        }
+        self.spawn_round(entity, most, picked, now);
+        true
+    }
+
+    fn patience(&mut self, entity: Entity, now: Instant) -> Duration {
+        let portal_now = self.portal_time(now);
+        let wait = self.line(entity).patience.wait(portal_now);
+        self.tools.real(wait)
+    }
+
+    /// Returns how many updates may be sent now; puts the line to rest where it has no computing time.
+    fn affordable(&mut self, entity: Entity, ready: usize, now: Instant) -> Option<usize> {
+        let most = self.line(entity).most_updates();
+        let capacity = self.tools.client.capacity(&field::portal_entity(entity).method("update"));
+        let fitting = (capacity.commands_now as usize).min(most);
+        // Dribbling out what becomes free would cost a request each.
+        if fitting == 0 || fitting < most.min(ready) / 2 {
+            let pause = capacity.ready_in.max(self.tools.real(Duration::from_secs(1)));
+            self.line(entity).rest(now + pause);
+            return None;
+        }
+        Some(fitting)
+    }
+
+    fn spawn_round(
+        &mut self,
+        entity: Entity,
+        most: usize,
+        picked: crate::desk::Picked<Delivery>,
+        now: Instant,
+    ) {
+        let portal_now = self.portal_time(now);
+        let in_sight = self.pending.saturating_add(self.desk.len() as u64);
+        let lane = if in_sight > BACKFILL_FROM { Lane::Backfill } else { Lane::Live };
+        let line = self.line(entity);
+        if !picked.write.is_empty() && picked.write.len() < most {
+            line.patience.note_hasty(portal_now);
+        }
+        line.in_flight += 1;
+        let round = Round { entity, lane, picked, line_is_sound: line.is_sound() };
+        let records = round.picked.records();
+        let tools = Arc::clone(&self.tools);
+        let task = self.tasks.spawn(async move { Ended::Round(Box::new(carry_out(tools, round).await)) });
+        self.running.insert(task.id(), Task::Round(entity, records));
+    }
+
+    /// Returns when something becomes due by itself.
+    fn next_wake(&mut self, now: Instant) -> Instant {
+        let mut wake = now + LONGEST_SLEEP;
+        if let Some(until) = self.refused_until {
+            return wake.min(until.max(now + self.tools.real(Duration::from_millis(100))));
+        }
+        for entity in Entity::ALL {
+            let moments = [self.next_check(entity), self.next_round(entity, now)];
+            wake = moments.into_iter().flatten().fold(wake, Instant::min);
+        }
+        // What is due and was not started waits for a round under way to end.
+        wake.max(now + Duration::from_millis(1))
+    }
+
+    fn next_check(&mut self, entity: Entity) -> Option<Instant> {
+        let line = self.line(entity);
+        match line.gate {
+            Gate::Check(at) if !line.is_checking => Some(line.rest_until.map_or(at, |until| until.max(at))),
+            _ => None,
+        }
+    }
+
+    fn next_round(&mut self, entity: Entity, now: Instant) -> Option<Instant> {
+        let line = self.line(entity);
+        if line.in_flight >= line.most_in_flight() || self.rounds() >= MOST_IN_FLIGHT {
+            return None;
+        }
+        let rest_until = self.line(entity).rest_until.filter(|until| *until > now);
+        let filled = self.desk.ready(entity, now).1.map(|first| first + self.patience(entity, now));
+        let due = [filled, self.desk.next_ready(entity, now)].into_iter().flatten().min()?;
+        Some(rest_until.map_or(due, |until| until.max(due)))
+    }
+}
+
+/// Learning from what ended.
+impl Writer {
+    async fn note_end(&mut self, ended: Result<(tokio::task::Id, Ended), tokio::task::JoinError>) {
+        let now = Instant::now();
+        let id = match &ended {
+            Ok((id, _)) => *id,
+            Err(error) => error.id(),
+        };
+        let task = self.running.remove(&id);
+        match ended {
+            Ok((_, Ended::Check(entity, found))) => self.note_check(entity, found, now),
+            Ok((_, Ended::Round(report))) => self.note_round(*report, now).await,
+            Err(_) => self.note_panic(task, now),
+        }
+    }
+
+    fn note_check(
+        &mut self,
+        entity: Entity,
+        found: Result<Result<(), Unusable>, bitrix24::Error>,
+        now: Instant,
+    ) {
+        let minute = self.minute();
+        self.line(entity).is_checking = false;
+        let word = match found {
+            Ok(answer) => {
+                self.accepted();
+                match answer {
+                    Ok(()) => self.line(entity).note_field_usable(),
+                    Err(unusable) => self.line(entity).note_field_unusable(unusable.to_string(), now, minute),
+                }
+            }
+            Err(error) => {
+                let trouble = match error.class() {
+                    ErrorClass::Refused => Trouble::Refused(error.to_string()),
+                    _ => Trouble::of(&error, 0),
+                };
+                self.note_trouble(entity, &trouble, now)
+            }
+        };
+        self.say(entity, word);
+    }
+
+    async fn note_round(&mut self, report: Report, now: Instant) {
+        let entity = report.entity;
+        let tools = Arc::clone(&self.tools);
+        let pause = |portal: Duration| tools.real(jittered(portal));
+        let line = self.line(entity);
+        line.in_flight -= 1;
+        let word = line.note_report(&report, now, pause);
+        self.say(entity, word);
+        if let Some(Trouble::Refused(reason)) = &report.trouble {
+            self.refuse(reason, now);
+        }
+        note_counts(&report);
+        for (record, fence) in report.done {
+            self.desk.finish(record, fence, now);
+        }
+        let displaced: Vec<_> =
+            report.again.into_iter().filter_map(|held| self.desk.give_back(held)).collect();
+        acknowledge_older(&self.tools, displaced).await;
+    }
+
+    fn note_trouble(&mut self, entity: Entity, trouble: &Trouble, now: Instant) -> Option<Word> {
+        if let Trouble::Refused(reason) = trouble {
+            self.refuse(reason, now);
+            return None;
+        }
+        let tools = Arc::clone(&self.tools);
+        self.line(entity).note_trouble(trouble, now, |portal| tools.real(jittered(portal)))
+    }
+
+    /// The portal turns the webhook away: a person has to act, and it is asked once a minute.
+    fn refuse(&mut self, reason: &str, now: Instant) {
+        if self.refused_until.is_none() {
+            tracing::error!(
+                "Bitrix24 refuses the webhook: {reason}. Statuses wait. Check that the webhook exists, has the \
+                 right `crm`, and belongs to an active employee, and that the portal is not blocked"
+            );
+        }
+        self.refused_until = Some(now + self.minute());
+        for line in &mut self.lines {
+            line.gate = Gate::Check(now);
+        }
+    }
+
+    fn accepted(&mut self) {
+        if self.refused_until.take().is_some() {
+            tracing::info!("Bitrix24 accepts the webhook again");
+        }
+    }
+
+    /// What was held is gone with the task; its messages come again after the ack wait.
+    fn note_panic(&mut self, task: Option<Task>, now: Instant) {
+        match task {
+            Some(Task::Check(entity)) => {
+                let minute = self.minute();
+                let line = self.line(entity);
+                line.is_checking = false;
+                line.gate = Gate::Check(now + minute);
+            }
+            Some(Task::Round(entity, records)) => {
+                self.line(entity).in_flight -= 1;
+                self.desk.note_panic(&records);
+                tracing::error!("A round of {} statuses panicked; trying them again alone", records.len());
+            }
+            None => {}
+        }
+    }
+
+    fn say(&self, entity: Entity, word: Option<Word>) {
+        let field = self.tools.fields.of(entity);
+        match word {
+            None => {}
+            Some(Word::Alarm(reason)) => tracing::error!(
+                entity = entity.token(),
+                field,
+                "Statuses of {entity}s wait, none is written to field {field}: {reason}"
+            ),
+            Some(Word::Resumed) => {
+                tracing::info!(entity = entity.token(), field, "Statuses of {entity}s are written again");
+            }
+            Some(Word::Unwell(reason)) => tracing::warn!(
+                entity = entity.token(),
+                "Statuses of {entity}s wait for Bitrix24 to be well again: {reason}"
+            ),
+        }
+    }
+
+    /// Lets rounds under way end, and gives everything else back.
+    async fn finish(mut self, mut incoming: mpsc::Receiver<Delivery>) {
+        let deadline = tokio::time::Instant::now() + LAST_ROUNDS;
+        while let Ok(Some(ended)) = tokio::time::timeout_at(deadline, self.tasks.join_next_with_id()).await {
+            self.note_end(ended).await;
+        }
+        let mut unsettled: Vec<Delivery> = self.desk.clear().into_iter().map(|held| held.delivery).collect();
+        while let Ok(delivery) = incoming.try_recv() {
+            unsettled.push(delivery);
+        }
+        let tools = &self.tools;
+        stream::iter(unsettled)
+            .for_each_concurrent(AT_ONCE, |delivery| settle(tools, delivery, come_again()))
+            .await;
+        self.tools.store.flush();
+    }
+}
+
+fn come_again() -> Verdict {
+    Verdict::Retry { after: Duration::from_millis(1), reason: "the stage is stopping".into() }
+}
+
+/// Spreads pauses by up to a quarter, so that several processes do not come back at once.
+fn jittered(pause: Duration) -> Duration {
+    pause.mul_f64(rand::random_range(1.0..1.25))
+}
+
+fn note_counts(report: &Report) {
+    let Report { entity, kept, already_shown, gone, other_text, no_field, .. } = report;
+    if kept + already_shown + gone + other_text + no_field == 0 {
+        return;
+    }
+    tracing::info!(
+        entity = entity.token(),
+        written = kept,
+        already_shown,
+        gone,
+        unkept = other_text + no_field,
+        "Settled {} statuses of {entity}s",
+        kept + already_shown + gone
+    );
+}

@@ -1,0 +1,303 @@
+//! A stage with its surroundings, and what a judge sees of them.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use async_nats::jetstream::consumer::PullConsumer;
+use chrono::{DateTime, FixedOffset};
+use runtime::bootstrap::{self, Mode};
+use runtime::broker::NatsSettings;
+use runtime::health::Health;
+use runtime::local_nats::LocalNats;
+use runtime::logs::LogFormat;
+use runtime::stage::{Settings, configure};
+use runtime::{Broker, CancellationToken, Context, Outgoing, Source, Stage};
+use schemas::streams::{DEAD_LETTERS, RESULTS, STATUSES, status_writer_consumer};
+use schemas::{Envelope, Outcome, RecordId, RecordProcessed, RecordRef, Shown, Version, subjects};
+use serde_json::{Value, json};
+use simulators::bitrix24::{Options, Simulator, StartingData};
+use status_writer::StatusWriter;
+use tokio::task::JoinHandle;
+
+/// Code of the status field.
+pub const FIELD: &str = "UF_CRM_SYNC_STATUS";
+
+/// The text of a success.
+pub const SUCCESS: &str = "Успешно";
+
+/// Portal seconds in one of ours: a minute's pause takes half a second.
+const CLOCK_SPEED: f64 = 120.0;
+
+/// Longest wait for anything.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// NATS, Bitrix24, and a stage that can be started and stopped.
+pub struct Bench {
+    _server: LocalNats,
+    portal: Simulator,
+    http: reqwest::Client,
+    broker: Broker,
+    folder: tempfile::TempDir,
+    stage: Mutex<Option<(JoinHandle<anyhow::Result<()>>, CancellationToken)>>,
+    outcomes: AtomicU64,
+}
+
+impl Bench {
+    /// Starts the surroundings.
+    pub async fn start() -> Bench {
+        Bench::with(json!({})).await
+    }
+
+    /// Starts the surroundings with some of the portal's switches changed.
+    pub async fn with(settings: Value) -> Bench {
+        let _installed = rustls::crypto::ring::default_provider().install_default();
+        let folder = tempfile::tempdir().unwrap();
+        let server = LocalNats::start(&folder.path().join("nats")).await.unwrap();
+        let options =
+            Options { data: StartingData::Empty, clock_speed: CLOCK_SPEED, settings, ..Options::default() };
+        let portal = Simulator::start(options).await.unwrap();
+        let broker = Broker::connect(
+            "judge",
+            &NatsSettings::plain(&server.url()).unwrap(),
+            Health::default(),
+            CancellationToken::new(),
+        )
+        .await
+        .unwrap();
+        bootstrap::apply(&broker, 1, Mode::Make).await.unwrap();
+        Bench {
+            _server: server,
+            portal,
+            http: reqwest::Client::builder().no_proxy().build().unwrap(),
+            broker,
+            folder,
+            stage: Mutex::new(None),
+            outcomes: AtomicU64::new(0),
+        }
+    }
+
+    /// Starts the stage.
+    pub async fn run(&self) {
+        let text = |name: &str, value: String| (name.to_owned(), value);
+        let source = Source::new([
+            text("NATS_URL", self._server.url()),
+            text("BITRIX24_WEBHOOK_URL", self.portal.webhook_url()),
+            text("PORTAL_CLOCK_SPEED", CLOCK_SPEED.to_string()),
+            text("STATE_DIR", self.folder.path().join("state").display().to_string()),
+            text("BITRIX24_OPERATING_LIMIT", self.operating_limit().await),
+        ]);
+        let (settings, config) = configure::<StatusWriter>(&source).unwrap();
+        runtime::logs::init(LogFormat::Text);
+        let stopping = CancellationToken::new();
+        let context = self.context(settings, &stopping).await;
+        let running = tokio::spawn(StatusWriter::run(config, context));
+        *self.stage.lock().unwrap() = Some((running, stopping));
+    }
+
+    async fn context(&self, settings: Settings, stopping: &CancellationToken) -> Context {
+        let health = Health::default();
+        let broker = Broker::connect(StatusWriter::NAME, &settings.nats, health.clone(), stopping.clone());
+        Context { broker: broker.await.unwrap(), settings, health, stopping: stopping.clone() }
+    }
+
+    async fn operating_limit(&self) -> String {
+        let limit = self.get("settings").await["operating_limit"].as_f64().unwrap();
+        format!("{limit:.0}")
+    }
+
+    /// Stops the stage as SIGTERM does, and sees that it ends well.
+    pub async fn stop_stage(&self) {
+        let running = self.stage.lock().unwrap().take();
+        let Some((running, stopping)) = running else { return };
+        stopping.cancel();
+        tokio::time::timeout(Duration::from_secs(10), running).await.unwrap().unwrap().unwrap();
+    }
+
+    /// Stops the stage in the middle of whatever it does.
+    pub async fn kill(&self) {
+        let running = self.stage.lock().unwrap().take();
+        let Some((running, _)) = running else { return };
+        running.abort();
+        assert!(running.await.unwrap_err().is_cancelled());
+    }
+
+    /// Ends a test: the stage stops well and has left nothing behind.
+    pub async fn stop(self) {
+        self.consumed().await;
+        self.stop_stage().await;
+        assert_eq!(self.unsettled().await, 0);
+        self.portal.stop().unwrap();
+    }
+
+    /// Removes the stage's local cache.
+    pub fn delete_state(&self) {
+        std::fs::remove_dir_all(self.folder.path().join("state")).unwrap();
+    }
+
+    /// Has every outcome delivered again.
+    pub async fn forget_acks(&self) {
+        let stream = self.broker.jetstream().get_stream(RESULTS.name).await.unwrap();
+        stream.delete_consumer(&status_writer_consumer().name).await.unwrap();
+        bootstrap::apply(&self.broker, 1, Mode::Make).await.unwrap();
+    }
+
+    /// Publishes what became of a version of a contact that showed this status when it was read.
+    pub async fn outcome(&self, id: u64, version: u64, status: &str, shown: &str) {
+        let record = RecordRef::contact(RecordId::try_new(id).unwrap());
+        let observed = self.now().await;
+        let envelope = Envelope {
+            record,
+            source: "/rollcall/pusher".into(),
+            pupil: Some(record.id),
+            modified: observed,
+            fingerprint: "ab12".into(),
+            version: Some(Version { raw_sequence: version, redrive: 0 }),
+            attempt: 0,
+        };
+        let data = RecordProcessed {
+            outcome: if status == SUCCESS { Outcome::Created } else { Outcome::Refused },
+            status: status.into(),
+            problems: Vec::new(),
+            target_id: None,
+            body_digest: None,
+            shown: Shown { status: Some(shown.into()), observed },
+        };
+        let number = self.outcomes.fetch_add(1, Ordering::Relaxed);
+        let message = Outgoing::new(
+            subjects::result(record),
+            envelope.encode(&data).unwrap(),
+            format!("outcome:{number}"),
+        );
+        self.broker.publish(&message).await.unwrap();
+    }
+
+    async fn now(&self) -> DateTime<FixedOffset> {
+        let clock = self.get("clock").await;
+        DateTime::parse_from_rfc3339(clock["now"].as_str().unwrap()).unwrap()
+    }
+
+    /// Waits until this many statuses are settled.
+    pub async fn settled(&self, count: u64) {
+        self.until(&format!("{count} settled statuses"), || async { self.fences().await >= count }).await;
+        assert_eq!(self.fences().await, count);
+    }
+
+    /// Waits until no outcome is left.
+    pub async fn consumed(&self) {
+        self.until("all outcomes settled", || async { self.unsettled().await == 0 }).await;
+    }
+
+    /// Waits until something holds.
+    pub async fn until<F: Future<Output = bool>>(&self, what: &str, mut holds: impl FnMut() -> F) {
+        let waited = tokio::time::timeout(PATIENCE, async {
+            while !holds().await {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        });
+        assert!(waited.await.is_ok(), "{what} did not come to hold");
+    }
+
+    /// Returns the number of settled statuses.
+    pub async fn fences(&self) -> u64 {
+        self.messages(STATUSES.name).await
+    }
+
+    /// Returns the number of dead letters.
+    pub async fn dead_letters(&self) -> u64 {
+        self.messages(DEAD_LETTERS.name).await
+    }
+
+    async fn messages(&self, stream: &str) -> u64 {
+        self.broker.jetstream().get_stream(stream).await.unwrap().cached_info().state.messages
+    }
+
+    /// Returns the number of outcomes that are not settled.
+    pub async fn unsettled(&self) -> u64 {
+        let consumer: PullConsumer = self
+            .broker
+            .jetstream()
+            .get_consumer_from_stream(&status_writer_consumer().name, RESULTS.name)
+            .await
+            .unwrap();
+        let info = consumer.cached_info();
+        info.num_pending + info.num_ack_pending as u64
+    }
+
+    /// Creates contacts and returns their ids.
+    pub async fn contacts(&self, count: usize) -> Vec<u64> {
+        let contact = json!({"fields": {"NAME": "Нина", "LAST_NAME": "Озёрная"}});
+        let made = self.post("contacts", &json!(vec![contact; count])).await;
+        made["ids"].as_array().unwrap().iter().map(|id| id.as_u64().unwrap()).collect()
+    }
+
+    /// Deletes a contact.
+    pub async fn delete(&self, id: u64) {
+        self.send(self.http.delete(self.admin(&format!("contacts/{id}")))).await;
+    }
+
+    /// Deletes the status field of contacts.
+    pub async fn delete_field(&self) {
+        self.send(self.http.delete(self.admin(&format!("userfields/contact/{FIELD}")))).await;
+    }
+
+    /// Makes the status field of contacts.
+    pub async fn add_field(&self) {
+        self.post("userfields/contact", &json!({"name": FIELD})).await;
+    }
+
+    /// Plans a fault.
+    pub async fn fault(&self, rule: Value) {
+        self.post("faults", &rule).await;
+    }
+
+    /// Returns what a contact shows in its status field.
+    pub async fn shown(&self, id: u64) -> String {
+        let record = self.get(&format!("state?entity=contact&id={id}")).await;
+        record[FIELD].as_str().unwrap_or_default().to_owned()
+    }
+
+    /// Returns every write that arrived and was applied.
+    pub async fn history(&self) -> Vec<Value> {
+        let history = self.get("history").await;
+        let entries = history["history"].as_array().unwrap().iter();
+        entries.filter(|entry| entry["origin"] == "rest" && entry["applied"] == true).cloned().collect()
+    }
+
+    /// Returns the statuses written, in order.
+    pub async fn writes(&self) -> Vec<(u64, String)> {
+        let entries = self.history().await;
+        let write = |entry: &Value| {
+            (entry["id"].as_u64().unwrap(), entry["fields"][FIELD].as_str().unwrap().to_owned())
+        };
+        let mut writes: Vec<_> = entries.iter().map(write).collect();
+        writes.sort_unstable();
+        writes
+    }
+
+    /// Returns the request counters.
+    pub async fn requests(&self) -> Value {
+        self.get("requests").await
+    }
+
+    /// Returns how often a method was called.
+    pub async fn commands(&self, method: &str) -> u64 {
+        self.requests().await["commands"][method].as_u64().unwrap_or(0)
+    }
+
+    async fn get(&self, path: &str) -> Value {
+        self.send(self.http.get(self.admin(path))).await
+    }
+
+    async fn post(&self, path: &str, body: &Value) -> Value {
+        self.send(self.http.post(self.admin(path)).json(body)).await
+    }
+
+    async fn send(&self, request: reqwest::RequestBuilder) -> Value {
+        request.send().await.unwrap().error_for_status().unwrap().json().await.unwrap()
+    }
+
+    fn admin(&self, path: &str) -> String {
+        format!("{}{path}", self.portal.admin_url())
+    }
+}

@@ -1,0 +1,296 @@
+//! The stage against a real nats-server and the simulated Bitrix24.
+
+mod bench;
+
+use serde_json::json;
+
+use crate::bench::{Bench, FIELD, SUCCESS};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_status_is_written_once_and_read_back_in_the_same_request() {
+    let bench = Bench::start().await;
+    let ids = bench.contacts(3).await;
+    bench.run().await;
+    for id in &ids {
+        bench.outcome(*id, 1, SUCCESS, "").await;
+    }
+    bench.settled(3).await;
+    assert_eq!(bench.writes().await, ids.iter().map(|id| (*id, SUCCESS.to_owned())).collect::<Vec<_>>());
+    let history = bench.history().await;
+    assert!(
+        history.iter().all(|entry| entry["fields"].as_object().unwrap().keys().eq([FIELD])),
+        "{history:?}"
+    );
+    let requests = bench.requests().await;
+    // Two looks at the fields and one batch.
+    assert_eq!(requests["requests"], 3, "{requests}");
+    bench.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_text_that_is_shown_already_is_not_written() {
+    let bench = Bench::start().await;
+    let id = bench.contacts(1).await[0];
+    bench.run().await;
+    bench.outcome(id, 1, "Не заполнено поле.", "Не заполнено поле.").await;
+    bench.settled(1).await;
+    assert!(bench.writes().await.is_empty());
+    bench.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_several_versions_only_the_newest_is_written() {
+    let bench = Bench::start().await;
+    let id = bench.contacts(1).await[0];
+    for (version, text) in [(1, "one"), (3, "three"), (2, "two")] {
+        bench.outcome(id, version, text, "").await;
+    }
+    bench.run().await;
+    bench.settled(1).await;
+    bench.consumed().await;
+    assert_eq!(bench.writes().await, [(id, "three".to_owned())]);
+    bench.outcome(id, 2, "two", "").await;
+    bench.consumed().await;
+    assert_eq!(bench.shown(id).await, "three");
+    bench.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deleted_field_stops_everything_until_it_is_back() {
+    let bench = Bench::start().await;
+    let ids = bench.contacts(4).await;
+    bench.run().await;
+    bench.outcome(ids[0], 1, SUCCESS, "").await;
+    bench.settled(1).await;
+    bench.delete_field().await;
+    for id in &ids[1..] {
+        bench.outcome(*id, 2, "new", "").await;
+    }
+    bench
+        .until("a second look at the fields", || async { bench.commands("crm.contact.fields").await >= 2 })
+        .await;
+    assert_eq!(bench.unsettled().await, 3);
+    bench.add_field().await;
+    bench.settled(4).await;
+    bench.consumed().await;
+    for id in &ids[1..] {
+        assert_eq!(bench.shown(*id).await, "new");
+    }
+    // What was confirmed in vain, and once more.
+    assert!(bench.commands("crm.contact.update").await <= 1 + 2 * 3);
+    bench.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_field_that_is_missing_at_the_start_is_waited_for() {
+    let bench = Bench::start().await;
+    let id = bench.contacts(1).await[0];
+    bench.delete_field().await;
+    bench.outcome(id, 1, SUCCESS, "").await;
+    bench.run().await;
+    bench
+        .until("a second look at the fields", || async { bench.commands("crm.contact.fields").await >= 2 })
+        .await;
+    assert_eq!(bench.commands("crm.contact.update").await, 0);
+    bench.add_field().await;
+    bench.settled(1).await;
+    assert_eq!(bench.commands("crm.contact.update").await, 1);
+    bench.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deleted_record_ends_quietly() {
+    let bench = Bench::start().await;
+    let ids = bench.contacts(2).await;
+    bench.delete(ids[0]).await;
+    bench.run().await;
+    for id in &ids {
+        bench.outcome(*id, 1, SUCCESS, "").await;
+    }
+    bench.settled(2).await;
+    bench.consumed().await;
+    assert_eq!(bench.shown(ids[1]).await, SUCCESS);
+    assert_eq!(bench.commands("crm.contact.update").await, 2);
+    assert_eq!(bench.dead_letters().await, 0);
+    bench.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_answer_does_not_write_twice() {
+    for kind in ["answer_lost", "reset_after_apply", "truncated"] {
+        let bench = Bench::start().await;
+        let ids = bench.contacts(5).await;
+        bench.fault(json!({"kind": kind, "method": "batch", "count": 1})).await;
+        bench.run().await;
+        for id in &ids {
+            bench.outcome(*id, 1, SUCCESS, "").await;
+        }
+        bench.settled(5).await;
+        bench.consumed().await;
+        assert_eq!(bench.writes().await.len(), 5, "{kind}");
+        bench.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_batch_applied_by_half_only_the_rest_is_written_again() {
+    let bench = Bench::start().await;
+    let ids = bench.contacts(10).await;
+    bench.fault(json!({"kind": "half_batch_then_504", "method": "batch", "count": 1})).await;
+    for id in &ids {
+        bench.outcome(*id, 1, SUCCESS, "").await;
+    }
+    bench.run().await;
+    bench.settled(10).await;
+    bench.consumed().await;
+    assert_eq!(bench.writes().await.len(), 10);
+    bench.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failing_command_leaves_the_others_alone_and_ends_as_a_dead_letter() {
+    let bench = Bench::start().await;
+    let ids = bench.contacts(2).await;
+    bench
+        .fault(json!({
+            "kind": "command_error", "method": "crm.contact.update", "count": 3,
+            "error": "ERROR_CORE", "description": "Field is not valid"
+        }))
+        .await;
+    bench.run().await;
+    bench.outcome(ids[0], 1, SUCCESS, "").await;
+    bench.until("the dead letter", || async { bench.dead_letters().await == 1 }).await;
+    bench.outcome(ids[1], 1, SUCCESS, "").await;
+    bench.settled(1).await;
+    assert_eq!(bench.writes().await, [(ids[1], SUCCESS.to_owned())]);
+    bench.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outage_is_outlived_and_nothing_is_lost() {
+    for kind in ["html_502", "internal_500", "html_200", "result_null", "empty_body", "query_limit_503"] {
+        let bench = Bench::start().await;
+        let id = bench.contacts(1).await[0];
+        bench.run().await;
+        bench.fault(json!({"kind": kind, "count": 3})).await;
+        bench.outcome(id, 1, SUCCESS, "").await;
+        bench.settled(1).await;
+        assert_eq!(bench.writes().await, [(id, SUCCESS.to_owned())], "{kind}");
+        bench.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_webhook_is_asked_once_a_minute_and_work_resumes() {
+    for kind in ["unauthorized_401", "overload_503", "portal_deleted_500"] {
+        let bench = Bench::start().await;
+        let id = bench.contacts(1).await[0];
+        bench.run().await;
+        bench.fault(json!({"kind": kind, "count": 3})).await;
+        bench.outcome(id, 1, SUCCESS, "").await;
+        bench.settled(1).await;
+        assert_eq!(bench.writes().await, [(id, SUCCESS.to_owned())], "{kind}");
+        assert!(bench.requests().await["requests"].as_u64().unwrap() <= 8, "{kind}");
+        bench.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_text_that_looks_like_a_reference_arrives_unchanged() {
+    let bench = Bench::start().await;
+    let ids = bench.contacts(2).await;
+    let text = "В поле «Имя» $result[c0][ID] & = # % +";
+    bench.run().await;
+    bench.outcome(ids[0], 1, text, "").await;
+    bench.outcome(ids[1], 1, SUCCESS, "").await;
+    bench.settled(2).await;
+    assert_eq!(bench.shown(ids[0]).await, text);
+    bench.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stage_killed_between_write_and_settlement_writes_at_most_twice() {
+    let bench = Bench::start().await;
+    let ids = bench.contacts(5).await;
+    for id in &ids {
+        bench.outcome(*id, 1, SUCCESS, "").await;
+    }
+    // The answer drips in while the writes are done.
+    bench.fault(json!({"kind": "slow", "method": "batch", "count": 1, "seconds": 600.0})).await;
+    bench.run().await;
+    bench.until("the writes", || async { bench.writes().await.len() == 5 }).await;
+    bench.kill().await;
+    assert_eq!(bench.fences().await, 0);
+    bench.run().await;
+    bench.settled(5).await;
+    assert!(bench.writes().await.len() <= 10);
+    bench.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redelivery_of_everything_writes_nothing() {
+    let bench = Bench::start().await;
+    let ids = bench.contacts(20).await;
+    bench.run().await;
+    for id in &ids {
+        bench.outcome(*id, 1, SUCCESS, "").await;
+    }
+    bench.settled(20).await;
+    bench.stop_stage().await;
+    bench.forget_acks().await;
+    bench.delete_state();
+    bench.run().await;
+    bench.consumed().await;
+    assert_eq!(bench.writes().await.len(), 20);
+    bench.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_first_sync_fills_its_batches() {
+    let bench = Bench::start().await;
+    let ids = bench.contacts(600).await;
+    for id in &ids {
+        bench.outcome(*id, 1, SUCCESS, "").await;
+    }
+    bench.run().await;
+    bench.settled(600).await;
+    let requests = bench.requests().await;
+    assert_eq!(bench.writes().await.len(), 600);
+    // 10, 20 and 40 to learn, then 49 at a time, and two looks at the fields.
+    assert!(requests["by_method"]["batch"].as_u64().unwrap() <= 15, "{requests}");
+    assert_eq!(requests["refused_503"], 0);
+    bench.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn computing_time_is_never_overdrawn() {
+    let bench = Bench::with(json!({
+        "operating_limit": 60.0,
+        "costs": {"seconds": {"crm.*.update": 1.35}}
+    }))
+    .await;
+    let ids = bench.contacts(100).await;
+    for id in &ids {
+        bench.outcome(*id, 1, SUCCESS, "").await;
+    }
+    bench.run().await;
+    bench.settled(100).await;
+    let requests = bench.requests().await;
+    assert_eq!((&requests["refused_operating"], &requests["timed_out_504"]), (&json!(0), &json!(0)));
+    assert_eq!(bench.writes().await.len(), 100);
+    bench.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slow_updates_never_run_into_the_portals_patience() {
+    let bench = Bench::with(json!({"costs": {"seconds": {"crm.*.update": 5.0}}})).await;
+    let ids = bench.contacts(40).await;
+    for id in &ids {
+        bench.outcome(*id, 1, SUCCESS, "").await;
+    }
+    bench.run().await;
+    bench.settled(40).await;
+    assert_eq!(bench.requests().await["timed_out_504"], 0);
+    assert_eq!(bench.writes().await.len(), 40);
+    bench.stop().await;
+}
