@@ -1,0 +1,83 @@
+//! Portals that misbehave.
+
+use schemas::Entity;
+use serde_json::json;
+
+use crate::bench::{Bench, contact, deal, eventually};
+
+/// Answers that are none, whatever their status.
+const NO_ANSWERS: [&str; 12] = [
+    "html_502",
+    "php_fatal_500",
+    "internal_500",
+    "error_under_200",
+    "empty_code_200",
+    "result_null",
+    "empty_body",
+    "html_200",
+    "garbage",
+    "truncated",
+    "reset_before",
+    "bad_gzip",
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_is_none_moves_no_checkpoint_and_loses_no_edit() {
+    let mut bench = Bench::plain(5, 0).await;
+    bench.start_producer();
+    bench.settles_at(5).await;
+    let id = bench.counts().await.keys().next().unwrap().id.get();
+    for kind in NO_ANSWERS {
+        bench.admin("faults", json!({"kind": kind, "count": 3})).await;
+        eventually("the first spoilt answer", || async { spoilt(&bench).await >= 1 }).await;
+        let before = [bench.checkpoint(Entity::Contact).await, bench.checkpoint(Entity::Deal).await];
+        bench.edit_contact(id, json!({"NAME": kind, "UF_CRM_SYNC_STATUS": "Успешно"})).await;
+        eventually("the second", || async { spoilt(&bench).await >= 2 }).await;
+        let after = [bench.checkpoint(Entity::Contact).await, bench.checkpoint(Entity::Deal).await];
+        assert_eq!(before, after, "{kind}");
+        bench.end_faults().await;
+        bench.admin("requests/reset", json!({})).await;
+        bench.shows_name(id, kind).await;
+    }
+}
+
+async fn spoilt(bench: &Bench) -> u64 {
+    let requests = bench.requests().await;
+    requests["faults"]
+        .as_object()
+        .map_or(0, |faults| faults.values().filter_map(serde_json::Value::as_u64).sum())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn deals_wait_while_contacts_cannot_be_read() {
+    let mut bench = Bench::plain(2, 0).await;
+    bench.start_producer();
+    bench.settles_at(2).await;
+    bench
+        .admin(
+            "faults",
+            json!({"kind": "command_error", "method": "crm.contact.list", "error": "ERROR_CORE"}),
+        )
+        .await;
+    let contact_id = bench.create_contact("Анна").await;
+    let fields = json!({"TITLE": "Абонемент", "STAGE_ID": "WON", "CONTACT_ID": contact_id.to_string()});
+    let deal_id = bench.admin("deals", json!({"fields": fields})).await["id"].as_u64().unwrap();
+    eventually("some failed polls", || async { spoilt(&bench).await >= 2 }).await;
+    assert_eq!(bench.messages().await, 2);
+    bench.end_faults().await;
+    bench.settles_at(4).await;
+    let events = bench.events().await;
+    assert_eq!([events[2].0.record, events[3].0.record], [contact(contact_id), deal(deal_id)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_cannot_be_read_hold_their_deal_back_without_losing_it() {
+    let mut bench = Bench::plain(2, 2).await;
+    bench.admin("faults", json!({"kind": "html_502", "method": "*productrow*"})).await;
+    bench.start_producer();
+    eventually("a failed poll of deals", || async { spoilt(&bench).await >= 1 }).await;
+    assert_eq!(bench.messages().await, 2);
+    assert_eq!(bench.checkpoint(Entity::Deal).await, None);
+    bench.end_faults().await;
+    bench.settles_at(4).await;
+}

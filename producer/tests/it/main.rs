@@ -1,0 +1,196 @@
+//! The producer between a portal's double and a real nats-server.
+
+mod bench;
+mod faults;
+mod restarts;
+
+use schemas::Entity;
+use serde_json::{Value, json};
+use simulators::bitrix24::{Options, StartingData};
+
+use crate::bench::{Bench, STATUS, contact, deal, eventually, field};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_first_sync_publishes_every_record_once_and_clients_before_their_tickets() {
+    let mut bench = Bench::plain(230, 310).await;
+    bench.start_producer();
+    bench.settles_at(540).await;
+    let counts = bench.counts().await;
+    assert!(counts.len() == 540 && counts.values().all(|count| *count == 1));
+    let events = bench.events().await;
+    let order: Vec<Entity> = events.iter().map(|(envelope, _)| envelope.record.entity).collect();
+    assert!(order.is_sorted());
+    for (envelope, changed) in &events[230..] {
+        let rows: Vec<Value> = serde_json::from_str(changed.product_rows.as_ref().unwrap().get()).unwrap();
+        assert_eq!(
+            (rows.len(), rows[0]["OWNER_ID"].to_string().contains(&envelope.record.id.to_string())),
+            (1, true)
+        );
+        assert!(changed.seller.is_some() && envelope.pupil.is_some() && changed.status.is_some());
+    }
+    bench.stop_producer().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_first_sync_takes_few_requests_and_a_quiet_poll_of_both_takes_one() {
+    let mut bench = Bench::plain(600, 1_100).await;
+    bench.start_producer_polling_every("1h");
+    eventually("the first sync", || async { bench.polls(Entity::Deal).await >= 1 }).await;
+    bench.stop_producer().await;
+    let requests = bench.requests().await;
+    // Contacts: 1. Deals: 500 and how their rows are had, the rows, the sellers; the other 600 and their rows.
+    assert_eq!(requests["requests"], json!(7), "{requests}");
+
+    bench.start_producer();
+    eventually("everything out of the overlap", || async {
+        let before = bench.requests().await["commands"]["crm.item.productrow.list"].clone();
+        bench.polls_more(2).await;
+        before == bench.requests().await["commands"]["crm.item.productrow.list"]
+    })
+    .await;
+    bench.admin("requests/reset", json!({})).await;
+    let polls = bench.polls(Entity::Contact).await;
+    bench.polls_more(4).await;
+    let requests = bench.requests().await["requests"].as_u64().unwrap();
+    let polls = bench.polls(Entity::Contact).await - polls;
+    assert!(requests <= polls + 1, "{requests} requests, {polls} polls");
+    assert_eq!(bench.messages().await, 1_700);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn our_own_status_is_no_news_and_a_cleared_one_is() {
+    let mut bench = Bench::plain(3, 3).await;
+    bench.start_producer();
+    bench.settles_at(6).await;
+    let ids: Vec<u64> = bench.counts().await.keys().map(|record| record.id.get()).collect();
+    let (contact_id, deal_id) = (ids[0], ids[3]);
+    bench.write_status("crm.contact.update", contact_id, "Успешно").await;
+    bench.write_status("crm.deal.update", deal_id, "Успешно").await;
+    bench.settles_at(6).await;
+
+    bench.edit_contact(contact_id, json!({STATUS: ""})).await;
+    bench.settles_at(7).await;
+    assert_eq!(bench.newest(contact(contact_id)).await.unwrap().1.status.as_deref(), Some(""));
+    bench.admin(&format!("deals/{deal_id}"), json!({"fields": {STATUS: null}})).await;
+    bench.settles_at(8).await;
+    assert_eq!(bench.newest(deal(deal_id)).await.unwrap().1.status.as_deref(), Some(""));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_edit_travels_even_back_to_what_it_was() {
+    let mut bench = Bench::plain(0, 0).await;
+    let id = bench.create_contact("Анна").await;
+    bench.start_producer();
+    for (count, name) in ["Анна", "Вера", "Анна", "Вера"].into_iter().enumerate() {
+        bench.edit_contact(id, json!({"NAME": name, STATUS: "Успешно"})).await;
+        bench.shows_name(id, name).await;
+        assert!(bench.messages().await > count as u64);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn edits_during_a_walk_are_not_lost() {
+    let mut bench = Bench::plain(900, 0).await;
+    let ids: Vec<u64> = bench
+        .admin_get("state?entity=contact")
+        .await
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(|row| row["ID"].as_str().map_or_else(|| row["ID"].as_u64(), |id| id.parse().ok()))
+        .collect();
+    assert_eq!(ids.len(), 900);
+    // Slow enough for edits to fall into the walk.
+    bench.admin("settings", json!({"costs": {"seconds": {"crm.contact.list": 0.2}}})).await;
+    bench.start_producer();
+    for round in 0..60 {
+        let id = ids[round * 641 % 900];
+        bench.edit_contact(id, json!({"NAME": format!("Имя{round}")})).await;
+    }
+    for round in 0..60 {
+        bench.shows_name(ids[round * 641 % 900], &format!("Имя{round}")).await;
+    }
+    assert_eq!(bench.counts().await.len(), 900);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn five_hundred_records_of_one_second_all_travel() {
+    let mut bench = Bench::plain(0, 0).await;
+    bench.start_producer();
+    bench.polls_more(1).await;
+    let records: Vec<Value> =
+        (0..500).map(|n| json!({"fields": {"NAME": format!("Имя{n}"), "LAST_NAME": "Общая"}})).collect();
+    bench.admin("contacts", Value::Array(records)).await;
+    bench.settles_at(500).await;
+    assert!(bench.counts().await.values().all(|count| *count == 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_that_becomes_readable_late_travels() {
+    let mut bench = Bench::plain(0, 0).await;
+    let id = bench.create_contact("Анна").await;
+    bench.start_producer();
+    bench.shows_name(id, "Анна").await;
+    bench.admin("settings", json!({"list_delay_seconds": 45})).await;
+    bench.edit_contact(id, json!({"NAME": "Вера"})).await;
+    bench.shows_name(id, "Вера").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_portal_whose_clock_is_set_back_an_hour_loses_nothing() {
+    let mut bench = Bench::plain(0, 0).await;
+    let id = bench.create_contact("Анна").await;
+    bench.start_producer();
+    bench.shows_name(id, "Анна").await;
+    let before = bench.checkpoint(Entity::Contact).await.unwrap().watermark;
+    bench.admin("clock", json!({"advance_seconds": -3600})).await;
+    bench.edit_contact(id, json!({"NAME": "Вера"})).await;
+    bench.shows_name(id, "Вера").await;
+    bench.polls_more(3).await;
+    bench.edit_contact(id, json!({"NAME": "Инна"})).await;
+    bench.shows_name(id, "Инна").await;
+    assert!(bench.checkpoint(Entity::Contact).await.unwrap().watermark >= before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_portal_that_takes_no_list_of_owners_gives_rows_all_the_same() {
+    let settings = json!({"item_owner_arrays": "match_nothing"});
+    let data = StartingData::Plain;
+    let mut bench =
+        Bench::with(Options { data, contacts: 10, deals: 70, settings, ..Options::default() }).await;
+    bench.start_producer();
+    bench.settles_at(80).await;
+    for (_, changed) in &bench.events().await[10..] {
+        let rows: Vec<Value> = serde_json::from_str(changed.product_rows.as_ref().unwrap().get()).unwrap();
+        assert_eq!(rows.len(), 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_too_big_for_a_message_travels_without_its_bulk() {
+    let mut bench = Bench::plain(0, 0).await;
+    bench.start_producer();
+    let id = bench.create_contact("Анна").await;
+    bench.edit_contact(id, json!({"COMMENTS": "ж".repeat(1_000_000), "NAME": "Вера"})).await;
+    bench.shows_name(id, "Вера").await;
+    let (_, changed) = bench.newest(contact(id)).await.unwrap();
+    assert_eq!(changed.trimmed, ["COMMENTS"]);
+    assert_eq!(field(&changed, "COMMENTS"), "");
+    // It is known, not published at each poll.
+    let messages = bench.messages().await;
+    bench.polls_more(2).await;
+    assert_eq!(bench.messages().await, messages);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deal_outside_of_the_stages_does_not_travel_until_it_is_won() {
+    let mut bench = Bench::plain(2, 1).await;
+    bench.start_producer();
+    bench.settles_at(3).await;
+    let won = bench.counts().await.keys().next_back().copied().unwrap().id.get();
+    let stage = |stage: &str| json!({"fields": {"STAGE_ID": stage, "TITLE": stage}});
+    bench.admin(&format!("deals/{won}"), stage("NEW")).await;
+    bench.settles_at(3).await;
+    bench.admin(&format!("deals/{won}"), stage("WON")).await;
+    bench.settles_at(4).await;
+}

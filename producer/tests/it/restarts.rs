@@ -1,0 +1,95 @@
+//! Producers that are killed, and caches that are lost.
+
+use schemas::Entity;
+use serde_json::json;
+
+use crate::bench::{Bench, contact, eventually};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_again_and_again_during_a_first_sync_it_publishes_every_record_once() {
+    let mut bench = Bench::plain(300, 300).await;
+    for kill in 0..8 {
+        let before = bench.messages().await;
+        bench.start_producer();
+        eventually("some progress", || async {
+            bench.messages().await > before + 10 * kill || bench.messages().await == 600
+        })
+        .await;
+        bench.kill_producer().await;
+    }
+    bench.start_producer();
+    bench.settles_at(600).await;
+    assert!(bench.counts().await.values().all(|count| *count == 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_window_is_resumed_where_it_was_left() {
+    let mut bench = Bench::plain(0, 0).await;
+    bench.start_producer();
+    bench.polls_more(1).await;
+    bench.stop_producer().await;
+    let records: Vec<_> =
+        (0..400).map(|n| json!({"fields": {"NAME": format!("Имя{n}"), "LAST_NAME": "Общая"}})).collect();
+    bench.admin("contacts", json!(records)).await;
+    // The first page and four more pass, then the portal goes away.
+    bench.admin("faults", json!({"kind": "html_502", "method": "crm.contact.list", "skip": 2})).await;
+    bench.start_producer();
+    eventually("an open window", || async {
+        bench.checkpoint(Entity::Contact).await.is_some_and(|checkpoint| checkpoint.window.is_some())
+            && bench.requests().await["faults"].as_object().is_some_and(|faults| !faults.is_empty())
+    })
+    .await;
+    bench.kill_producer().await;
+    let window = bench.checkpoint(Entity::Contact).await.unwrap().window.unwrap();
+    let published = bench.messages().await;
+    assert!(bench.newest(contact(window.cursor)).await.is_some());
+    assert!((50..400).contains(&published), "{published}");
+
+    bench.end_faults().await;
+    bench.start_producer();
+    bench.settles_at(400).await;
+    assert!(bench.counts().await.values().all(|count| *count == 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deleted_cache_costs_nothing_but_lookups() {
+    let mut bench = Bench::plain(60, 60).await;
+    bench.start_producer();
+    bench.settles_at(120).await;
+    bench.stop_producer().await;
+    std::fs::remove_dir_all(bench.state_dir()).unwrap();
+    // Everything is read again.
+    let bucket = bench.broker.bucket(&schemas::streams::CHECKPOINTS).await.unwrap();
+    for entity in Entity::ALL {
+        bucket.delete(entity.token()).await.unwrap();
+    }
+    bench.start_producer();
+    eventually("the second first sync", || async { bench.polls(Entity::Deal).await >= 1 }).await;
+    bench.settles_at(120).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cache_ahead_of_its_stream_skips_nothing() {
+    let mut bench = Bench::plain(20, 0).await;
+    bench.start_producer();
+    bench.settles_at(20).await;
+    bench.stop_producer().await;
+    // The stream is made anew: what the cache knows is not in it.
+    bench.broker.jetstream().delete_stream(schemas::streams::RAW.name).await.unwrap();
+    runtime::bootstrap::apply(&bench.broker, 1, runtime::bootstrap::Mode::Make).await.unwrap();
+    let bucket = bench.broker.bucket(&schemas::streams::CHECKPOINTS).await.unwrap();
+    bucket.delete(Entity::Contact.token()).await.unwrap();
+    bench.start_producer();
+    bench.settles_at(20).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_server_of_the_stream_may_die_and_come_back() {
+    let mut bench = Bench::plain(200, 200).await;
+    bench.start_producer();
+    eventually("some progress", || async { bench.messages().await > 20 }).await;
+    bench.nats.kill().await.unwrap();
+    bench.nats.restart().await.unwrap();
+    bench.settles_at(400).await;
+    assert!(bench.counts().await.values().all(|count| *count == 1));
+}
