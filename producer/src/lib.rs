@@ -8,6 +8,8 @@ mod entity;
 mod error;
 mod fingerprint;
 mod job;
+#[cfg(test)]
+mod model;
 mod poller;
 mod portal;
 mod publisher;
