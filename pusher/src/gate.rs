@@ -199,9 +199,9 @@ fn report(before: Option<Why>, after: Option<Why>) {
         ),
         (Some(Why::Refuses { .. }), Some(Why::Refuses { .. })) => {}
         (_, Some(Why::Refuses { .. })) => tracing::error!(
-            "otmechalka refuses the token: nothing is sent and nobody is marked. Put OTMECHALKA_TOKEN (or the rights of \
-             its user, or OTMECHALKA_AUTH_SCHEME) right; one try a minute finds out by itself where the token is \
-             made valid again, a new token needs a restart"
+            "otmechalka refuses the token: nothing is sent and nobody is marked. Check OTMECHALKA_TOKEN, \
+             OTMECHALKA_AUTH_SCHEME and the rights of the token's user; one try a minute finds out when it is \
+             taken again"
         ),
         (_, Some(Why::Throttled)) => {
             tracing::info!("otmechalka asks for a pause; holding everything that long");

@@ -18,9 +18,10 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use futures::TryStreamExt;
 use futures::stream::FuturesUnordered;
-use runtime::{Broker, BrokerError, Context, Reader, Stage, consume};
+use runtime::{Broker, Context, Reader, Stage, consume};
 use schemas::streams::{
-    ATTEMPTS, CHECKPOINTS, COMMANDS, DEAD_LETTERS, RAW, RESULTS, WAITING, pusher_consumers,
+    ATTEMPTS, CHECKPOINTS, COMMANDS, ConsumerDefinition, DEAD_LETTERS, RAW, RESULTS, WAITING,
+    pusher_consumers,
 };
 
 use tokio::runtime::Handle;
@@ -73,13 +74,19 @@ async fn work_on_all_partitions(broker: &Broker, push: Arc<Push>) -> anyhow::Res
     let (broker, handle) = (broker.clone(), Handle::current());
     let (sender, ended) = oneshot::channel();
     std::thread::Builder::new().name("pusher".into()).spawn(move || {
-        let workers: FuturesUnordered<_> = pusher_consumers()
-            .into_iter()
-            .map(|consumer| consume(&broker, Pusher::NAME, consumer, push.as_ref()))
-            .collect();
-        let ended: Result<(), BrokerError> = handle.block_on(workers.try_collect());
+        let workers: FuturesUnordered<_> =
+            pusher_consumers().into_iter().map(|consumer| work_on(&broker, consumer, &push)).collect();
+        let ended: anyhow::Result<()> = handle.block_on(workers.try_collect());
         // Nobody listens any more where the stage was stopped by force.
         let _unheard = sender.send(ended);
     })?;
-    Ok(ended.await.context("the workers panicked")??)
+    ended.await.context("the workers panicked")?
+}
+
+async fn work_on(broker: &Broker, consumer: ConsumerDefinition, push: &Push) -> anyhow::Result<()> {
+    let name = consumer.name.clone();
+    consume(broker, Pusher::NAME, consumer, push).await?;
+    // Going on with one partition less would hide that nobody works on it.
+    anyhow::ensure!(broker.stopping().is_cancelled(), "the worker of {name} ended by itself");
+    Ok(())
 }

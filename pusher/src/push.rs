@@ -6,6 +6,7 @@ use chrono::Utc;
 use otmechalka::{ClientBody, Error, ErrorClass, TicketBody};
 use runtime::{Broker, BrokerError, Bucket, Delivery, Handler, Outgoing, PublishError, Verdict};
 use schemas::problem::{SUCCESS, status_text};
+use schemas::streams::ACK_WAIT;
 use schemas::{
     Checkpoint, Client, Entity, Envelope, EnvelopeError, Mapping, Outcome, Problem, RecordId,
     RecordProcessed, RecordRef, Ticket, subjects,
@@ -28,6 +29,14 @@ const SOURCE: &str = "/rollcall/pusher";
 /// How soon a message may come again that this process had to give back.
 const GIVEN_BACK: Duration = Duration::from_millis(100);
 
+/// How soon one may come again that is with somebody else by now. Longer than the other one's next report of
+/// progress, which takes the place of this delay.
+const LET_GO: Duration = ACK_WAIT.saturating_mul(2);
+
+/// Longest time that a message is held without a break. A delivery that ends is not counted among those whose
+/// process died over them, so an outage with several power cuts in it makes no dead letter.
+const HOLD: Duration = Duration::from_secs(20);
+
 /// Works on commands, of all partitions.
 pub struct Push {
     pub(crate) broker: Broker,
@@ -45,10 +54,12 @@ pub struct Push {
 enum Halt {
     /// It comes again by itself.
     GiveBack(&'static str),
+    /// It is with somebody else by now.
+    LetGo,
     /// No code can read it.
     Dead(String),
-    /// It comes again at its time.
-    Park(Box<Outgoing>),
+    /// It is put aside and comes again at its time.
+    Parked,
     /// A newer version is still to be worked on and speaks for it.
     Skip,
 }
@@ -145,9 +156,11 @@ impl From<EnvelopeError> for Halt {
 impl Handler for Push {
     async fn handle(&self, delivery: &Delivery) -> Verdict {
         match self.process(delivery).await {
-            Ok(()) | Err(Halt::Skip) => Verdict::Done(Vec::new()),
-            Err(Halt::Park(message)) => Verdict::Done(vec![*message]),
+            Ok(()) | Err(Halt::Skip | Halt::Parked) => Verdict::Done(Vec::new()),
             Err(Halt::GiveBack(reason)) => Verdict::Retry { after: GIVEN_BACK, reason: reason.to_owned() },
+            Err(Halt::LetGo) => {
+                Verdict::Retry { after: LET_GO, reason: "it is with somebody else by now".to_owned() }
+            }
             Err(Halt::Dead(reason)) => Verdict::DeadLetter { reason },
         }
     }
@@ -261,8 +274,13 @@ impl Push {
 
     /// Calls otmechalka until it has answered about the record itself.
     async fn call(&self, task: &Task<'_>, work: &Work<'_>) -> Result<Tried, Halt> {
+        let held = tokio::time::Instant::now();
         loop {
-            let permit = self.gate.admit(self.broker.stopping()).await?;
+            let admitted = self.gate.admit(self.broker.stopping());
+            let Ok(permit) = tokio::time::timeout_at(held + HOLD, admitted).await else {
+                return Err(Halt::GiveBack("otmechalka is unwell"));
+            };
+            let permit = permit?;
             let turn = Turn { task, permit };
             let tried = match work {
                 Work::Client { body, digest, is_known } => {
@@ -274,7 +292,7 @@ impl Push {
             };
             let (kind, error) = match tried {
                 Ok(tried) => return Ok(tried),
-                Err(Setback::Lost) => return Err(Halt::GiveBack("the message was given to somebody else")),
+                Err(Setback::Lost) => return Err(Halt::LetGo),
                 Err(Setback::Failed(kind, error)) => (kind, error),
             };
             if let ErrorClass::Refused { text, fields } = error.class() {
@@ -319,6 +337,10 @@ impl Push {
         }
     }
 
+    /// Puts a command aside for a while; gives why the work on it ends.
+    ///
+    /// There is room for one waiting version of a record, and an older one must not take the place of a newer,
+    /// not even when this process slept between looking and publishing.
     async fn park(
         &self,
         task: &Task<'_>,
@@ -326,11 +348,21 @@ impl Push {
         failures: Failures,
         pause: Duration,
     ) -> Result<Halt, Halt> {
-        // There is room for one waiting version of a record: an older one must not take the place of a newer.
-        if self.store.rivals(pupil, task.record).await?.are_newer_than(task.version) {
-            return Ok(Halt::Skip);
+        loop {
+            let rivals = self.store.rivals(pupil, task.record).await?;
+            if rivals.are_newer_than(task.version) {
+                return Ok(Halt::Skip);
+            }
+            let message = task
+                .parked(pupil, failures, pause, Utc::now())?
+                .expecting_last(rivals.parked.map_or(0, |(sequence, _)| sequence));
+            match self.broker.publish(&message).await {
+                Ok(_) => return Ok(Halt::Parked),
+                Err(PublishError::NotLast) => {}
+                Err(PublishError::Stopping) => return Err(Halt::GiveBack("the stage is stopping")),
+                Err(error @ PublishError::TooBig { .. }) => return Err(Halt::Dead(error.to_string())),
+            }
         }
-        Ok(Halt::Park(Box::new(task.parked(pupil, failures, pause, Utc::now())?)))
     }
 
     async fn try_client(

@@ -138,13 +138,13 @@ impl Store {
         Ok(letter.stream == stream.name && buried.is_some_and(|buried| buried >= raw_sequence))
     }
 
-    /// Returns the newest version of a record that waits for its time, and the newest command's sequence and version.
+    /// Returns the other versions of a record that may still be worked on.
     pub async fn rivals(&self, pupil: RecordId, record: RecordRef) -> Result<Rivals, BrokerError> {
         let later = self.newest(&self.commands, &subjects::later(pupil, record)).await?;
         let command = self.newest(&self.commands, &subjects::command(pupil, record)).await?;
         Ok(Rivals {
             parked: later.as_ref().and_then(version_of),
-            command: command.and_then(|message| Some((message.sequence, version_of(&message)?))),
+            command: command.as_ref().and_then(version_of),
         })
     }
 
@@ -188,8 +188,8 @@ impl Store {
 /// Other versions of a record that are not settled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rivals {
-    /// The one that waits for its time.
-    pub parked: Option<Version>,
+    /// The one that waits for its time, with its sequence.
+    pub parked: Option<(u64, Version)>,
     /// The last one in the queue, with its sequence.
     pub command: Option<(u64, Version)>,
 }
@@ -197,8 +197,7 @@ pub struct Rivals {
 impl Rivals {
     /// Tells whether something newer is still to be worked on.
     pub fn are_newer_than(&self, version: Version) -> bool {
-        let newest = self.parked.max(self.command.map(|(_, version)| version));
-        newest.is_some_and(|newest| newest > version)
+        [self.parked, self.command].into_iter().flatten().any(|(_, other)| other > version)
     }
 
     /// Tells whether this command is the last word about its record.
@@ -223,8 +222,9 @@ fn decode<T: EventData>(message: &StreamMessage) -> Option<(Envelope, T)> {
     Envelope::decode(|name| header(message, name), &message.payload).ok()
 }
 
-fn version_of(message: &StreamMessage) -> Option<Version> {
-    Envelope::decode_headers(&|name: &str| header(message, name)).ok()?.version
+fn version_of(message: &StreamMessage) -> Option<(u64, Version)> {
+    let envelope = Envelope::decode_headers(&|name: &str| header(message, name)).ok()?;
+    Some((message.sequence, envelope.version?))
 }
 
 /// Repeats a request until the server answers it or the stage stops.

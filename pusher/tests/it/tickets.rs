@@ -1,0 +1,107 @@
+//! Tickets and their clients.
+
+use schemas::streams::COMMANDS;
+use schemas::{Outcome, Version, subjects};
+
+use crate::bench::{Bench, assert_success, client, contact, deal, eventually, refused, ticket, version};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ticket_waits_for_its_client_and_follows_it() {
+    let bench = Bench::start().await;
+    let (pupil, sale) = (contact(39910), deal(96038));
+    let read = bench.raw(pupil).await;
+    let _pusher = bench.pusher();
+    bench.command(sale, pupil, version(read + 1), "", ticket(pupil)).await;
+    let commands = subjects::command(pupil.id, sale);
+    eventually("the ticket to come back twice", async || {
+        let message = bench.last(&COMMANDS, &commands).await.unwrap();
+        message.header("ce-attempt").is_some_and(|attempt| attempt.parse::<u64>().unwrap() >= 2)
+    })
+    .await;
+    assert!(bench.result(sale).await.is_none());
+
+    bench.command(pupil, pupil, version(read), "", client("Иван")).await;
+    assert_success(&bench.settled(sale, version(read + 1)).await, Outcome::Created);
+    assert_success(&bench.settled(pupil, version(read)).await, Outcome::Created);
+    bench.idle().await;
+    assert_eq!(bench.applied("/api/tickets/").await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ticket_is_refused_with_its_client_and_released_when_that_is_put_right() {
+    let bench = Bench::start().await;
+    let _pusher = bench.pusher();
+    let (pupil, sale) = (contact(39910), deal(96038));
+    let read = bench.raw(pupil).await;
+    bench.command(pupil, pupil, version(read), "", refused()).await;
+    bench.command(sale, pupil, version(read + 1), "", ticket(pupil)).await;
+    let without_client = bench.settled(sale, version(read + 1)).await;
+    assert_eq!(without_client.outcome, Outcome::Refused);
+    assert_eq!(without_client.problems[0].code, "client.missing");
+    assert!(without_client.status.contains("39910"), "{}", without_client.status);
+
+    let corrected = bench.raw(pupil).await;
+    bench.command(pupil, pupil, version(corrected), &without_client.status, client("Иван")).await;
+    let released = Version { raw_sequence: read + 1, redrive: 1 };
+    assert_success(&bench.settled(sale, released).await, Outcome::Created);
+
+    // The next change of the pupil finds nobody waiting.
+    bench.command(pupil, pupil, version(corrected + 1), "Успешно", client("Пётр")).await;
+    bench.settled(pupil, version(corrected + 1)).await;
+    bench.idle().await;
+    assert_eq!(bench.result(sale).await.unwrap().0, released);
+    assert_eq!(bench.applied("/api/tickets/").await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ticket_of_a_contact_that_is_never_read_waits_only_until_the_contacts_are_read_that_far() {
+    let bench = Bench::start().await;
+    let _pusher = bench.pusher();
+    let (pupil, sale) = (contact(17), deal(18));
+    bench.contacts_read_until("2026-01-10T11:59:00+03:00").await;
+    bench.command(sale, pupil, version(9), "", ticket(pupil)).await;
+    let commands = subjects::command(pupil.id, sale);
+    eventually("the ticket to come back", async || {
+        bench.last(&COMMANDS, &commands).await.unwrap().header("ce-attempt").is_some()
+    })
+    .await;
+    assert!(bench.result(sale).await.is_none());
+    bench.contacts_read_until("2026-01-10T12:00:01+03:00").await;
+    assert_eq!(bench.settled(sale, version(9)).await.problems[0].code, "client.missing");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ticket_that_is_there_is_left_alone() {
+    let bench = Bench::start().await;
+    let _pusher = bench.pusher();
+    let (pupil, sale) = (contact(17), deal(18));
+    bench.command(pupil, pupil, version(1), "", client("Иван")).await;
+    bench.command(sale, pupil, version(2), "", ticket(pupil)).await;
+    assert_success(&bench.settled(sale, version(2)).await, Outcome::Created);
+    let calls = bench.history().await.len();
+    bench.command(sale, pupil, version(3), "Успешно", ticket(pupil)).await;
+    assert_success(&bench.settled(sale, version(3)).await, Outcome::AlreadyThere);
+    assert_eq!(bench.history().await.len(), calls);
+    bench.command(sale, pupil, version(4), "", ticket(pupil)).await;
+    assert_success(&bench.settled(sale, version(4)).await, Outcome::AlreadyThere);
+    assert_eq!(bench.history().await.len(), calls + 1, "a cleared status is looked up for real");
+    assert_eq!(bench.applied("/api/tickets/").await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ticket_whose_client_was_deleted_in_otmechalka_follows_when_it_is_back() {
+    let bench = Bench::start().await;
+    let _pusher = bench.pusher();
+    let (pupil, sale) = (contact(17), deal(18));
+    let read = bench.raw(pupil).await;
+    bench.command(pupil, pupil, version(read), "", client("Иван")).await;
+    bench.settled(pupil, version(read)).await;
+    bench.delete_client(pupil).await;
+    bench.command(sale, pupil, version(read + 1), "", ticket(pupil)).await;
+    assert_eq!(bench.settled(sale, version(read + 1)).await.problems[0].code, "client.missing");
+
+    bench.command(pupil, pupil, version(read + 2), "", client("Иван")).await;
+    assert_success(&bench.settled(pupil, version(read + 2)).await, Outcome::Created);
+    let released = Version { raw_sequence: read + 1, redrive: 1 };
+    assert_success(&bench.settled(sale, released).await, Outcome::Created);
+}
