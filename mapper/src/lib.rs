@@ -8,6 +8,7 @@ mod phone;
 mod php;
 mod price;
 mod rules;
+mod stage;
 mod text;
 
 use schemas::{Entity, Mapping, RecordChanged, RecordId, RecordRef};
@@ -16,6 +17,7 @@ pub use date::NoDate;
 pub use money::{NoAmount, Rubles};
 pub use phone::{NoPhone, Phone};
 pub use rules::{DEFAULT_MAPPING, EnumerationUse, FieldKind, FieldUse, Position, Rules, RulesError};
+pub use stage::{MAPPING_FILE, Mapper, outgoing};
 
 /// Reads a calendar date as it is written, in any form in which Bitrix24 sends one.
 pub use date::parse as parse_date;

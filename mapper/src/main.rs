@@ -1,2 +1,5 @@
-//! See the crate's README.
-fn main() {}
+//! Turns changed Bitrix24 records into otmechalka clients and tickets.
+
+fn main() -> std::process::ExitCode {
+    runtime::main::<mapper::Mapper>()
+}

@@ -133,10 +133,9 @@ impl Broker {
 
     /// Stores many messages, overlapping the waits; the answers are in the order of the messages.
     pub async fn publish_all(&self, messages: &[Outgoing]) -> Vec<Result<Published, PublishError>> {
-        futures::stream::iter(messages.iter().map(|message| self.publish(message)))
-            .buffered(IN_FLIGHT)
-            .collect()
-            .await
+        // Collected first: through a borrowing closure the compiler cannot see that this may move between threads.
+        let publishing: Vec<_> = messages.iter().map(|message| self.publish(message)).collect();
+        futures::stream::iter(publishing).buffered(IN_FLIGHT).collect().await
     }
 
     /// Returns the largest payload with headers that the server takes, in bytes.

@@ -164,7 +164,8 @@ fn read_and_encode(event_type: &str, encoded: &Encoded) -> Encoded {
         let (envelope, data) = Envelope::decode::<T>(header, &encoded.payload).unwrap();
         envelope.encode(&data).unwrap()
     }
-    let readers: [(&[&str], fn(&Encoded) -> Encoded); 4] = [
+    type Reader = fn(&Encoded) -> Encoded;
+    let readers: [(&[&str], Reader); 4] = [
         (RecordChanged::TYPES, again::<RecordChanged>),
         (RecordMapped::TYPES, again::<RecordMapped>),
         (RecordProcessed::TYPES, again::<RecordProcessed>),
