@@ -1,0 +1,153 @@
+//! Looks at NATS: the server, what `bootstrap` makes there, and what needs an operator.
+
+use runtime::Broker;
+use runtime::bootstrap::{Finding as Bootstrapped, Mode, apply};
+use schemas::streams::DEAD_LETTERS;
+
+use super::finding::Finding;
+use crate::environment::Environment;
+use crate::nats::{self, NatsError};
+
+/// First server that publishes messages later, on which waiting tickets depend.
+const OLDEST_SERVER: (u64, u64) = (2, 12);
+
+/// Smallest largest message in which every record fits after trimming.
+const SMALLEST_MESSAGE: usize = 1 << 20;
+
+/// Looks, and hands the connection on when there is one.
+pub async fn look(environment: &Environment) -> (Vec<Finding>, Option<Broker>) {
+    if !environment.has("NATS_URL") {
+        let found = "NATS_URL is not set; ./run starts a server of its own";
+        return (vec![Finding::ok("nats.connection", "NATS", found)], None);
+    }
+    let broker = match nats::connect(environment).await {
+        Ok(broker) => broker,
+        // The stages have named these already.
+        Err(NatsError::Settings(_)) => return (Vec::new(), None),
+        Err(error @ NatsError::NoAnswer { .. }) => {
+            let remedy = "Start NATS with JetStream, or put NATS_URL and its credentials right";
+            return (vec![Finding::error("nats.connection", "NATS", error.to_string(), remedy)], None);
+        }
+    };
+    let mut findings = server(&broker);
+    let replicas = match crate::bootstrap::replicas(environment, None) {
+        Ok(replicas) => replicas,
+        Err(failure) => {
+            let remedy = ".env.sample explains every setting";
+            let finding = Finding::error("settings", "NATS_REPLICAS", failure.text, remedy);
+            findings.push(Finding { is_setting: true, ..finding });
+            1
+        }
+    };
+    findings.extend(bootstrapped(&broker, replicas).await);
+    findings.extend(dead_letters(&broker).await);
+    (findings, Some(broker))
+}
+
+fn server(broker: &Broker) -> Vec<Finding> {
+    let version = broker.client().server_info().version;
+    let mut findings = vec![of_version(&version)];
+    let largest = broker.max_message_bytes();
+    if largest < SMALLEST_MESSAGE {
+        findings.push(Finding::warning(
+            "nats.max_payload",
+            "Largest message",
+            format!("{largest} bytes"),
+            "Set max_payload to 1MB: long records are cut otherwise",
+        ));
+    }
+    findings
+}
+
+fn of_version(version: &str) -> Finding {
+    let mut parts = version.split('.').map(|part| part.parse::<u64>().unwrap_or(0));
+    let found = (parts.next().unwrap_or(0), parts.next().unwrap_or(0));
+    if found >= OLDEST_SERVER {
+        return Finding::ok(
+            "nats.connection",
+            "NATS",
+            format!("nats-server {version} answers, JetStream is on"),
+        );
+    }
+    let (major, minor) = OLDEST_SERVER;
+    Finding::error(
+        "nats.version",
+        "NATS",
+        format!("nats-server {version}"),
+        format!("Use nats-server {major}.{minor} or newer: waiting tickets are messages published later"),
+    )
+}
+
+async fn bootstrapped(broker: &Broker, replicas: usize) -> Vec<Finding> {
+    let found = match apply(broker, replicas, Mode::Look).await {
+        Ok(found) => found,
+        Err(error) => {
+            let remedy = "Check that the NATS user may ask about streams and consumers";
+            return vec![Finding::error("nats.streams", "Streams", error.to_string(), remedy)];
+        }
+    };
+    let count = found.len();
+    let findings: Vec<Finding> = found.into_iter().filter_map(of_bootstrap).collect();
+    if findings.is_empty() {
+        let found = format!("all {count} streams, consumers and buckets are as declared");
+        return vec![Finding::ok("nats.streams", "Streams", found)];
+    }
+    findings
+}
+
+fn of_bootstrap(found: Bootstrapped) -> Option<Finding> {
+    match found {
+        Bootstrapped::AsDeclared { .. } | Bootstrapped::Made { .. } => None,
+        Bootstrapped::Missing { what } => {
+            Some(Finding::error("nats.streams", what, "missing", "Run `rollcall bootstrap`"))
+        }
+        Bootstrapped::Drifted { what, differences } => Some(Finding::warning(
+            "nats.streams",
+            what,
+            differences.join("; "),
+            "Put it right with `nats stream edit` or `nats consumer edit`, unless it is meant to differ",
+        )),
+    }
+}
+
+async fn dead_letters(broker: &Broker) -> Option<Finding> {
+    let stream = broker.jetstream().get_stream(DEAD_LETTERS.name).await.ok()?;
+    let count = stream.cached_info().state.messages;
+    if count == 0 {
+        return Some(Finding::ok("nats.dead_letters", "Messages that nobody could process", "none"));
+    }
+    Some(Finding::warning(
+        "nats.dead_letters",
+        "Messages that nobody could process",
+        count.to_string(),
+        format!("Read why with `nats stream view {}` (they hold personal data)", DEAD_LETTERS.name),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::finding::Severity;
+
+    #[test]
+    fn an_old_server_is_refused() {
+        for (version, severity) in [
+            ("2.11.9", Severity::Error),
+            ("2.12.0", Severity::Ok),
+            ("2.15.1-dev", Severity::Ok),
+            ("3.0.0", Severity::Ok),
+            ("", Severity::Error),
+        ] {
+            assert_eq!(of_version(version).severity, severity, "{version}");
+        }
+    }
+
+    #[test]
+    fn what_is_missing_stops_everything_and_what_differs_does_not() {
+        let missing = of_bootstrap(Bootstrapped::Missing { what: "stream DLQ".into() }).unwrap();
+        assert_eq!((missing.severity, missing.what.as_str()), (Severity::Error, "stream DLQ"));
+        let drifted = Bootstrapped::Drifted { what: "stream DLQ".into(), differences: vec!["x".into()] };
+        assert_eq!(of_bootstrap(drifted).unwrap().severity, Severity::Warning);
+        assert_eq!(of_bootstrap(Bootstrapped::AsDeclared { what: String::new() }), None);
+    }
+}
