@@ -14,12 +14,20 @@ use serde_json::Value;
 const FILE: &str = "portal.jsonl";
 
 /// One stored or, without a value, removed entry.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Deserialize)]
 struct Line {
     t: String,
     k: String,
     #[serde(default)]
     v: Option<Value>,
+}
+
+/// The same while it is written.
+#[derive(Serialize)]
+struct NewLine<'a, V> {
+    t: &'a str,
+    k: String,
+    v: V,
 }
 
 /// Everything that was stored: values by table and key.
@@ -53,16 +61,12 @@ impl Journal {
         Ok(Some(snapshot))
     }
 
-    /// Replaces the file by this snapshot, in one step, and appends to it from now on.
-    pub fn create(folder: &Path, snapshot: &Snapshot) -> io::Result<Self> {
+    /// Replaces the file by what `keep_all` puts into it, in one step, and appends to it from now on.
+    pub fn create(folder: &Path, keep_all: impl FnOnce(&mut Self)) -> io::Result<Self> {
         fs::create_dir_all(folder)?;
         let unfinished: PathBuf = folder.join(format!("{FILE}.new"));
         let mut journal = Self { file: Some(BufWriter::new(File::create(&unfinished)?)), failed: false };
-        for (table, entries) in snapshot {
-            for (key, value) in entries {
-                journal.put(table, key, || value.clone());
-            }
-        }
+        keep_all(&mut journal);
         journal.flush()?;
         if let Some(file) = &journal.file {
             file.get_ref().sync_all()?;
@@ -71,17 +75,17 @@ impl Journal {
         Ok(journal)
     }
 
-    /// Stores a value; it is only built when there is a file.
-    pub fn put(&mut self, table: &str, key: impl ToString, value: impl FnOnce() -> Value) {
+    /// Stores a value.
+    pub fn put(&mut self, table: &str, key: impl ToString, value: &impl Serialize) {
         if self.file.is_some() {
-            self.write(Line { t: table.to_owned(), k: key.to_string(), v: Some(value()) });
+            self.write(&NewLine { t: table, k: key.to_string(), v: value });
         }
     }
 
     /// Removes a value.
     pub fn remove(&mut self, table: &str, key: impl ToString) {
         if self.file.is_some() {
-            self.write(Line { t: table.to_owned(), k: key.to_string(), v: None });
+            self.write(&NewLine { t: table, k: key.to_string(), v: () });
         }
     }
 
@@ -93,9 +97,9 @@ impl Journal {
         self.file.as_mut().map_or(Ok(()), Write::flush)
     }
 
-    fn write(&mut self, line: Line) {
+    fn write(&mut self, line: &impl Serialize) {
         let Some(file) = &mut self.file else { return };
-        let written = serde_json::to_writer(&mut *file, &line).map_err(io::Error::from);
+        let written = serde_json::to_writer(&mut *file, line).map_err(io::Error::from);
         self.failed |= written.and_then(|()| file.write_all(b"\n")).is_err();
     }
 }
@@ -109,10 +113,10 @@ mod tests {
     #[test]
     fn the_last_value_of_a_key_is_read_back() {
         let folder = tempfile::tempdir().expect("a folder");
-        let mut journal = Journal::create(folder.path(), &Snapshot::new()).expect("a journal");
-        journal.put("contact", 1, || json!({"NAME": "a"}));
-        journal.put("contact", 2, || json!({"NAME": "b"}));
-        journal.put("contact", 1, || json!({"NAME": "c"}));
+        let mut journal = Journal::create(folder.path(), |_| {}).expect("a journal");
+        journal.put("contact", 1, &json!({"NAME": "a"}));
+        journal.put("contact", 2, &json!({"NAME": "b"}));
+        journal.put("contact", 1, &json!({"NAME": "c"}));
         journal.remove("contact", 2);
         journal.flush().expect("flushed");
         let snapshot = Journal::read(folder.path()).expect("readable").expect("a snapshot");

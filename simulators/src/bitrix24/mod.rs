@@ -169,8 +169,8 @@ fn open(options: &Options) -> Result<Arc<Portal>, Error> {
     {
         let anchor = portal.clock.anchor();
         let mut state = portal.state();
-        let snapshot = state.snapshot(anchor);
-        state.journal = Journal::create(folder, &snapshot).map_err(failed)?;
+        let journal = Journal::create(folder, |journal| state.keep_all(anchor, journal));
+        state.journal = journal.map_err(failed)?;
     }
     Ok(portal)
 }

@@ -167,18 +167,18 @@ async fn run(
     params: Node,
     fault: Option<Rule>,
 ) -> Response {
-    let mut request = portal.begin();
-    let deadline = request.started + portal.state().settings.max_request_seconds;
+    let (mut request, overran) = portal.begin();
     let half = fault.as_ref().is_some_and(|rule| rule.kind == Kind::HalfBatchThen504);
     let working = Arc::clone(portal);
     // A task of its own: neither the time limit nor a client that hangs up stops the work.
     let work = tokio::spawn(async move { carry_out(&working, &mut request, &method, &params, half).await });
     let done = tokio::select! {
-        done = work => done,
-        () = portal.clock.work_until(deadline) => {
+        biased;
+        Ok(()) = overran => {
             portal.state().counters.timed_out_504 += 1;
             return html_response(504, "Gateway Time-out");
         }
+        done = work => done,
     };
     let Ok((status, body)) = done else {
         return html_response(500, "Internal Server Error");

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde_json::{Map, Value, json};
+use tokio::sync::oneshot;
 
 use super::clock::Clock;
 use super::dates::print_moment;
@@ -29,11 +30,13 @@ pub struct Portal {
 
 /// One request on its way.
 pub struct Request {
-    pub number: u64,
-    /// Work time at its arrival.
-    pub started: f64,
+    number: u64,
     /// Work time up to which it has used its thread.
     worked: f64,
+    /// Work time at which the gateway in front of the portal gives up.
+    deadline: f64,
+    /// Tells the gateway that the deadline has passed; sent at most once.
+    overrun: Option<oneshot::Sender<()>>,
     user: u64,
 }
 
@@ -57,12 +60,36 @@ impl Portal {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes in a request.
-    pub fn begin(&self) -> Request {
+    /// Takes in a request; the receiver hears when it has worked for too long.
+    pub fn begin(&self) -> (Request, oneshot::Receiver<()>) {
         let started = self.clock.work_time();
+        let (overrun, overran) = oneshot::channel();
         let mut state = self.state();
         state.request_number += 1;
-        Request { number: state.request_number, started, worked: started, user: state.settings.webhook_user }
+        let request = Request {
+            number: state.request_number,
+            worked: started,
+            deadline: started + state.settings.max_request_seconds,
+            overrun: Some(overrun),
+            user: state.settings.webhook_user,
+        };
+        (request, overran)
+    }
+
+    /// Lets a request work for this long.
+    ///
+    /// Only the seconds charged count towards the deadline, not those that this program itself needs: with a
+    /// fast clock they would be minutes.
+    async fn work(&self, request: &mut Request, seconds: f64) {
+        request.worked += seconds;
+        if request.worked > request.deadline
+            && let Some(overrun) = request.overrun.take()
+        {
+            self.clock.work_until(request.deadline).await;
+            // Nobody may be listening any more: the client has hung up.
+            let _ = overrun.send(());
+        }
+        self.clock.work_until(request.worked).await;
     }
 
     /// Carries out a call other than `batch` and renders its answer.
@@ -153,14 +180,12 @@ impl Portal {
                 return self.finished(Err(error), started, 0.0, operating);
             }
         };
-        request.worked = request.worked.max(request.started) + cost;
-        self.clock.work_until(request.worked).await;
+        self.work(request, cost).await;
         let author = Author::Rest { user: request.user, request: request.number, command };
         let outcome = self.perform(name, params, author);
         let extra = outcome.as_ref().map_or(0.0, |reply| reply.extra_seconds);
         if extra > 0.0 {
-            request.worked += extra;
-            self.clock.work_until(request.worked).await;
+            self.work(request, extra).await;
         }
         let operating = self.account(name, cost + extra, direct);
         self.finished(outcome, started, cost + extra, operating)

@@ -141,7 +141,7 @@ impl State {
     pub fn set_settings(&mut self, settings: Settings) {
         self.zone = settings.zone();
         self.settings = settings;
-        self.journal.put("meta", "settings", || json!(self.settings));
+        self.journal.put("meta", "settings", &self.settings);
     }
 
     /// Prints a portal time.
@@ -317,7 +317,7 @@ impl State {
             row.insert("OWNER_ID".to_owned(), deal.to_string().into());
             row.insert("OWNER_TYPE".to_owned(), "D".into());
         }
-        self.journal.put("product_rows", deal, || json!(rows));
+        self.journal.put("product_rows", deal, &rows);
         self.product_rows.insert(deal, rows);
         self.store_ids();
     }
@@ -325,7 +325,7 @@ impl State {
     /// Stores a user as given.
     pub fn put_user(&mut self, id: u64, mut user: Row) {
         user.insert("ID".to_owned(), id.to_string().into());
-        self.journal.put("user", id, || json!(user));
+        self.journal.put("user", id, &user);
         self.users.insert(id, user);
     }
 
@@ -338,7 +338,7 @@ impl State {
             "CATEGORY_ID": record.text("CATEGORY_ID").parse::<u64>().unwrap_or(0),
             "STAGE_SEMANTIC_ID": record.value("STAGE_SEMANTIC_ID"), "STAGE_ID": record.value("STAGE_ID"),
         }));
-        self.journal.put("stage_history", id, || json!(entry));
+        self.journal.put("stage_history", id, &entry);
         self.stage_history.insert(id, entry);
     }
 
@@ -363,7 +363,7 @@ impl State {
     /// Stores a record and what follows from a moved stage.
     pub fn store_record(&mut self, entity: Entity, id: u64, fields: Row, now: f64, delay: f64) {
         let record = Arc::new(Record::new(id, fields, self.zone));
-        self.journal.put(entity.name(), id, || json!(record.fields));
+        self.journal.put(entity.name(), id, &record.fields);
         let moved = entity == Entity::Deal
             && self.deals.get(id).is_some_and(|before| before.value("STAGE_ID") != record.value("STAGE_ID"));
         let is_final = matches!(record.text("STAGE_SEMANTIC_ID").as_str(), "S" | "F");
@@ -412,23 +412,26 @@ impl State {
             before: write.before,
             record: write.record,
         };
-        self.journal.put("history", entry.seq, || json!(entry));
+        self.journal.put("history", entry.seq, &entry);
         self.history.push(entry);
     }
 
     /// Keeps where the clock stands.
     pub fn store_clock(&mut self, anchor: ClockAnchor) {
-        self.journal.put("meta", "clock", || json!(anchor));
+        self.journal.put("meta", "clock", &anchor);
     }
 
     fn store_ids(&mut self) {
         let ids = self.ids;
-        self.journal.put("meta", "ids", || json!(ids));
+        self.journal.put("meta", "ids", &ids);
     }
 
     fn store_user_fields(&mut self, entity: Entity) {
-        let fields = json!(self.user_fields(entity));
-        self.journal.put("user_fields", entity.name(), || fields);
+        let fields = match entity {
+            Entity::Contact => &self.contact_fields,
+            Entity::Deal => &self.deal_fields,
+        };
+        self.journal.put("user_fields", entity.name(), fields);
         self.store_ids();
     }
 
@@ -460,28 +463,28 @@ impl State {
         }
     }
 
-    /// Returns everything as it is kept on disk.
-    pub fn snapshot(&self, clock: ClockAnchor) -> Snapshot {
-        let mut snapshot = Snapshot::new();
+    /// Puts everything into a journal.
+    pub fn keep_all(&self, clock: ClockAnchor, journal: &mut Journal) {
         for entity in [Entity::Contact, Entity::Deal] {
-            let records =
-                self.table(entity).newest().map(|record| (record.id.to_string(), json!(record.fields)));
-            snapshot.insert(entity.name().to_owned(), records.collect());
+            for record in self.table(entity).newest() {
+                journal.put(entity.name(), record.id, &record.fields);
+            }
+            journal.put("user_fields", entity.name(), self.user_fields(entity));
         }
-        let rows = self.product_rows.iter().map(|(deal, rows)| (deal.to_string(), json!(rows)));
-        snapshot.insert("product_rows".to_owned(), rows.collect());
-        let by_id =
-            |rows: &BTreeMap<u64, Row>| rows.iter().map(|(id, row)| (id.to_string(), json!(row))).collect();
-        snapshot.insert("user".to_owned(), by_id(&self.users));
-        snapshot.insert("stage_history".to_owned(), by_id(&self.stage_history));
-        let fields = [("contact", &self.contact_fields), ("deal", &self.deal_fields)];
-        let fields = fields.map(|(entity, fields)| (entity.to_owned(), json!(fields)));
-        snapshot.insert("user_fields".to_owned(), fields.into());
-        let history = self.history.iter().map(|entry| (entry.seq.to_string(), json!(entry)));
-        snapshot.insert("history".to_owned(), history.collect());
-        let meta = [("clock", json!(clock)), ("ids", json!(self.ids)), ("settings", json!(self.settings))];
-        snapshot.insert("meta".to_owned(), meta.map(|(key, value)| (key.to_owned(), value)).into());
-        snapshot
+        for (deal, rows) in &self.product_rows {
+            journal.put("product_rows", deal, rows);
+        }
+        for (table, rows) in [("user", &self.users), ("stage_history", &self.stage_history)] {
+            for (id, row) in rows {
+                journal.put(table, id, row);
+            }
+        }
+        for entry in &self.history {
+            journal.put("history", entry.seq, entry);
+        }
+        journal.put("meta", "clock", &clock);
+        journal.put("meta", "ids", &self.ids);
+        journal.put("meta", "settings", &self.settings);
     }
 
     /// Restores a portal from what was kept.
