@@ -23,9 +23,9 @@ pub fn folder() -> Result<PathBuf, Failure> {
     Ok(program.parent().map(Path::to_owned).unwrap_or_default())
 }
 
-/// Asks every stage whether its settings will do, and returns every mistake once, a line each.
-pub async fn setting_problems(folder: &Path, environment: &Environment) -> Result<BTreeSet<String>, Failure> {
-    let mut problems = BTreeSet::new();
+/// Asks every stage whether its settings will do, and returns every mistake, a line each.
+pub async fn setting_problems(folder: &Path, environment: &Environment) -> Result<Vec<String>, Failure> {
+    let mut problems = Problems::default();
     for stage in STAGES {
         let mut command = Command::new(folder.join(stage));
         command.arg("check").stdin(Stdio::null());
@@ -37,14 +37,31 @@ pub async fn setting_problems(folder: &Path, environment: &Environment) -> Resul
         let text = String::from_utf8_lossy(&output.stderr);
         match output.status.code() {
             Some(0) => {}
-            Some(code) if code == i32::from(EXIT_SETTINGS) => problems.extend(lines(&text)),
+            Some(code) if code == i32::from(EXIT_SETTINGS) => problems.add(lines(&text)),
             _ => {
                 let (status, text) = (output.status, text.trim());
                 return Err(Failure::environment(format!("`{stage} check` failed ({status}): {text}")));
             }
         }
     }
-    Ok(problems)
+    Ok(problems.lines)
+}
+
+/// Mistakes of several stages, without those that an earlier stage has told in its own words.
+#[derive(Default)]
+struct Problems {
+    lines: Vec<String>,
+    settings: BTreeSet<String>,
+}
+
+impl Problems {
+    fn add(&mut self, lines: Vec<String>) {
+        let setting = |line: &str| line.split(':').next().unwrap_or_default().to_owned();
+        let told: BTreeSet<String> = lines.iter().map(|line| setting(line)).collect();
+        let is_news = |line: &String| !self.settings.contains(&setting(line));
+        self.lines.extend(lines.into_iter().filter(is_news));
+        self.settings.extend(told);
+    }
 }
 
 /// Takes the lines that name a setting each; without any, all that was said.
@@ -64,5 +81,17 @@ mod tests {
             "mapper: 2 settings to put right before anything can start:\n  A: found nothing\n  B: found `x`";
         assert_eq!(lines(said), ["A: found nothing", "B: found `x`"]);
         assert_eq!(lines("panicked\n"), ["panicked"]);
+    }
+
+    #[test]
+    fn what_an_earlier_stage_has_told_is_not_told_again() {
+        let mut problems = Problems::default();
+        let lines = |lines: &[&str]| lines.iter().map(|line| (*line).to_owned()).collect();
+        problems.add(lines(&["URL: found nothing", "FILE: line 1", "FILE: line 2"]));
+        problems.add(lines(&["URL: found nothing at all", "TOKEN: found `x`"]));
+        assert_eq!(
+            problems.lines,
+            ["URL: found nothing", "FILE: line 1", "FILE: line 2", "TOKEN: found `x`"]
+        );
     }
 }

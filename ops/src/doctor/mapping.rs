@@ -41,7 +41,9 @@ fn of_field(entity: Entity, used: &FieldUse<'_>, fields: &Fields) -> Option<Find
         return Some(Finding::error(FIELD, what, "the portal has no such field", remedy));
     };
     let wanted = used.kind.bitrix24_types();
-    if wanted.contains(&field.kind.as_str()) {
+    // What Bitrix24's own fields hold is fixed; only what their type is called differs between portals.
+    let is_own = !used.code.starts_with("UF_");
+    if is_own || wanted.contains(&field.kind.as_str()) {
         return None;
     }
     let found = format!("its type is {}, the mapping reads {}", field.kind, wanted.join(" or "));

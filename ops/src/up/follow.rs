@@ -4,13 +4,14 @@ use std::time::{Duration, Instant};
 
 use chrono::Utc;
 use runtime::Broker;
+use schemas::{Entity, RecordId};
 use tokio::sync::{mpsc, watch};
 
 use super::catchup::{CatchUp, is_idle};
 use super::crew::Incident;
 use super::demo::Demo;
 use super::gauge::{self, Snapshot};
-use super::outcomes;
+use super::outcomes::{self, Outcomes};
 use super::plan::{Mode, Nats, Plan};
 use super::program;
 use super::screen::Screen;
@@ -143,7 +144,7 @@ impl Follow<'_> {
             processed: snapshot.results.last.saturating_sub(self.before.outcomes),
             took: last_move.saturating_duration_since(self.began),
             requests: self.spent().await,
-            places: &self.places(),
+            places: &self.places(&outcomes),
         };
         self.screen.clear();
         self.screen.say(&summary.text());
@@ -162,7 +163,7 @@ impl Follow<'_> {
         })
     }
 
-    fn places(&self) -> Vec<(&'static str, String)> {
+    fn places(&self, outcomes: &Outcomes) -> Vec<(&'static str, String)> {
         let mut places = vec![
             ("журналы программ", self.plan.logs.display().to_string()),
             ("что значит каждый статус", "docs/statuses.md".to_owned()),
@@ -173,7 +174,9 @@ impl Follow<'_> {
         if let Some(demo) = self.demo {
             places.push(("Битрикс24 (двойник)", format!("{}state", demo.bitrix24_admin)));
             places.push(("отмечалка (двойник)", format!("{}state", demo.otmechalka_admin)));
-            places.push(("изменить контакт 39910", edit(&demo.bitrix24_admin)));
+            if let Some(contact) = outcomes.any_in_otmechalka(Entity::Contact) {
+                places.push(("изменить контакт", edit(&demo.bitrix24_admin, contact.id)));
+            }
         } else if self.plan.mode == Mode::Real {
             places.push(("проверка настроек", "rollcall doctor".to_owned()));
         }
@@ -210,9 +213,9 @@ impl Follow<'_> {
     }
 }
 
-fn edit(admin: &str) -> String {
+fn edit(admin: &str, contact: RecordId) -> String {
     format!(
-        "curl -X POST {admin}contacts/39910 -H 'Content-Type: application/json' \
+        "curl -X POST {admin}contacts/{contact} -H 'Content-Type: application/json' \
          -d '{{\"fields\":{{\"NAME\":\"Анна\"}}}}'"
     )
 }

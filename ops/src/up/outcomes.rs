@@ -62,6 +62,12 @@ impl Outcomes {
         tally
     }
 
+    /// Returns a record of an entity that otmechalka holds, if there is one.
+    pub fn any_in_otmechalka(&self, entity: Entity) -> Option<RecordRef> {
+        let mut ours = self.0.iter().filter(|(record, _)| record.entity == entity);
+        ours.find(|(_, ending)| ending.outcome.is_in_otmechalka()).map(|(record, _)| *record)
+    }
+
     /// Counts the records that have each problem, the most frequent first.
     pub fn problems(&self) -> Vec<(String, usize)> {
         let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
@@ -155,6 +161,7 @@ mod tests {
         let tally = outcomes.tally(Entity::Contact);
         assert_eq!(tally, Tally { total: 4, in_otmechalka: 1, out_of_scope: 1, refused: 2 });
         assert_eq!(outcomes.tally(Entity::Deal), Tally::default());
+        assert_eq!(outcomes.any_in_otmechalka(Entity::Contact), Some(contact(1)));
         assert_eq!(outcomes.problems(), [("email.invalid".to_owned(), 2), ("phone.missing".to_owned(), 1)]);
     }
 }

@@ -1,6 +1,5 @@
 //! Decides, before anything starts, what is to run and with which settings.
 
-use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use runtime::Reader;
@@ -130,7 +129,7 @@ impl Plan {
     }
 }
 
-fn all_problems(problems: &BTreeSet<String>) -> String {
+fn all_problems(problems: &[String]) -> String {
     let mut text = "these settings are to be put right before anything can start:".to_owned();
     for problem in problems {
         text.push_str("\n  ");

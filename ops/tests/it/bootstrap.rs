@@ -1,0 +1,55 @@
+//! `rollcall bootstrap` against a real server.
+
+use std::time::Duration;
+
+use schemas::streams::{RAW, STATUSES};
+
+use crate::support::{Nats, rollcall};
+
+#[tokio::test]
+async fn bootstrapping_twice_makes_everything_once() {
+    let nats = Nats::start().await;
+    let first = rollcall(nats.folder(), &nats.settings(), &["bootstrap"]).await;
+    assert_eq!(first.code, Some(0), "{}{}", first.out, first.err);
+    assert!(first.out.contains("made     stream B24_RAW"), "{}", first.out);
+    assert!(first.out.contains("made     consumer pusher-15 of stream CRM_CMD"), "{}", first.out);
+    let second = rollcall(nats.folder(), &nats.settings(), &["bootstrap"]).await;
+    assert_eq!(second.code, Some(0));
+    assert!(!second.out.contains("made"), "{}", second.out);
+    assert!(second.out.contains("27 of 27 were there as they are to be."), "{}", second.out);
+}
+
+#[tokio::test]
+async fn a_dry_run_makes_nothing_and_names_what_is_missing() {
+    let nats = Nats::start().await;
+    let dry = rollcall(nats.folder(), &nats.settings(), &["bootstrap", "--dry-run"]).await;
+    assert_eq!(dry.code, Some(1));
+    assert!(dry.out.contains("missing  stream B24_RAW"), "{}", dry.out);
+    assert!(nats.broker().await.jetstream().get_stream(RAW.name).await.is_err());
+}
+
+#[tokio::test]
+async fn a_drift_is_named_and_left_as_it_is() {
+    let nats = Nats::start().await;
+    rollcall(nats.folder(), &nats.settings(), &["bootstrap"]).await;
+    let jetstream = nats.broker().await.jetstream().clone();
+    let mut config = jetstream.get_stream(STATUSES.name).await.unwrap().cached_info().config.clone();
+    config.max_age = Duration::from_secs(7 * 24 * 60 * 60);
+    jetstream.update_stream(config).await.unwrap();
+    let drifted = rollcall(nats.folder(), &nats.settings(), &["bootstrap"]).await;
+    assert_eq!(drifted.code, Some(1));
+    assert!(drifted.out.contains("differs  stream B24_STATUS: max_age is 604800s"), "{}", drifted.out);
+    let kept = jetstream.get_stream(STATUSES.name).await.unwrap().cached_info().config.max_age;
+    assert_eq!(kept, Duration::from_secs(7 * 24 * 60 * 60));
+}
+
+#[tokio::test]
+async fn bad_settings_and_an_absent_server_have_exit_codes_of_their_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let without = rollcall(folder.path(), &Vec::new(), &["bootstrap"]).await;
+    assert_eq!(without.code, Some(2));
+    assert!(without.err.contains("NATS_URL: found nothing"), "{}", without.err);
+    let nobody = vec![("NATS_URL", "nats://127.0.0.1:1".to_owned())];
+    let absent = rollcall(folder.path(), &nobody, &["bootstrap"]).await;
+    assert_eq!(absent.code, Some(3), "{}", absent.err);
+}

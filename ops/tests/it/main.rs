@@ -1,0 +1,6 @@
+//! `rollcall` as its users meet it: the program itself, a real nats-server, the doubles of both CRMs.
+
+mod bootstrap;
+mod doctor;
+mod support;
+mod up;

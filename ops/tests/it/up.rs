@@ -1,0 +1,114 @@
+//! `rollcall up` on a demo: real programs from the start to the last of them gone.
+
+use nix::sys::signal::Signal;
+use serde_json::json;
+use tempfile::TempDir;
+
+use crate::support::{Done, Running, command, eventually, http, processes_in, rollcall};
+
+const SMALL: [&str; 4] = ["--contacts", "40", "--deals", "60"];
+
+struct Home(TempDir);
+
+impl Home {
+    fn new() -> Home {
+        Home(tempfile::tempdir().unwrap())
+    }
+
+    async fn once(&self, more: &[&str]) -> Done {
+        let arguments = [&["up", "--once", "--within", "150s"], more].concat();
+        rollcall(self.0.path(), &Vec::new(), &arguments).await
+    }
+
+    fn up(&self, more: &[&str]) -> Running {
+        let mut command = command("rollcall", self.0.path());
+        command.arg("up").args(more);
+        Running::start(command)
+    }
+
+    async fn is_deserted(&self) {
+        eventually("the end of every program", || processes_in(self.0.path()).is_empty()).await;
+    }
+
+    fn process(&self, name: &str) -> Option<nix::unistd::Pid> {
+        let found = processes_in(self.0.path()).into_iter().find(|process| process.ends_with(name))?;
+        let id = found.split(' ').next()?.strip_prefix("/proc/")?.parse().ok()?;
+        Some(nix::unistd::Pid::from_raw(id))
+    }
+}
+
+/// Returns the numbers of the summary's line about an entity.
+fn row(summary: &str, title: &str) -> Vec<u32> {
+    let line = summary.lines().find(|line| line.starts_with(title)).unwrap_or_else(|| panic!("{summary}"));
+    line.split_whitespace().filter_map(|word| word.parse().ok()).collect()
+}
+
+#[tokio::test]
+async fn a_first_run_catches_up_and_a_second_one_repeats_no_work() {
+    let home = Home::new();
+    let first = home.once(&SMALL).await;
+    assert_eq!(first.code, Some(0), "{}{}", first.out, first.err);
+    assert_eq!(processes_in(home.0.path()), Vec::<String>::new());
+    for title in ["Ученики", "Абонементы"] {
+        let [total, pushed, skipped, refused] = row(&first.out, title)[..] else { panic!("{}", first.out) };
+        assert_eq!(total, pushed + skipped + refused, "{}", first.out);
+        assert!(pushed > 0 && refused > 0, "{}", first.out);
+    }
+    assert!(first.out.contains("Что исправить"), "{}", first.out);
+    let second = home.once(&[]).await;
+    assert_eq!(second.code, Some(0), "{}{}", second.out, second.err);
+    assert!(second.out.contains("С прошлого запуска ничего не изменилось"), "{}", second.out);
+    assert!(second.out.contains("к отмечалке – 0."), "{}", second.out);
+    assert_eq!(row(&second.out, "Ученики"), row(&first.out, "Ученики"));
+    let another = home.once(&["--contacts", "50"]).await;
+    assert_eq!(another.code, Some(2), "{}", another.err);
+}
+
+#[tokio::test]
+async fn edits_are_followed_a_dead_stage_comes_back_and_ctrl_c_ends_it_all() {
+    let home = Home::new();
+    let mut up = home.up(&SMALL);
+    let edit = up.hears("curl -X POST").await;
+    up.hears("follows edits").await;
+
+    nix::sys::signal::kill(home.process("pusher").unwrap(), Signal::SIGKILL).unwrap();
+    up.hears("pusher ended (signal: 9 (SIGKILL)); starting it again in 1 s").await;
+
+    let address = edit.split_whitespace().find(|word| word.starts_with("http")).unwrap();
+    let fields = json!({"fields": {"NAME": "Анна", "LAST_NAME": "Новая"}});
+    http().post(address).json(&fields).send().await.unwrap().error_for_status().unwrap();
+    up.hears("1 changed").await;
+
+    let second = home.once(&[]).await;
+    assert_eq!(second.code, Some(3));
+    assert!(second.err.contains("Another `rollcall up`"), "{}", second.err);
+
+    up.signal(Signal::SIGINT);
+    assert_eq!(up.ends().await, Some(0));
+    assert_eq!(processes_in(home.0.path()), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_run_that_was_killed_leaves_nobody_behind_and_the_next_one_goes_on() {
+    let home = Home::new();
+    let mut up = home.up(&SMALL);
+    up.hears("Started producer").await;
+    up.signal(Signal::SIGKILL);
+    up.ends().await;
+    let next = home.once(&[]).await;
+    assert_eq!(next.code, Some(0), "{}{}", next.out, next.err);
+    home.is_deserted().await;
+}
+
+#[tokio::test]
+async fn every_mistake_in_the_settings_is_told_before_anything_starts() {
+    let home = Home::new();
+    std::fs::write(home.0.path().join(".env"), "OTMECHALKA_URL=ftp://x\nCONTACT_SYNC_INTERVAL=soon\n")
+        .unwrap();
+    let refused = home.once(&[]).await;
+    assert_eq!(refused.code, Some(2));
+    for name in ["BITRIX24_WEBHOOK_URL", "OTMECHALKA_URL", "CONTACT_SYNC_INTERVAL", "SYNC_START_DATE"] {
+        assert!(refused.err.contains(&format!("\n  {name}: ")), "{}", refused.err);
+    }
+    assert!(!home.0.path().join("state").exists());
+}
