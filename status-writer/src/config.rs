@@ -1,5 +1,7 @@
 //! The settings of this stage.
 
+use std::time::Duration;
+
 use bitrix24::Client;
 use runtime::Reader;
 use runtime::budget::BucketSize;
@@ -59,11 +61,18 @@ impl Config {
         Some(Config {
             portal: Client::builder(webhook?)
                 .clock_speed(clock_speed)
+                .timeout(timeout(clock_speed))
                 .operating_limit(operating_limit? as f64),
             fields: StatusFields::new(contact?, deal?),
             bucket: BucketSize { capacity: capacity? as f64, leak_per_second: leak?, clock_speed },
         })
     }
+}
+
+/// A little longer than the portal's own 60 s, by its clock.
+fn timeout(clock_speed: f64) -> Duration {
+    const SECONDS: f64 = 70.0;
+    Duration::from_secs_f64((SECONDS / clock_speed).clamp(10.0, SECONDS))
 }
 
 #[cfg(test)]

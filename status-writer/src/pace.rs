@@ -29,7 +29,7 @@ pub const MOST_IN_FLIGHT: usize = 8;
 pub struct Pace {
     seconds_each: Option<f64>,
     size: usize,
-    /// False before the first answer and after a cut off: then one batch at a time.
+    /// False while the size is still growing or shrinking: then one batch at a time.
     steady: bool,
 }
 
@@ -64,8 +64,8 @@ impl Pace {
             }
         };
         self.seconds_each = Some(each);
-        self.steady = true;
         self.size = fitting(each).min(self.size * 2);
+        self.steady = self.size == fitting(each);
     }
 
     /// Learns from a batch that was cut off.
@@ -158,10 +158,12 @@ mod tests {
     }
 
     #[test]
-    fn nothing_runs_beside_a_first_batch_or_one_after_a_cut_off() {
+    fn nothing_runs_beside_batches_that_still_grow_or_one_after_a_cut_off() {
         let mut pace = Pace::default();
-        assert_eq!(pace.in_flight(), 1);
-        pace.note(10, 0.4);
+        for updates in [10, 20, 40] {
+            assert_eq!(pace.in_flight(), 1);
+            pace.note(updates, 0.04 * updates as f64);
+        }
         assert_eq!(pace.in_flight(), MOST_IN_FLIGHT);
         pace.note_cut_off(20);
         assert_eq!((pace.in_flight(), pace.size()), (1, 6));

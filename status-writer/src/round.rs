@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 use bitrix24::{ApiError, Client, Error, ErrorClass, Lane};
 use chrono::{DateTime, FixedOffset};
 use futures::{StreamExt, stream};
-use runtime::{BrokerError, Delivery, Inbox, PublishError, Verdict};
+use runtime::{Delivery, Inbox, PublishError, Verdict};
 use schemas::{Entity, RecordId, RecordRef, StatusSettled};
 use tokio::runtime::Handle;
 
+use crate::allowance::unless_stopped;
 use crate::config::StatusFields;
 use crate::decide::same_text;
 use crate::desk::{Fence, Held, Picked};
@@ -32,12 +33,17 @@ pub struct Tools {
 }
 
 impl Tools {
-    /// Settles a delivery.
-    pub async fn settle(&self, delivery: Delivery, verdict: Verdict) -> Result<(), BrokerError> {
+    /// Settles deliveries. What cannot be settled comes again and is found settled then.
+    pub async fn settle(&self, deliveries: Vec<(Delivery, Verdict)>) {
+        if deliveries.is_empty() {
+            return;
+        }
         let settler = Arc::clone(&self.settler);
-        // The compiler cannot tell that this future may change threads, so it stays on one.
-        let settling = move || Handle::current().block_on(settler.settle(delivery, verdict));
-        tokio::task::spawn_blocking(settling).await.unwrap_or(Err(BrokerError::Stopping))
+        let settling = move || Handle::current().block_on(settle_all(&settler, deliveries));
+        // On one thread, as the compiler cannot tell that the future may change threads.
+        if tokio::task::spawn_blocking(settling).await.is_err() {
+            tracing::error!("Settling deliveries panicked; they come again");
+        }
     }
 
     /// Turns portal time into real time.
@@ -66,6 +72,16 @@ const SECOND_LOOK: Duration = Duration::from_secs(2);
 
 /// Portal time between tries of a record that fails alone.
 const FAILURE_PAUSE: Duration = Duration::from_secs(5);
+
+async fn settle_all(settler: &Inbox, deliveries: Vec<(Delivery, Verdict)>) {
+    let settlings = stream::iter(deliveries).for_each_concurrent(AT_ONCE, |(delivery, verdict)| async {
+        let sequence = delivery.sequence;
+        if let Err(error) = settler.settle(delivery, verdict).await {
+            tracing::debug!("Could not settle message {sequence}, it will come again: {error}");
+        }
+    });
+    settlings.await;
+}
 
 /// What is to be done in a round.
 pub struct Round {
@@ -159,9 +175,10 @@ impl Trouble {
 /// Carries a round out.
 pub async fn carry_out(tools: Arc<Tools>, round: Round) -> Report {
     let Round { entity, lane, picked, line_is_sound } = round;
-    let mut turn = Turn { tools: &tools, entity, lane, line_is_sound, report: Report::new(entity) };
+    let report = Report::new(entity);
+    let mut turn = Turn { tools: &tools, entity, lane, line_is_sound, report, verdicts: Vec::new() };
     for held in picked.superseded {
-        turn.acknowledge(held, None).await;
+        turn.end(held, Verdict::Done(Vec::new()), None);
     }
     let shown = picked.shown.into_iter().map(|(held, seen)| (held, StatusSettled::AlreadyShown, seen));
     turn.settle(shown.collect()).await;
@@ -171,6 +188,7 @@ pub async fn carry_out(tools: Arc<Tools>, round: Round) -> Report {
     if !write.is_empty() {
         turn.write(write).await;
     }
+    tools.settle(turn.verdicts).await;
     turn.report
 }
 
@@ -180,6 +198,8 @@ struct Turn<'t> {
     lane: Lane,
     line_is_sound: bool,
     report: Report,
+    /// Deliveries that are done with. They are settled together, last of all.
+    verdicts: Vec<(Delivery, Verdict)>,
 }
 
 impl Turn<'_> {
@@ -212,11 +232,11 @@ impl Turn<'_> {
             return write;
         }
         let ids: Vec<RecordId> = look.iter().map(|held| held.record().id).collect();
-        let looked = portal::look(&self.tools.client, self.entity, self.field(), &ids, self.lane).await;
-        let (looks, at) = match looked {
-            Ok(looked) => looked,
-            Err(error) => {
-                self.report.trouble = Some(Trouble::of(&error, 0));
+        let looking = portal::look(&self.tools.client, self.entity, self.field(), &ids, self.lane);
+        let (looks, at) = match unless_stopped(looking).await {
+            Some(Ok(looked)) => looked,
+            failed => {
+                self.report.trouble = failed.and_then(Result::err).map(|error| Trouble::of(&error, 0));
                 self.report.again.extend(look);
                 self.report.again.append(&mut write);
                 return write;
@@ -233,7 +253,7 @@ impl Turn<'_> {
                     self.report.gone += 1;
                     settled.push((held, StatusSettled::RecordGone, at));
                 }
-                Some(_) if held.unkept >= MOST_UNKEPT => self.give_up_unkept(held).await,
+                Some(_) if held.unkept >= MOST_UNKEPT => self.give_up_unkept(held),
                 Some(_) => write.push(held),
             }
         }
@@ -242,10 +262,10 @@ impl Turn<'_> {
     }
 
     /// Does not write a third time what did not show twice.
-    async fn give_up_unkept(&mut self, mut held: Held<Delivery>) {
+    fn give_up_unkept(&mut self, mut held: Held<Delivery>) {
         if self.line_is_sound {
             let reason = "the portal confirms the status and then shows another text".to_owned();
-            self.bury(held, reason).await;
+            self.end(held, Verdict::DeadLetter { reason }, None);
             return;
         }
         self.report.other_text += 1;
@@ -256,13 +276,14 @@ impl Turn<'_> {
     async fn write(&mut self, held: Vec<Held<Delivery>>) {
         let texts: Vec<(RecordId, String)> =
             held.iter().map(|held| (held.record().id, held.wanted.text.clone())).collect();
-        let written = portal::write(&self.tools.client, self.entity, self.field(), &texts, self.lane).await;
-        match written {
-            Ok(said) => {
+        let writing = portal::write(&self.tools.client, self.entity, self.field(), &texts, self.lane);
+        match unless_stopped(writing).await {
+            None => self.report.again.extend(held),
+            Some(Ok(said)) => {
                 self.report.measured = Some((texts.len(), said.seconds));
                 self.sort_out(held, said.fates, said.at).await;
             }
-            Err(error) => {
+            Some(Err(error)) => {
                 self.report.trouble = Some(Trouble::of(&error, texts.len()));
                 let may_be_done = !error.surely_not_processed();
                 self.report.again.extend(held.into_iter().map(|mut held| {
@@ -309,7 +330,7 @@ impl Turn<'_> {
         }
         self.settle(settled).await;
         for (held, error) in failed {
-            self.fail(held, &error).await;
+            self.fail(held, &error);
         }
     }
 
@@ -321,7 +342,7 @@ impl Turn<'_> {
     }
 
     /// Deals with an error of one update; some of them are everybody's trouble.
-    async fn fail(&mut self, mut held: Held<Delivery>, error: &ApiError) {
+    fn fail(&mut self, mut held: Held<Delivery>, error: &ApiError) {
         let shared = match error.class() {
             ErrorClass::RateLimited { retry_after } => Some(Trouble::RateLimited(retry_after)),
             ErrorClass::OperatingLimit { .. } => Some(Trouble::OutOfOperating),
@@ -338,41 +359,35 @@ impl Turn<'_> {
         }
         held.failures = held.failures.saturating_add(1);
         if held.failures >= MOST_FAILURES {
-            self.bury(held, format!("the portal rejects the status: {error}")).await;
+            let reason = format!("the portal rejects the status: {error}");
+            self.end(held, Verdict::DeadLetter { reason }, None);
             return;
         }
         held.not_before = Instant::now() + self.tools.real(FAILURE_PAUSE);
         self.report.again.push(held);
     }
 
-    /// Publishes what is settled, then acknowledges it; in that order, or a crash would lose it.
+    /// Publishes what is settled. It is acknowledged after that, or a crash would lose it.
     async fn settle(&mut self, settled: Vec<(Held<Delivery>, StatusSettled, DateTime<FixedOffset>)>) {
         let tools = self.tools;
         let settlings = settled.into_iter().map(|(held, how, at)| settle(tools, held, how, at));
         let mut settlings = stream::iter(settlings).buffer_unordered(AT_ONCE);
         while let Some((end, how)) = settlings.next().await {
             match end {
-                End::Done(record, fence) => {
+                End::Done(held) => {
                     self.report.already_shown += usize::from(how == StatusSettled::AlreadyShown);
-                    self.report.done.push((record, fence));
+                    let fence = held.fence.clone();
+                    self.end(*held, Verdict::Done(Vec::new()), Some(fence));
                 }
+                End::Lost(record) => self.report.done.push((record, None)),
                 End::Again(held) => self.report.again.push(*held),
             }
         }
     }
 
-    async fn acknowledge(&mut self, held: Held<Delivery>, fence: Option<Fence>) {
-        let record = held.record();
-        acknowledge(self.tools, held).await;
-        self.report.done.push((record, fence));
-    }
-
-    async fn bury(&mut self, held: Held<Delivery>, reason: String) {
-        let record = held.record();
-        if let Err(error) = self.tools.settle(held.delivery, Verdict::DeadLetter { reason }).await {
-            tracing::warn!("Could not bury the status of {record}: {error}");
-        }
-        self.report.done.push((record, None));
+    fn end(&mut self, held: Held<Delivery>, verdict: Verdict, fence: Option<Fence>) {
+        self.report.done.push((held.record(), fence));
+        self.verdicts.push((held.delivery, verdict));
     }
 }
 
@@ -398,39 +413,60 @@ async fn recheck(tools: &Tools, mut held: Held<Delivery>) -> Checked {
 }
 
 enum End {
-    Done(RecordRef, Option<Fence>),
+    /// Its fence is the newest that is known.
+    Done(Box<Held<Delivery>>),
     Again(Box<Held<Delivery>>),
+    /// Nothing is known, and somebody else sees to it.
+    Lost(RecordRef),
+}
+
+impl End {
+    fn done(held: Held<Delivery>) -> End {
+        End::Done(Box::new(held))
+    }
+
+    fn again(held: Held<Delivery>) -> End {
+        End::Again(Box::new(held))
+    }
 }
 
 async fn settle(
     tools: &Tools,
-    mut held: Held<Delivery>,
+    held: Held<Delivery>,
     how: StatusSettled,
     at: DateTime<FixedOffset>,
 ) -> (End, StatusSettled) {
-    if held.newer_settled().is_some() {
-        return (repaired(tools, held, how).await, how);
-    }
-    let record = held.record();
-    let end = match tools.store.settle(&held.wanted, how, at, held.fence.sequence).await {
-        Ok(Settling::Settled(fence)) => {
-            note(&held, how);
-            acknowledge(tools, held).await;
-            End::Done(record, Some(fence))
-        }
-        Ok(Settling::Overtaken(fence)) => overtaken(tools, held, how, fence).await,
-        Err(PublishError::Stopping) => End::Done(record, None),
-        Err(error) => {
-            tracing::error!("Could not publish the status of {record}: {error}");
-            held.not_before = Instant::now() + FAILURE_PAUSE;
-            End::Again(Box::new(held))
-        }
+    let end = match held.newer_settled() {
+        Some(_) => repaired(tools, held, how).await,
+        None => settle_new(tools, held, how, at).await,
     };
     (end, how)
 }
 
+async fn settle_new(
+    tools: &Tools,
+    mut held: Held<Delivery>,
+    how: StatusSettled,
+    at: DateTime<FixedOffset>,
+) -> End {
+    match tools.store.settle(&held.wanted, how, at, held.fence.sequence).await {
+        Ok(Settling::Settled(fence)) => {
+            note(&held, how);
+            held.fence = fence;
+            End::done(held)
+        }
+        Ok(Settling::Overtaken(fence)) => overtaken(held, how, fence),
+        Err(PublishError::Stopping) => End::Lost(held.record()),
+        Err(error) => {
+            tracing::error!("Could not publish the status of {}: {error}", held.record());
+            held.not_before = Instant::now() + FAILURE_PAUSE;
+            End::again(held)
+        }
+    }
+}
+
 /// Another process settled this record while we dealt with it.
-async fn overtaken(tools: &Tools, mut held: Held<Delivery>, how: StatusSettled, fence: Fence) -> End {
+fn overtaken(mut held: Held<Delivery>, how: StatusSettled, fence: Fence) -> End {
     held.refence(fence, Instant::now());
     let newer = held.newer_settled();
     let shows_it = newer.is_some_and(|newer| {
@@ -438,40 +474,21 @@ async fn overtaken(tools: &Tools, mut held: Held<Delivery>, how: StatusSettled, 
     });
     let wrote = how == StatusSettled::Written;
     if newer.is_some() && (shows_it || !wrote) {
-        return done(tools, held).await;
+        return End::done(held);
     }
     if wrote {
         tracing::warn!("Another status of {} was settled meanwhile; looking at it again", held.record());
         held.mistrust();
     }
-    End::Again(Box::new(held))
+    End::again(held)
 }
 
 /// The newest settled status is in the field again; it is published already.
 async fn repaired(tools: &Tools, mut held: Held<Delivery>, how: StatusSettled) -> End {
-    let Ok(fence) = tools.store.fence(held.record()).await else {
-        return End::Done(held.record(), None);
-    };
+    let Ok(fence) = tools.store.fence(held.record()).await else { return End::Lost(held.record()) };
     let is_newest = fence.last == held.fence.last;
     held.refence(fence, Instant::now());
-    if is_newest || how == StatusSettled::RecordGone {
-        done(tools, held).await
-    } else {
-        End::Again(Box::new(held))
-    }
-}
-
-async fn done(tools: &Tools, held: Held<Delivery>) -> End {
-    let (record, fence) = (held.record(), held.fence.clone());
-    acknowledge(tools, held).await;
-    End::Done(record, Some(fence))
-}
-
-async fn acknowledge(tools: &Tools, held: Held<Delivery>) {
-    let record = held.record();
-    if let Err(error) = tools.settle(held.delivery, Verdict::Done(Vec::new())).await {
-        tracing::debug!("Could not acknowledge the status of {record}, it will come again: {error}");
-    }
+    if is_newest || how == StatusSettled::RecordGone { End::done(held) } else { End::again(held) }
 }
 
 fn note(held: &Held<Delivery>, how: StatusSettled) {

@@ -4,10 +4,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bitrix24::{Client, ErrorClass, Lane};
+use bitrix24::{ErrorClass, Lane};
 use futures::{StreamExt, stream};
-use runtime::budget::{self, BucketSize, SharedBudget};
-use runtime::{Broker, Context, Delivery, Inbox, Stage, Verdict};
+use runtime::budget::SharedBudget;
+use runtime::{Context, Delivery, Inbox, Stage, Verdict};
 use schemas::problem::STATUS_MAX_CHARS;
 use schemas::streams::{ATTEMPTS, BUDGET, DEAD_LETTERS, RESULTS, STATUSES, status_writer_consumer};
 use schemas::{Entity, Outcome, RecordProcessed, RecordRef};
@@ -15,9 +15,10 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::StatusWriter;
+use crate::allowance::{self, unless_stopped};
 use crate::config::Config;
 use crate::decide::{Decision, Wanted};
-use crate::desk::{Desk, Displaced, Held};
+use crate::desk::{Desk, Displaced, Held, Picked};
 use crate::field::{self, Unusable};
 use crate::line::{Gate, Line, MINUTE, Word};
 use crate::pace::MOST_IN_FLIGHT;
@@ -57,7 +58,7 @@ pub async fn run(config: Config, context: Context) -> anyhow::Result<()> {
     let inbox = Inbox::bind(&broker, StatusWriter::NAME, consumer.clone(), GULP).await?;
     let settler = Arc::new(Inbox::bind(&broker, StatusWriter::NAME, consumer, 1).await?);
     let tools = Arc::new(Tools {
-        client: connect(config.portal, &broker, config.bucket).await?,
+        client: allowance::share(config.portal, SharedBudget::open(&broker, config.bucket).await?).build()?,
         fields: config.fields,
         store: Store::open(&broker, &settings.state_dir).await?,
         settler,
@@ -65,7 +66,9 @@ pub async fn run(config: Config, context: Context) -> anyhow::Result<()> {
     });
     health.set_bound(true);
     let (sender, mut incoming) = mpsc::channel(GULP);
-    let reader = tokio::spawn(read(inbox, sender));
+    // In a set, so that it ends with this future.
+    let mut reader = JoinSet::new();
+    reader.spawn(read(inbox, sender));
     let mut writer = Writer::new(tools, Instant::now());
     loop {
         writer.start_what_is_due(Instant::now());
@@ -83,34 +86,10 @@ pub async fn run(config: Config, context: Context) -> anyhow::Result<()> {
     }
     incoming.close();
     writer.finish(incoming).await;
-    if reader.await.is_err() && !stopping.is_cancelled() {
-        anyhow::bail!("the reader of the consumer failed");
+    match reader.join_next().await {
+        Some(Err(_)) => anyhow::bail!("the reader of the consumer failed"),
+        _ => Ok(()),
     }
-    Ok(())
-}
-
-async fn connect(
-    portal: bitrix24::ClientBuilder,
-    broker: &Broker,
-    bucket: BucketSize,
-) -> anyhow::Result<Client> {
-    let shared = SharedBudget::open(broker, bucket).await?;
-    let client = portal
-        .budget(move |lane| {
-            let shared = shared.clone();
-            Box::pin(async move {
-                let lane = match lane {
-                    Lane::Live => budget::Lane::Live,
-                    Lane::Backfill => budget::Lane::Backfill,
-                };
-                if shared.acquire(lane).await.is_err() {
-                    // The stage is stopping: no request without a place in the bucket.
-                    std::future::pending::<()>().await;
-                }
-            })
-        })
-        .build()?;
-    Ok(client)
 }
 
 /// Reads deliveries in a task of its own, for waiting for one must not be broken off half-way.
@@ -131,7 +110,7 @@ enum Task {
 
 /// What a task ends with.
 enum Ended {
-    Check(Entity, Result<Result<(), Unusable>, bitrix24::Error>),
+    Check(Entity, Option<Result<Result<(), Unusable>, bitrix24::Error>>),
     Round(Box<Report>),
 }
 
@@ -189,57 +168,58 @@ impl Writer {
         self.pending = deliveries.last().map_or(0, |delivery| delivery.pending);
         let (tools, desk) = (&self.tools, &self.desk);
         let prepared = deliveries.into_iter().map(|delivery| prepare(tools, desk, delivery));
-        let prepared: Vec<Option<Held<Delivery>>> =
-            stream::iter(prepared).buffer_unordered(AT_ONCE).collect().await;
-        let displaced: Vec<_> =
-            prepared.into_iter().flatten().filter_map(|held| self.desk.insert(held)).collect();
-        acknowledge_older(&self.tools, displaced).await;
+        let prepared: Vec<Prepared> = stream::iter(prepared).buffer_unordered(AT_ONCE).collect().await;
+        let mut ends = Vec::new();
+        for prepared in prepared {
+            match prepared {
+                Prepared::Held(held) => ends.extend(self.desk.insert(*held).and_then(end_of_older)),
+                Prepared::Ended(end) => ends.push(*end),
+                Prepared::Lost => {}
+            }
+        }
+        self.tools.settle(ends).await;
     }
 }
 
 /// A newer version is held, so the older one may go; of two deliveries of one version only one is kept.
-async fn acknowledge_older(tools: &Tools, displaced: Vec<Displaced<Delivery>>) {
-    let older = displaced.into_iter().filter_map(|displaced| match displaced {
-        Displaced::Older(held) => Some(held.delivery),
+fn end_of_older(displaced: Displaced<Delivery>) -> Option<(Delivery, Verdict)> {
+    match displaced {
+        Displaced::Older(held) => Some((held.delivery, Verdict::Done(Vec::new()))),
         Displaced::Same(_) => None,
-    });
-    stream::iter(older)
-        .for_each_concurrent(AT_ONCE, |delivery| settle(tools, delivery, Verdict::Done(Vec::new())))
-        .await;
-}
-
-async fn settle(tools: &Tools, delivery: Delivery, verdict: Verdict) {
-    let sequence = delivery.sequence;
-    if let Err(error) = tools.settle(delivery, verdict).await {
-        tracing::debug!("Could not settle message {sequence}, it will come again: {error}");
     }
 }
 
-/// Reads a delivery and looks its record's newest settled status up; settles what needs no more.
-async fn prepare(tools: &Tools, desk: &Desk<Delivery>, delivery: Delivery) -> Option<Held<Delivery>> {
+enum Prepared {
+    Held(Box<Held<Delivery>>),
+    Ended(Box<(Delivery, Verdict)>),
+    /// The stage is stopping.
+    Lost,
+}
+
+impl Prepared {
+    fn ended(delivery: Delivery, verdict: Verdict) -> Prepared {
+        Prepared::Ended(Box::new((delivery, verdict)))
+    }
+}
+
+/// Reads a delivery and looks its record's newest settled status up.
+async fn prepare(tools: &Tools, desk: &Desk<Delivery>, delivery: Delivery) -> Prepared {
     let wanted = match read_outcome(&delivery) {
         Ok(Some(wanted)) => wanted,
-        Ok(None) => {
-            settle(tools, delivery, Verdict::Done(Vec::new())).await;
-            return None;
-        }
-        Err(reason) => {
-            settle(tools, delivery, Verdict::DeadLetter { reason }).await;
-            return None;
-        }
+        Ok(None) => return Prepared::ended(delivery, Verdict::Done(Vec::new())),
+        Err(reason) => return Prepared::ended(delivery, Verdict::DeadLetter { reason }),
     };
-    let record = wanted.envelope.record;
-    if desk.panics(record) >= MOST_PANICS || kills(tools, &delivery).await {
+    if desk.panics(wanted.envelope.record) >= MOST_PANICS || kills(tools, &delivery).await {
         let reason = "the stage stopped in the middle of this message each time it tried".into();
-        settle(tools, delivery, Verdict::DeadLetter { reason }).await;
-        return None;
+        return Prepared::ended(delivery, Verdict::DeadLetter { reason });
     }
-    let held = with_fence(tools, wanted, delivery).await?;
-    if held.decide() == Decision::Superseded {
-        settle(tools, held.delivery, Verdict::Done(Vec::new())).await;
-        return None;
+    match with_fence(tools, wanted, delivery).await {
+        None => Prepared::Lost,
+        Some(held) if held.decide() == Decision::Superseded => {
+            Prepared::ended(held.delivery, Verdict::Done(Vec::new()))
+        }
+        Some(held) => Prepared::Held(Box::new(held)),
     }
-    Some(held)
 }
 
 /// Asks the stream where the cache knows nothing or would leave something undone, and for redeliveries.
@@ -317,7 +297,8 @@ impl Writer {
         self.line(entity).is_checking = true;
         let tools = Arc::clone(&self.tools);
         let task = self.tasks.spawn(async move {
-            Ended::Check(entity, field::check(&tools.client, entity, tools.fields.of(entity)).await)
+            let check = field::check(&tools.client, entity, tools.fields.of(entity));
+            Ended::Check(entity, unless_stopped(check).await)
         });
         self.running.insert(task.id(), Task::Check(entity));
     }
@@ -352,7 +333,9 @@ impl Writer {
     fn affordable(&mut self, entity: Entity, ready: usize, now: Instant) -> Option<usize> {
         let most = self.line(entity).most_updates();
         let capacity = self.tools.client.capacity(&field::portal_entity(entity).method("update"));
-        let fitting = (capacity.commands_now as usize).min(most);
+        // Rounds just started may not have reserved their share yet; counted twice, the rest only waits.
+        let room = (capacity.commands_now as usize).saturating_sub(self.records_away(entity));
+        let fitting = room.min(most);
         // Dribbling out what becomes free would cost a request each.
         if fitting == 0 || fitting < most.min(ready) / 2 {
             let pause = capacity.ready_in.max(self.tools.real(Duration::from_secs(1)));
@@ -362,13 +345,15 @@ impl Writer {
         Some(fitting)
     }
 
-    fn spawn_round(
-        &mut self,
-        entity: Entity,
-        most: usize,
-        picked: crate::desk::Picked<Delivery>,
-        now: Instant,
-    ) {
+    fn records_away(&self, entity: Entity) -> usize {
+        let away = self.running.values().filter_map(|task| match task {
+            Task::Round(of, records) if *of == entity => Some(records.len()),
+            _ => None,
+        });
+        away.sum()
+    }
+
+    fn spawn_round(&mut self, entity: Entity, most: usize, picked: Picked<Delivery>, now: Instant) {
         let portal_now = self.portal_time(now);
         let in_sight = self.pending.saturating_add(self.desk.len() as u64);
         let lane = if in_sight > BACKFILL_FROM { Lane::Backfill } else { Lane::Live };
@@ -428,7 +413,8 @@ impl Writer {
         };
         let task = self.running.remove(&id);
         match ended {
-            Ok((_, Ended::Check(entity, found))) => self.note_check(entity, found, now),
+            Ok((_, Ended::Check(_, None))) => {}
+            Ok((_, Ended::Check(entity, Some(found)))) => self.note_check(entity, found, now),
             Ok((_, Ended::Round(report))) => self.note_round(*report, now).await,
             Err(_) => self.note_panic(task, now),
         }
@@ -476,9 +462,9 @@ impl Writer {
         for (record, fence) in report.done {
             self.desk.finish(record, fence, now);
         }
-        let displaced: Vec<_> =
-            report.again.into_iter().filter_map(|held| self.desk.give_back(held)).collect();
-        acknowledge_older(&self.tools, displaced).await;
+        let displaced = report.again.into_iter().filter_map(|held| self.desk.give_back(held));
+        let ends = displaced.filter_map(end_of_older).collect();
+        self.tools.settle(ends).await;
     }
 
     fn note_trouble(&mut self, entity: Entity, trouble: &Trouble, now: Instant) -> Option<Word> {
@@ -557,10 +543,8 @@ impl Writer {
         while let Ok(delivery) = incoming.try_recv() {
             unsettled.push(delivery);
         }
-        let tools = &self.tools;
-        stream::iter(unsettled)
-            .for_each_concurrent(AT_ONCE, |delivery| settle(tools, delivery, come_again()))
-            .await;
+        let given_back = unsettled.into_iter().map(|delivery| (delivery, come_again())).collect();
+        self.tools.settle(given_back).await;
         self.tools.store.flush();
     }
 }

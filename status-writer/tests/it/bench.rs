@@ -14,7 +14,10 @@ use runtime::logs::LogFormat;
 use runtime::stage::{Settings, configure};
 use runtime::{Broker, CancellationToken, Context, Outgoing, Source, Stage};
 use schemas::streams::{DEAD_LETTERS, RESULTS, STATUSES, status_writer_consumer};
-use schemas::{Envelope, Outcome, RecordId, RecordProcessed, RecordRef, Shown, Version, subjects};
+use schemas::{
+    Encoded, Envelope, Outcome, RecordId, RecordProcessed, RecordRef, Shown, StatusSettled, StatusWritten,
+    Version, subjects,
+};
 use serde_json::{Value, json};
 use simulators::bitrix24::{Options, Simulator, StartingData};
 use status_writer::StatusWriter;
@@ -34,13 +37,13 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// NATS, Bitrix24, and a stage that can be started and stopped.
 pub struct Bench {
-    _server: LocalNats,
+    server: LocalNats,
     portal: Simulator,
     http: reqwest::Client,
     broker: Broker,
     folder: tempfile::TempDir,
-    stage: Mutex<Option<(JoinHandle<anyhow::Result<()>>, CancellationToken)>>,
-    outcomes: AtomicU64,
+    stages: Mutex<Vec<(JoinHandle<anyhow::Result<()>>, CancellationToken)>>,
+    messages: AtomicU64,
 }
 
 impl Bench {
@@ -67,21 +70,21 @@ impl Bench {
         .unwrap();
         bootstrap::apply(&broker, 1, Mode::Make).await.unwrap();
         Bench {
-            _server: server,
+            server,
             portal,
             http: reqwest::Client::builder().no_proxy().build().unwrap(),
             broker,
             folder,
-            stage: Mutex::new(None),
-            outcomes: AtomicU64::new(0),
+            stages: Mutex::default(),
+            messages: AtomicU64::new(0),
         }
     }
 
-    /// Starts the stage.
+    /// Starts the stage, or another one beside it.
     pub async fn run(&self) {
         let text = |name: &str, value: String| (name.to_owned(), value);
         let source = Source::new([
-            text("NATS_URL", self._server.url()),
+            text("NATS_URL", self.server.url()),
             text("BITRIX24_WEBHOOK_URL", self.portal.webhook_url()),
             text("PORTAL_CLOCK_SPEED", CLOCK_SPEED.to_string()),
             text("STATE_DIR", self.folder.path().join("state").display().to_string()),
@@ -92,7 +95,7 @@ impl Bench {
         let stopping = CancellationToken::new();
         let context = self.context(settings, &stopping).await;
         let running = tokio::spawn(StatusWriter::run(config, context));
-        *self.stage.lock().unwrap() = Some((running, stopping));
+        self.stages.lock().unwrap().push((running, stopping));
     }
 
     async fn context(&self, settings: Settings, stopping: &CancellationToken) -> Context {
@@ -108,18 +111,28 @@ impl Bench {
 
     /// Stops the stage as SIGTERM does, and sees that it ends well.
     pub async fn stop_stage(&self) {
-        let running = self.stage.lock().unwrap().take();
-        let Some((running, stopping)) = running else { return };
-        stopping.cancel();
-        tokio::time::timeout(Duration::from_secs(10), running).await.unwrap().unwrap().unwrap();
+        for (running, stopping) in self.take_stages() {
+            stopping.cancel();
+            tokio::time::timeout(Duration::from_secs(10), running).await.unwrap().unwrap().unwrap();
+        }
     }
 
     /// Stops the stage in the middle of whatever it does.
     pub async fn kill(&self) {
-        let running = self.stage.lock().unwrap().take();
-        let Some((running, _)) = running else { return };
-        running.abort();
-        assert!(running.await.unwrap_err().is_cancelled());
+        for (running, _) in self.take_stages() {
+            running.abort();
+            assert!(running.await.unwrap_err().is_cancelled());
+        }
+    }
+
+    fn take_stages(&self) -> Vec<(JoinHandle<anyhow::Result<()>>, CancellationToken)> {
+        std::mem::take(&mut *self.stages.lock().unwrap())
+    }
+
+    /// Kills the broker and starts it again.
+    pub async fn restart_broker(&mut self) {
+        self.server.kill().await.unwrap();
+        self.server.restart().await.unwrap();
     }
 
     /// Ends a test: the stage stops well and has left nothing behind.
@@ -146,15 +159,7 @@ impl Bench {
     pub async fn outcome(&self, id: u64, version: u64, status: &str, shown: &str) {
         let record = RecordRef::contact(RecordId::try_new(id).unwrap());
         let observed = self.now().await;
-        let envelope = Envelope {
-            record,
-            source: "/rollcall/pusher".into(),
-            pupil: Some(record.id),
-            modified: observed,
-            fingerprint: "ab12".into(),
-            version: Some(Version { raw_sequence: version, redrive: 0 }),
-            attempt: 0,
-        };
+        let envelope = envelope(record, version, observed);
         let data = RecordProcessed {
             outcome: if status == SUCCESS { Outcome::Created } else { Outcome::Refused },
             status: status.into(),
@@ -163,12 +168,28 @@ impl Bench {
             body_digest: None,
             shown: Shown { status: Some(shown.into()), observed },
         };
-        let number = self.outcomes.fetch_add(1, Ordering::Relaxed);
-        let message = Outgoing::new(
-            subjects::result(record),
-            envelope.encode(&data).unwrap(),
-            format!("outcome:{number}"),
-        );
+        self.publish(subjects::result(record), envelope.encode(&data).unwrap()).await;
+    }
+
+    /// Publishes something that is no outcome.
+    pub async fn unreadable(&self, id: u64) {
+        let record = RecordRef::contact(RecordId::try_new(id).unwrap());
+        let encoded = Encoded { headers: Vec::new(), payload: b"{".to_vec() };
+        self.publish(subjects::result(record), encoded).await;
+    }
+
+    /// Settles a status and writes it, as another process does.
+    pub async fn settle_elsewhere(&self, id: u64, version: u64, status: &str) {
+        let record = RecordRef::contact(RecordId::try_new(id).unwrap());
+        let settled = self.now().await;
+        let data = StatusWritten { status: status.into(), how: StatusSettled::Written, settled };
+        let encoded = envelope(record, version, settled).encode(&data).unwrap();
+        self.publish(subjects::status(record), encoded).await;
+    }
+
+    async fn publish(&self, subject: String, encoded: Encoded) {
+        let number = self.messages.fetch_add(1, Ordering::Relaxed);
+        let message = Outgoing::new(subject, encoded, format!("message:{number}"));
         self.broker.publish(&message).await.unwrap();
     }
 
@@ -200,15 +221,15 @@ impl Bench {
 
     /// Returns the number of settled statuses.
     pub async fn fences(&self) -> u64 {
-        self.messages(STATUSES.name).await
+        self.stored(STATUSES.name).await
     }
 
     /// Returns the number of dead letters.
     pub async fn dead_letters(&self) -> u64 {
-        self.messages(DEAD_LETTERS.name).await
+        self.stored(DEAD_LETTERS.name).await
     }
 
-    async fn messages(&self, stream: &str) -> u64 {
+    async fn stored(&self, stream: &str) -> u64 {
         self.broker.jetstream().get_stream(stream).await.unwrap().cached_info().state.messages
     }
 
@@ -299,5 +320,17 @@ impl Bench {
 
     fn admin(&self, path: &str) -> String {
         format!("{}{path}", self.portal.admin_url())
+    }
+}
+
+fn envelope(record: RecordRef, version: u64, modified: DateTime<FixedOffset>) -> Envelope {
+    Envelope {
+        record,
+        source: "/rollcall/pusher".into(),
+        pupil: Some(record.id),
+        modified,
+        fingerprint: "ab12".into(),
+        version: Some(Version { raw_sequence: version, redrive: 0 }),
+        attempt: 0,
     }
 }
