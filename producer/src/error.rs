@@ -138,6 +138,30 @@ mod tests {
     }
 
     #[test]
+    fn a_portal_that_turns_us_away_is_asked_once_a_minute_and_a_person_is_called() {
+        for status in [401, 403, 404] {
+            let refused = PollError::Portal(bitrix24::Error::Status { method: "batch".into(), status });
+            let setback = setback(&refused, 1, 30.0, None, 0.0);
+            assert_eq!(setback.pause, Duration::from_secs(60));
+            assert!(setback.remedy.unwrap().contains("webhook"));
+        }
+    }
+
+    #[test]
+    fn used_up_computing_time_is_waited_for_by_the_portals_clock() {
+        let now = chrono::DateTime::parse_from_rfc3339("2026-01-10T10:00:00+03:00").unwrap();
+        let pause = |seconds: i64, clock_speed| {
+            let reset_at = Some(now + chrono::Duration::seconds(seconds));
+            let error = bitrix24::Error::OperatingBudget { method: "crm.deal.list".into(), reset_at };
+            setback(&PollError::Portal(error), 1, clock_speed, Some(now), 1.0).pause.as_secs()
+        };
+        assert_eq!(
+            (pause(300, 1.0), pause(300, 10.0), pause(-5, 1.0), pause(90_000, 1.0)),
+            (300, 30, 1, 600)
+        );
+    }
+
+    #[test]
     fn nats_is_asked_again_soon_and_stored_nonsense_names_its_remedy() {
         let broker = PollError::Broker(BrokerError::Stopping);
         assert_eq!(setback(&broker, 50, 1.0, None, 1.0).pause, LONGEST_BROKER_PAUSE);

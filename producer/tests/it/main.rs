@@ -194,3 +194,27 @@ async fn a_deal_outside_of_the_stages_does_not_travel_until_it_is_won() {
     bench.admin(&format!("deals/{won}"), stage("WON")).await;
     bench.settles_at(4).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_portal_that_writes_the_same_in_other_words_says_nothing_new() {
+    let mut bench = Bench::with(Options { contacts: 12, deals: 12, ..Options::default() }).await;
+    bench.start_producer();
+    eventually("the first sync", || async { bench.polls(Entity::Deal).await >= 2 }).await;
+    let messages = bench.messages().await;
+    let records: Vec<_> = bench.counts().await.into_keys().collect();
+    for shape in [
+        json!({"swap_numbers_and_strings": true}),
+        json!({"lists_as_objects": true}),
+        json!({"unset_multiple": [], "unset_multifield": false}),
+        json!({"unset_multiple": null, "unset_multifield": []}),
+    ] {
+        bench.admin("settings", json!({"shape": shape})).await;
+        // An echo of ours makes each record be read again.
+        for record in &records {
+            let method = format!("crm.{}.update", record.entity);
+            bench.write_status(&method, record.id.get(), "Успешно").await;
+        }
+        bench.polls_more(2).await;
+        assert_eq!(bench.messages().await, messages, "{shape}");
+    }
+}
