@@ -155,6 +155,11 @@ impl School {
         let otmechalka = Program::start("otmechalka-sim", &arguments, [], folder.path())?;
         let bitrix24 = Bitrix24::started(bitrix24).await?;
         let otmechalka = Otmechalka::started(otmechalka).await?;
+        if builder.dataset == "empty" {
+            bitrix24
+                .put_user(12288, serde_json::json!({"NAME": "Василий", "LAST_NAME": "Василенко"}))
+                .await?;
+        }
         let mut environment = default_environment(&nats, &bitrix24, &otmechalka, folder.path());
         environment.extend(builder.environment);
         Ok(School { nats, bitrix24, otmechalka, broker, stages: BTreeMap::new(), environment, folder })
@@ -182,6 +187,11 @@ impl School {
     /// Returns the folder of the stages' caches.
     pub fn state_dir(&self) -> PathBuf {
         self.folder.path().join("state")
+    }
+
+    /// Returns the file that a stage logs to.
+    pub fn log_file(&self, stage: Stage) -> PathBuf {
+        self.folder.path().join(format!("{}.log", stage.program()))
     }
 
     /// Returns everything that any process logged.

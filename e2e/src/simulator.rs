@@ -76,11 +76,29 @@ impl Bitrix24 {
         self.admin.post(&format!("{entity}s/{id}"), &json!({ "fields": fields })).await.map(drop)
     }
 
-    /// Creates a record; returns its id.
-    pub async fn create(&self, entity: &str, fields: Value) -> anyhow::Result<u64> {
-        let answer = self.admin.post(&format!("{entity}s"), &json!({ "fields": fields })).await?;
-        let id = &answer["id"];
-        id.as_u64().or_else(|| id.as_str()?.parse().ok()).context("id of the created record")
+    /// Creates a contact; returns its id.
+    pub async fn create_contact(&self, fields: Value) -> anyhow::Result<u64> {
+        self.create("contacts", &json!({ "fields": fields })).await
+    }
+
+    /// Creates a deal with its product rows; returns its id.
+    pub async fn create_deal(&self, fields: Value, rows: Value) -> anyhow::Result<u64> {
+        self.create("deals", &json!({ "fields": fields, "rows": rows })).await
+    }
+
+    /// Adds an employee, or changes one.
+    pub async fn put_user(&self, id: u64, fields: Value) -> anyhow::Result<()> {
+        self.admin.post(&format!("users/{id}"), &json!({ "fields": fields })).await.map(drop)
+    }
+
+    /// Dates a record back to have been created then.
+    pub async fn created_at(&self, entity: &str, id: u64, date: &str) -> anyhow::Result<()> {
+        let edit = json!({ "fields": {}, "silent": true, "date_create": date });
+        self.admin.post(&format!("{entity}s/{id}"), &edit).await.map(drop)
+    }
+
+    async fn create(&self, path: &str, body: &Value) -> anyhow::Result<u64> {
+        self.admin.post(path, body).await?["id"].as_u64().context("id of the created record")
     }
 
     /// Replaces the product rows of a deal.

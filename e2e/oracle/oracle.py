@@ -1,0 +1,411 @@
+#!/usr/bin/env python3
+"""Says what both CRMs must hold, from nothing but what Bitrix24 holds: a second implementation of the rules.
+
+Written from the rules, not from the mapper, with another phone library and another decimal library, so that a
+mistake of one is unlikely to be a mistake of the other. Reads one JSON file; prints
+{"checked": N, "differences": [...]}. Differences name records by id only.
+"""
+
+import collections
+import datetime
+import decimal
+import json
+import re
+import sys
+
+import phonenumbers
+
+SUCCESS = "Успешно"
+SURNAME, FIRST_NAME = "UF_CRM_57AD7FAF7E6C4", "UF_CRM_1608028374"
+PRODUCTS, BRANCHES, BIRTHDATE = "UF_CRM_58D15BB9CA8F4", "UF_CRM_1470852549", "UF_CRM_1607943642"
+SALE_DATE, PAYMENT = "UF_CRM_58D1057919A6F", "UF_CRM_1490347942"
+OFFLINE, ONLINE = "404", "410"
+ONLINE_BRANCH, ONLINE_COURSES = "2633", ["10985", "10986"]
+OFFLINE_COURSES = ["Групповые занятия", "Индивидуальные занятия"]
+CONTACT_BRANCHES = {"48": "+ ЦДШ `МСК", "12708": "+ СКОЛКОВО `МСК *"}
+DEAL_BRANCHES = {"186": "+ ЦДШ `МСК", "12706": "+ СКОЛКОВО `МСК *"}
+
+REFUSED, SKIPPED = "refused", "skipped"
+
+
+class Wrong(Exception):
+    """The record has at least one mistake."""
+
+
+def absent(value):
+    return value is None or value is False or value == [] or value == {} or (isinstance(value, str) and not value.strip())
+
+
+def listed(value):
+    if absent(value):
+        return []
+    if isinstance(value, dict):
+        return list(value.values())
+    return value if isinstance(value, list) else [value]
+
+
+def text(value):
+    if absent(value):
+        raise Wrong("missing")
+    collapsed = " ".join(str(value).split())
+    if not collapsed:
+        raise Wrong("blank")
+    return collapsed
+
+
+def name(value):
+    collapsed = text(value)
+    if len(collapsed) > 100:
+        raise Wrong("too long")
+    return collapsed
+
+
+def first_value(value):
+    for item in listed(value):
+        found = item.get("VALUE") if isinstance(item, dict) else item
+        if not absent(found):
+            return str(found)
+    return None
+
+
+def phone(value):
+    found = first_value(value)
+    if found is None:
+        raise Wrong("no phone")
+    # The matcher finds a number in a text; words before and after it do not matter.
+    matches = phonenumbers.PhoneNumberMatcher(found, "RU", leniency=phonenumbers.Leniency.VALID)
+    number = next((match.number for match in matches), None)
+    if number is None:
+        raise Wrong("phone")
+    return phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164).lstrip("+")
+
+
+def email(value):
+    found = first_value(value)
+    if found is None:
+        return None
+    found = found.strip()
+    if not re.fullmatch(r"[^@\s]+@[^@\s]+\.[^@\s.]+", found):
+        raise Wrong("email")
+    return found
+
+
+def date(value):
+    if absent(value):
+        return None
+    match = re.match(r"(\d{4})-(\d\d)-(\d\d)(?:$|[T ])", str(value).strip())
+    german = re.match(r"(\d\d)\.(\d\d)\.(\d{4})(?:$| )", str(value).strip())
+    if not match and not german:
+        raise Wrong("date")
+    year, month, day = match.groups() if match else reversed(german.groups())
+    try:
+        return datetime.date(int(year), int(month), int(day)).isoformat()
+    except ValueError as error:
+        raise Wrong("date") from error
+
+
+def required_date(value):
+    found = date(value)
+    if found is None:
+        raise Wrong("no date")
+    return found
+
+
+def ids(value):
+    return [str(item).strip() for item in listed(value) if not absent(item)]
+
+
+def parts(*makers):
+    """Makes every part; one that is wrong makes the whole wrong."""
+    made, wrong = [], False
+    for maker in makers:
+        try:
+            made.append(maker())
+        except Wrong:
+            wrong = True
+    return REFUSED if wrong else made
+
+
+def directions(contact):
+    """Returns courses and branch offices, or that nothing concerns otmechalka."""
+    products, branches = ids(contact.get(PRODUCTS)), ids(contact.get(BRANCHES))
+    if not products or (OFFLINE in products and not branches):
+        raise Wrong("nothing chosen")
+    courses, offices = [], []
+    if ONLINE in products:
+        courses += ONLINE_COURSES
+        offices.append(ONLINE_BRANCH)
+    if OFFLINE in products:
+        supported = [office for branch, office in CONTACT_BRANCHES.items() if branch in branches]
+        offices += supported
+        courses += OFFLINE_COURSES if supported else []
+    return None if not offices else (courses, offices)
+
+
+def client_of(contact):
+    try:
+        chosen = directions(contact)
+        if chosen is None:
+            return SKIPPED
+    except Wrong:
+        return REFUSED
+    made = parts(
+        lambda: name(contact.get(SURNAME)),
+        lambda: name(contact.get(FIRST_NAME)),
+        lambda: phone(contact.get("PHONE")),
+        lambda: email(contact.get("EMAIL")),
+        lambda: date(contact.get(BIRTHDATE)),
+        lambda: name(contact.get("LAST_NAME")),
+        lambda: name(contact.get("NAME")),
+    )
+    if made == REFUSED:
+        return REFUSED
+    last, first, digits, mail, born, parent_last, parent_first = made
+    client = {
+        "last_name": last, "first_name": first, "phone": digits, "courses": sorted(chosen[0]),
+        "branchoffices": sorted(chosen[1]), "gender": "M", "additional_data": f"{parent_last} {parent_first}",
+    }
+    client.update({"email": mail} if mail else {})
+    client.update({"birthdate": born} if born else {})
+    return client
+
+
+def money(value):
+    if absent(value):
+        raise Wrong("no amount")
+    try:
+        amount = decimal.Decimal(str(value).strip())
+    except decimal.InvalidOperation as error:
+        raise Wrong("amount") from error
+    if not amount.is_finite() or abs(amount) > 10**12:
+        raise Wrong("amount")
+    return amount.quantize(decimal.Decimal("0.01"), decimal.ROUND_HALF_UP)
+
+
+def prices(row):
+    initial, final = money(row.get("PRICE_BRUTTO")), money(row.get("PRICE"))
+    stated = decimal.Decimal(0) if absent(row.get("DISCOUNT_SUM")) else money(row.get("DISCOUNT_SUM"))
+    taxed = not absent(row.get("TAX_RATE")) and decimal.Decimal(str(row["TAX_RATE"])) != 0
+    discount = initial - final
+    if min(initial, final, discount, stated) < 0 or (not taxed and stated != discount):
+        raise Wrong("prices contradict")
+    return f"{initial:.2f}", f"{discount:.2f}", f"{final:.2f}"
+
+
+def only_row(rows):
+    if len(rows) != 1:
+        raise Wrong("rows")
+    if decimal.Decimal(str(rows[0].get("QUANTITY", 0) or 0)) != 1:
+        raise Wrong("quantity")
+    return rows[0]
+
+
+def currency(deal):
+    if deal.get("CURRENCY_ID") != "RUB":
+        raise Wrong("currency")
+
+
+def seller(deal, users):
+    user = users.get(str(deal.get("ASSIGNED_BY_ID") or ""))
+    if user is None:
+        raise Wrong("seller")
+    return text(" ".join(str(user.get(key) or "") for key in ("NAME", "LAST_NAME")))
+
+
+def payment(deal):
+    value = deal.get(PAYMENT)
+    value = listed(value)[0] if isinstance(value, list) and value else value
+    if absent(value) or str(value).strip() == "0":
+        raise Wrong("payment")
+    return "CASH" if str(value).strip() == "450" else "ONLINE"
+
+
+def pupil(deal):
+    value = str(deal.get("CONTACT_ID") or "").strip()
+    if not value.isdigit() or int(value) == 0:
+        raise Wrong("pupil")
+    return str(int(value))
+
+
+def one_branch(branches):
+    supported = [office for branch, office in DEAL_BRANCHES.items() if branch in branches]
+    if len(supported) != 1:
+        raise Wrong("branches")
+    return supported[0]
+
+
+def ticket_of(deal, rows, users):
+    branches = ids(deal.get(BRANCHES))
+    if branches and not any(branch in DEAL_BRANCHES for branch in branches):
+        return SKIPPED
+    row = rows[0] if len(rows) == 1 else {}
+    made = parts(
+        lambda: pupil(deal),
+        lambda: only_row(rows),
+        lambda: currency(deal),
+        lambda: text(row.get("PRODUCT_NAME")),
+        lambda: prices(row),
+        lambda: required_date(deal.get(SALE_DATE)),
+        lambda: one_branch(branches),
+        lambda: seller(deal, users),
+        lambda: payment(deal),
+    )
+    if made == REFUSED:
+        return REFUSED
+    origin, _, _, product, (initial, discount, final), sold, office, employee, method = made
+    return {
+        "client_origin_id": origin, "ticket_type": product, "price_initial": initial, "discount": discount,
+        "price_final": final, "selling_date": sold, "selling_branchoffice": office, "employee": employee,
+        "payment_method": method,
+    }
+
+
+def moment(value):
+    parsed = datetime.datetime.fromisoformat(value)
+    return parsed if parsed.tzinfo else parsed.replace(tzinfo=datetime.timezone(datetime.timedelta(hours=3)))
+
+
+def rows_of(state, key):
+    found = state[key]
+    return list(found.values()) if isinstance(found, dict) else found
+
+
+class Judge:
+    def __init__(self, given):
+        self.bitrix24, self.settings = given["bitrix24"], given["settings"]
+        self.users = {str(user["ID"]): user for user in rows_of(self.bitrix24, "users")}
+        self.calls = [call for call in entries(given["otmechalka_history"]) if not call.get("admin")]
+        self.writes = entries(given["bitrix24_history"])
+        self.clients = by_origin(rows_of(given["otmechalka"], "clients"))
+        self.tickets = by_origin(rows_of(given["otmechalka"], "tickets"))
+        self.differences, self.checked = [], 0
+        self.edited = {
+            (str(write.get("entity")), str(write.get("id"))) for write in self.writes if is_human(write)
+        }
+
+    def say(self, entity, identity, what):
+        self.differences.append(f"{entity} {identity}: {what}")
+
+    def selected(self, record, since):
+        return moment(record["DATE_CREATE"]) >= moment(self.settings["sync_start_date"]) and moment(
+            record["DATE_MODIFY"]
+        ) >= moment(self.settings[since])
+
+    def status(self, entity, record, good):
+        self.checked += 1
+        found = record.get(self.settings["status_field"]) or ""
+        if good and found != SUCCESS:
+            self.say(entity, record["ID"], f"status is not the success: {'an error text' if found else 'empty'}")
+        if not good and (found in ("", SUCCESS) or len(found) > 1000 or not re.search("[а-яА-Я]", found)):
+            self.say(entity, record["ID"], f"status tells no error: {found[:40]!r}")
+
+    def held(self, entity, record, expected, found):
+        identity = str(record["ID"])
+        if len(found) > 1:
+            self.say(entity, identity, f"{len(found)} times in otmechalka")
+        if not isinstance(expected, dict):
+            if found and (entity, identity) not in self.edited:
+                self.say(entity, identity, f"is in otmechalka though {expected}")
+            return
+        if not found:
+            return self.say(entity, identity, "is not in otmechalka")
+        if entity == "deal" and (entity, identity) in self.edited:
+            return
+        for key, value in expected.items():
+            held = found[0].get(key)
+            held = sorted(map(str, held)) if isinstance(held, list) else held
+            if held != value:
+                self.say(entity, identity, f"{key} differs")
+        for key in ("email", "birthdate"):
+            if entity == "contact" and key not in expected and found[0].get(key):
+                self.say(entity, identity, f"{key} is there and should not be")
+
+    def refused_there(self, path):
+        """Tells whether otmechalka's last word on a record was a refusal."""
+        answers = [call["status"] for call in self.calls if call.get("method") == "POST" and path(call)]
+        return bool(answers) and 400 <= answers[-1] < 500
+
+    def judge_contact(self, contact):
+        identity = str(contact["ID"])
+        expected = client_of(contact) if self.selected(contact, "contacts_since") else None
+        if expected is None:
+            return self.untouched("contact", contact, self.clients[identity])
+        refused = isinstance(expected, dict) and self.refused_there(
+            lambda call: "client" in call["path"] and str(call.get("origin_id")) == identity
+        )
+        self.status("contact", contact, expected != REFUSED and not refused)
+        if not refused:
+            self.held("contact", contact, expected, self.clients[identity])
+
+    def judge_deal(self, deal):
+        identity = str(deal["ID"])
+        if deal["STAGE_ID"] != "WON" or not self.selected(deal, "deals_since"):
+            if (("deal", identity)) not in self.edited:
+                self.untouched("deal", deal, self.tickets[identity])
+            return
+        rows = self.bitrix24["product_rows"].get(identity, [])
+        expected = ticket_of(deal, rows, self.users)
+        if isinstance(expected, dict) and not self.clients[expected["client_origin_id"]]:
+            expected = REFUSED
+        if expected == REFUSED and self.tickets[identity] and ("deal", identity) in self.edited:
+            expected = None
+        refused = isinstance(expected, dict) and self.refused_there(
+            lambda call: "ticket" in call["path"] and str(call.get("origin_id")) == identity
+        )
+        if expected is not None:
+            self.status("deal", deal, expected != REFUSED and not refused)
+        if expected is not None and not refused:
+            self.held("deal", deal, expected, self.tickets[identity])
+
+    def untouched(self, entity, record, found):
+        self.checked += 1
+        if record.get(self.settings["status_field"]):
+            self.say(entity, record["ID"], "is outside the selection and has a status")
+        if found:
+            self.say(entity, record["ID"], "is outside the selection and in otmechalka")
+
+    def judge_histories(self):
+        creates = collections.Counter(
+            (call["path"], str(call.get("origin_id")))
+            for call in self.calls
+            if call.get("method") == "POST" and call["path"] in ("/api/clients/", "/api/tickets/") and call.get("applied")
+        )
+        for (path, origin), count in creates.items():
+            if count > 1:
+                self.say(path, origin, f"created {count} times")
+        for write in self.writes:
+            if is_human(write):
+                continue
+            fields = write.get("fields") or {}
+            if str(write.get("method")) not in ("crm.contact.update", "crm.deal.update"):
+                self.say(write.get("entity"), write.get("id"), f"was written by {write.get('method')}")
+            elif list(fields) != [self.settings["status_field"]]:
+                self.say(write.get("entity"), write.get("id"), f"was written with {sorted(fields)}")
+
+    def judge(self):
+        for contact in rows_of(self.bitrix24, "contacts"):
+            self.judge_contact(contact)
+        for deal in rows_of(self.bitrix24, "deals"):
+            self.judge_deal(deal)
+        self.judge_histories()
+        return {"checked": self.checked, "differences": self.differences}
+
+
+def entries(history):
+    return history if isinstance(history, list) else history["history"]
+
+
+def is_human(write):
+    return write["origin"] == "human"
+
+
+def by_origin(items):
+    grouped = collections.defaultdict(list)
+    for item in items:
+        grouped[str(item.get("origin_id"))].append(item)
+    return grouped
+
+
+if __name__ == "__main__":
+    with open(sys.argv[1], encoding="utf-8") as file:
+        json.dump(Judge(json.load(file)).judge(), sys.stdout, ensure_ascii=False)

@@ -1,0 +1,5 @@
+//! What Rollcall guarantees, against real processes.
+
+mod faults;
+mod flow;
+mod rooms;
