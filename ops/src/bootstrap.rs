@@ -9,6 +9,7 @@ use crate::cli;
 use crate::environment::Environment;
 use crate::exit::{Exit, Failure};
 use crate::nats::{self, NatsError};
+use crate::owner;
 
 /// Carries the command out.
 pub async fn run(environment: &Environment, arguments: &cli::Bootstrap) -> Result<Exit, Failure> {
@@ -18,7 +19,14 @@ pub async fn run(environment: &Environment, arguments: &cli::Bootstrap) -> Resul
         error @ NatsError::NoAnswer { .. } => Failure::environment(error),
     })?;
     let mode = if arguments.dry_run { Mode::Look } else { Mode::Make };
+    if let Some(portal) = owner::portal(environment) {
+        let change = if arguments.portal_renamed { owner::Change::Rename } else { owner::Change::Refuse };
+        owner::check(&broker, &portal, change).await?;
+    }
     let findings = apply(&broker, replicas, mode).await.map_err(Failure::trouble)?;
+    if let Some(portal) = owner::portal(environment).filter(|_| mode == Mode::Make) {
+        owner::stamp(&broker, &portal).await?;
+    }
     let mut out = std::io::stdout().lock();
     for line in told(&findings) {
         // Whoever closed the pipe has read enough.

@@ -23,6 +23,20 @@ pub enum Verb {
     Up(Up),
     Bootstrap(Bootstrap),
     Doctor(Doctor),
+    /// Exits with 0 when something listens at an address; for health checks of containers.
+    #[command(hide = true)]
+    Probe {
+        /// Host and port
+        address: String,
+    },
+    /// Carries connections on to another address; lets the demo's containers meet on loopback.
+    #[command(hide = true)]
+    Forward {
+        /// Host and port to listen at
+        listen: String,
+        /// Host and port to carry on to
+        to: String,
+    },
     /// Ends the programs of an `up` that was killed; started by `up` itself.
     #[command(hide = true)]
     Reap {
@@ -82,6 +96,9 @@ pub struct Bootstrap {
     /// Copies of each stream: 1 for one NATS server, 3 for a cluster [default: `NATS_REPLICAS`, or 1]
     #[arg(long, value_name = "N")]
     pub replicas: Option<usize>,
+    /// Take the streams over although they were made for a portal of another name, because it was renamed
+    #[arg(long, conflicts_with = "dry_run")]
+    pub portal_renamed: bool,
     /// Only tell what is missing or differs; exit code 1 if anything does
     #[arg(long)]
     pub dry_run: bool,

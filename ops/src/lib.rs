@@ -6,8 +6,11 @@ mod doctor;
 mod environment;
 mod exit;
 mod nats;
+mod owner;
+mod signals;
 mod stages;
 mod up;
+mod wire;
 
 use std::process::ExitCode;
 
@@ -48,6 +51,8 @@ fn start(command_line: &CommandLine) -> Result<Exit, Failure> {
             Verb::Up(arguments) => up::run(environment, arguments).await,
             Verb::Bootstrap(arguments) => bootstrap::run(&environment, arguments).await,
             Verb::Doctor(arguments) => doctor::run(&environment, arguments).await,
+            Verb::Probe { address } => Ok(wire::probe(address).await),
+            Verb::Forward { listen, to } => wire::forward(listen, to).await,
             Verb::Reap { lock } => Ok(up::reap(lock)),
         }
     })

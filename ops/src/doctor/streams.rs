@@ -7,6 +7,7 @@ use schemas::streams::DEAD_LETTERS;
 use super::finding::Finding;
 use crate::environment::Environment;
 use crate::nats::{self, NatsError};
+use crate::owner;
 
 /// First server that publishes messages later, on which waiting tickets depend.
 const OLDEST_SERVER: (u64, u64) = (2, 12);
@@ -41,6 +42,7 @@ pub async fn look(environment: &Environment) -> (Vec<Finding>, Option<Broker>) {
     };
     findings.extend(bootstrapped(&broker, replicas).await);
     findings.extend(dead_letters(&broker).await);
+    findings.extend(of_another_portal(&broker, environment).await);
     (findings, Some(broker))
 }
 
@@ -108,6 +110,13 @@ fn of_bootstrap(found: Bootstrapped) -> Option<Finding> {
             "Put it right with `nats stream edit` or `nats consumer edit`, unless it is meant to differ",
         )),
     }
+}
+
+async fn of_another_portal(broker: &Broker, environment: &Environment) -> Option<Finding> {
+    let portal = owner::portal(environment)?;
+    let failure = owner::check(broker, &portal, owner::Change::Refuse).await.err()?;
+    let remedy = "Use another NATS, or run `rollcall bootstrap --portal-renamed` if only its name changed";
+    Some(Finding::error("nats.owner", "Streams", failure.text, remedy))
 }
 
 async fn dead_letters(broker: &Broker) -> Option<Finding> {

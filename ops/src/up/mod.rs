@@ -20,13 +20,14 @@ use runtime::bootstrap::{self, Finding, Mode as Bootstrap};
 use runtime::broker::NatsSettings;
 use runtime::local_nats::{LocalNats, LocalNatsError};
 use runtime::{Broker, CancellationToken};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
 use crate::cli;
 use crate::environment::Environment;
 use crate::exit::{Exit, Failure};
 use crate::nats;
+use crate::owner;
+use crate::signals::Signals;
 use crate::stages::STAGES;
 use crew::{Crew, Incident};
 use demo::Demo;
@@ -75,30 +76,6 @@ pub async fn run(environment: Environment, arguments: &cli::Up) -> Result<Exit, 
         }
     }
     outcome
-}
-
-/// Signals that mean "stop".
-struct Signals([Signal; 3]);
-
-impl Signals {
-    fn listen() -> Result<Signals, Failure> {
-        let listen =
-            |kind| signal(kind).map_err(|error| Failure::environment(format!("No signals: {error}")));
-        Ok(Signals([
-            listen(SignalKind::interrupt())?,
-            listen(SignalKind::terminate())?,
-            listen(SignalKind::hangup())?,
-        ]))
-    }
-
-    async fn next(&mut self) {
-        let [interrupt, terminate, hangup] = &mut self.0;
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-            _ = hangup.recv() => {}
-        }
-    }
 }
 
 /// Makes sure that nobody else works on this folder, and that nothing of a killed run still does.
@@ -183,11 +160,19 @@ impl Work<'_> {
 
     async fn bootstrap(&self, broker: &Broker, environment: &Environment) -> Result<(), Failure> {
         let replicas = crate::bootstrap::replicas(environment, None)?;
+        // The demo's portal has a folder of its own and another port every time.
+        let portal = owner::portal(environment).filter(|_| self.plan.mode == Mode::Real);
+        if let Some(portal) = &portal {
+            owner::check(broker, portal, owner::Change::Refuse).await?;
+        }
         let findings = bootstrap::apply(broker, replicas, Bootstrap::Make).await.map_err(Failure::trouble)?;
         for finding in findings {
             if let Finding::Drifted { what, differences } = finding {
                 self.screen.say(&format!("{what} is not as declared: {}", differences.join("; ")));
             }
+        }
+        if let Some(portal) = &portal {
+            owner::stamp(broker, portal).await?;
         }
         Ok(())
     }

@@ -53,3 +53,22 @@ async fn bad_settings_and_an_absent_server_have_exit_codes_of_their_own() {
     let absent = rollcall(folder.path(), &nobody, &["bootstrap"]).await;
     assert_eq!(absent.code, Some(3), "{}", absent.err);
 }
+
+#[tokio::test]
+async fn streams_of_one_portal_are_never_given_to_another() {
+    let nats = Nats::start().await;
+    let portal = |host: &str| {
+        let mut settings = nats.settings();
+        settings.push(("BITRIX24_WEBHOOK_URL", format!("https://{host}/rest/1/hunter2hunter2/")));
+        settings
+    };
+    let (first, second) = (portal("first.example"), portal("second.example"));
+    assert_eq!(rollcall(nats.folder(), &first, &["bootstrap"]).await.code, Some(0));
+    assert_eq!(rollcall(nats.folder(), &first, &["bootstrap"]).await.code, Some(0));
+    let refused = rollcall(nats.folder(), &second, &["bootstrap"]).await;
+    assert_eq!(refused.code, Some(2), "{}", refused.out);
+    assert!(refused.err.contains("first.example") && !refused.err.contains("hunter2"), "{}", refused.err);
+    assert_eq!(rollcall(nats.folder(), &second, &["bootstrap", "--portal-renamed"]).await.code, Some(0));
+    assert_eq!(rollcall(nats.folder(), &second, &["bootstrap"]).await.code, Some(0));
+    assert_eq!(rollcall(nats.folder(), &first, &["bootstrap"]).await.code, Some(2));
+}

@@ -1,0 +1,57 @@
+# Every program in an image of its own, without a shell, run by nobody in particular.
+#
+# The tags below move. To pin what was tested, put the digests in: `docker buildx imagetools inspect TAG` prints them,
+# and --build-arg takes them, for example --build-arg RUNTIME=gcr.io/distroless/cc-debian12:nonroot@sha256:...
+ARG BUILDER=rust:1.95-bookworm
+ARG RUNTIME=gcr.io/distroless/cc-debian12:nonroot
+ARG NATS=nats:2.15-alpine
+
+FROM ${BUILDER} AS build
+WORKDIR /source
+COPY . .
+RUN cargo build --locked --release --workspace --bins \
+    && mkdir -p /out/bin /out/state \
+    && cp target/release/producer target/release/mapper target/release/pusher target/release/status-writer \
+        target/release/rollcall target/release/bitrix24-sim target/release/otmechalka-sim /out/bin/
+
+FROM ${RUNTIME} AS base
+USER 65532:65532
+# A named volume takes its owner from here when it is made.
+COPY --from=build --chown=65532:65532 /out/state /var/lib/rollcall
+ENV STATE_DIR=/var/lib/rollcall
+WORKDIR /var/lib/rollcall
+
+FROM base AS producer
+COPY --from=build /out/bin/producer /usr/local/bin/
+ENTRYPOINT ["/usr/local/bin/producer"]
+
+FROM base AS mapper
+COPY --from=build /out/bin/mapper /usr/local/bin/
+ENTRYPOINT ["/usr/local/bin/mapper"]
+
+FROM base AS pusher
+COPY --from=build /out/bin/pusher /usr/local/bin/
+ENTRYPOINT ["/usr/local/bin/pusher"]
+
+FROM base AS status-writer
+COPY --from=build /out/bin/status-writer /usr/local/bin/
+ENTRYPOINT ["/usr/local/bin/status-writer"]
+
+# The doctor lets every stage check its own settings, so all of them are here.
+FROM base AS rollcall
+COPY --from=build /out/bin/ /usr/local/bin/
+ENTRYPOINT ["/usr/local/bin/rollcall"]
+
+FROM base AS bitrix24-sim
+COPY --from=build /out/bin/bitrix24-sim /out/bin/rollcall /usr/local/bin/
+ENTRYPOINT ["/usr/local/bin/bitrix24-sim"]
+
+FROM base AS otmechalka-sim
+COPY --from=build /out/bin/otmechalka-sim /out/bin/rollcall /usr/local/bin/
+ENTRYPOINT ["/usr/local/bin/otmechalka-sim"]
+
+FROM ${NATS} AS nats
+COPY --from=build --chown=65532:65532 /out/state /data
+COPY deploy/nats.conf /etc/rollcall/nats.conf
+USER 65532:65532
+ENTRYPOINT ["nats-server", "--config", "/etc/rollcall/nats.conf"]

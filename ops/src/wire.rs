@@ -1,0 +1,71 @@
+//! Two small things that containers without a shell need: a check that a port answers, and a forwarder.
+
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::exit::{Exit, Failure};
+
+/// Longest wait for a connection.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Tells whether something listens at an address.
+pub async fn probe(address: &str) -> Exit {
+    match tokio::time::timeout(PATIENCE, TcpStream::connect(address)).await {
+        Ok(Ok(_)) => Exit::Fine,
+        _ => Exit::Trouble,
+    }
+}
+
+/// Carries every connection on to another address until the process ends.
+///
+/// Webhooks and tokens go over plain HTTP to loopback only, so the doubles in other containers have to be there too.
+pub async fn forward(listen: &str, to: &str) -> Result<Exit, Failure> {
+    let listener = TcpListener::bind(listen)
+        .await
+        .map_err(|error| Failure::environment(format!("Cannot listen at {listen}: {error}")))?;
+    let mut signals = crate::signals::Signals::listen()?;
+    loop {
+        tokio::select! {
+            () = signals.next() => return Ok(Exit::Fine),
+            accepted = listener.accept() => {
+                let (near, _) = accepted.map_err(|error| Failure::trouble(format!("Cannot accept: {error}")))?;
+                tokio::spawn(carry(near, to.to_owned()));
+            }
+        }
+    }
+}
+
+async fn carry(mut near: TcpStream, to: String) {
+    // Either side may hang up at any time; closing our ends tells the other.
+    if let Ok(mut far) = TcpStream::connect(&to).await {
+        let _hung_up = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    #[tokio::test]
+    async fn bytes_go_both_ways_and_a_silent_port_is_noticed() {
+        let far = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let far_address = far.local_addr().unwrap().to_string();
+        tokio::spawn(async move {
+            let (mut connection, _) = far.accept().await.unwrap();
+            let mut asked = [0_u8; 4];
+            connection.read_exact(&mut asked).await.unwrap();
+            connection.write_all(b"pong").await.unwrap();
+        });
+        let near = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let near_address = near.local_addr().unwrap();
+        tokio::spawn(async move { carry(near.accept().await.unwrap().0, far_address).await });
+        let mut client = TcpStream::connect(near_address).await.unwrap();
+        client.write_all(b"ping").await.unwrap();
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.unwrap();
+        assert_eq!(answer, "pong");
+        assert_eq!(probe("127.0.0.1:1").await, Exit::Trouble);
+    }
+}
