@@ -16,16 +16,13 @@ mod waiting;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use futures::TryStreamExt;
-use futures::stream::FuturesUnordered;
 use runtime::{Broker, Context, Reader, Stage, consume};
 use schemas::streams::{
     ATTEMPTS, CHECKPOINTS, COMMANDS, ConsumerDefinition, DEAD_LETTERS, RAW, RESULTS, WAITING,
     pusher_consumers,
 };
 
-use tokio::runtime::Handle;
-use tokio::sync::oneshot;
+use tokio::task::JoinSet;
 
 pub use config::Config;
 use gate::Gate;
@@ -60,32 +57,27 @@ impl Stage for Pusher {
             locks: locks::Locks::default(),
             broker: broker.clone(),
         });
-        let ended = work_on_all_partitions(&broker, Arc::clone(&push)).await;
+        let ended = work_on_all_partitions(&broker, &push).await;
         push.store.flush();
         ended
     }
 }
 
 /// One worker per partition; the consumer of each has one message in flight, however many processes there are.
-///
-/// They share a thread of their own: the compiler cannot prove that the future of [`consume`] may move between
-/// threads, and they wait for answers nearly all of their time.
-async fn work_on_all_partitions(broker: &Broker, push: Arc<Push>) -> anyhow::Result<()> {
-    let (broker, handle) = (broker.clone(), Handle::current());
-    let (sender, ended) = oneshot::channel();
-    std::thread::Builder::new().name("pusher".into()).spawn(move || {
-        let workers: FuturesUnordered<_> =
-            pusher_consumers().into_iter().map(|consumer| work_on(&broker, consumer, &push)).collect();
-        let ended: anyhow::Result<()> = handle.block_on(workers.try_collect());
-        // Nobody listens any more where the stage was stopped by force.
-        let _unheard = sender.send(ended);
-    })?;
-    ended.await.context("the workers panicked")?
+async fn work_on_all_partitions(broker: &Broker, push: &Arc<Push>) -> anyhow::Result<()> {
+    let mut workers = JoinSet::new();
+    for consumer in pusher_consumers() {
+        workers.spawn(work_on(broker.clone(), consumer, Arc::clone(push)));
+    }
+    while let Some(ended) = workers.join_next().await {
+        ended.context("a worker panicked")??;
+    }
+    Ok(())
 }
 
-async fn work_on(broker: &Broker, consumer: ConsumerDefinition, push: &Push) -> anyhow::Result<()> {
+async fn work_on(broker: Broker, consumer: ConsumerDefinition, push: Arc<Push>) -> anyhow::Result<()> {
     let name = consumer.name.clone();
-    consume(broker, Pusher::NAME, consumer, push).await?;
+    consume(&broker, Pusher::NAME, consumer, push.as_ref()).await?;
     // Going on with one partition less would hide that nobody works on it.
     anyhow::ensure!(broker.stopping().is_cancelled(), "the worker of {name} ended by itself");
     Ok(())

@@ -82,6 +82,8 @@ struct Ending {
     body_digest: Option<String>,
     /// otmechalka was changed.
     wrote: bool,
+    /// A try before this end may have changed otmechalka unseen.
+    is_uncertain: bool,
     /// It follows from what was remembered; where that proves old, it has to be found anew.
     from_memory: bool,
 }
@@ -113,6 +115,7 @@ impl Ending {
             target_id: None,
             body_digest: None,
             wrote: false,
+            is_uncertain: false,
             from_memory: false,
         }
     }
@@ -189,11 +192,12 @@ impl Push {
         }
     }
 
-    /// Leaves a message alone that comes back from waiting while a newer version is under way: that one
+    /// Leaves a message alone that comes back from waiting where a newer version was tried meanwhile: that one
     /// may have had an effect already that nobody saw.
     async fn skip_if_overtaken(&self, task: &Task<'_>) -> Result<(), Halt> {
         let Some(pupil) = task.pupil().filter(|_| task.envelope.attempt > 0) else { return Ok(()) };
-        match self.store.rivals(pupil, task.record).await?.are_newer_than(task.version) {
+        let rivals = self.store.rivals(pupil, task.record, task.delivery.sequence).await?;
+        match rivals.overtake(task.version) {
             true => Err(Halt::Skip),
             false => Ok(()),
         }
@@ -201,11 +205,29 @@ impl Push {
 
     async fn work_on(&self, task: &Task<'_>, last: Option<&Settled>) -> Result<Ending, Halt> {
         match &task.mapped.mapping {
-            Mapping::OutOfScope => Ok(Ending::with(Outcome::OutOfScope)),
-            Mapping::Refused(problems) => Ok(Ending::refused(problems.clone())),
+            Mapping::OutOfScope => self.without_call(task, Ending::with(Outcome::OutOfScope), last).await,
+            Mapping::Refused(problems) => {
+                self.without_call(task, Ending::refused(problems.clone()), last).await
+            }
             Mapping::Client(client) => self.push_client(task, client, last).await,
             Mapping::Ticket(ticket) => self.push_ticket(task, ticket, last).await,
         }
+    }
+
+    /// Ends a version of which nothing is sent. An earlier one that comes again is superseded by it, and may
+    /// have changed otmechalka unseen.
+    async fn without_call(
+        &self,
+        task: &Task<'_>,
+        ending: Ending,
+        last: Option<&Settled>,
+    ) -> Result<Ending, Halt> {
+        let is_remembered = last.is_some_and(|last| last.body_digest.is_some());
+        if !is_remembered || task.record.entity != Entity::Contact {
+            return Ok(ending);
+        }
+        let rivals = self.store.rivals(task.record.id, task.record, task.delivery.sequence).await?;
+        Ok(Ending { is_uncertain: !rivals.are_untried(), ..ending })
     }
 
     async fn push_client(
@@ -218,9 +240,9 @@ impl Push {
         let digest = digest(&body);
         let is_same = last.is_some_and(|last| last.body_digest.as_deref() == Some(&digest));
         if is_same && task.trusts_memory() {
-            let rivals = self.store.rivals(task.record.id, task.record).await?;
-            // An earlier version that waits for another try may have changed the client unseen.
-            if rivals.leave_alone(task.delivery.sequence) {
+            let rivals = self.store.rivals(task.record.id, task.record, task.delivery.sequence).await?;
+            // An earlier version that comes again may have changed the client unseen.
+            if rivals.are_untried() {
                 return Ok(Ending::from_memory(Outcome::Unchanged));
             }
         }
@@ -275,6 +297,7 @@ impl Push {
     /// Calls otmechalka until it has answered about the record itself.
     async fn call(&self, task: &Task<'_>, work: &Work<'_>) -> Result<Tried, Halt> {
         let held = tokio::time::Instant::now();
+        let mut had_unknown_outcome = false;
         loop {
             let admitted = self.gate.admit(self.broker.stopping());
             let Ok(permit) = tokio::time::timeout_at(held + HOLD, admitted).await else {
@@ -297,10 +320,11 @@ impl Push {
             };
             if let ErrorClass::Refused { text, fields } = error.class() {
                 self.gate.answered(kind);
-                return Ok(Tried::Ended(Ending::refused(vec![Problem::refused_by_otmechalka(
-                    &text, &fields,
-                )])));
+                let problem = Problem::refused_by_otmechalka(&text, &fields);
+                let is_uncertain = had_unknown_outcome || !task.is_first_try();
+                return Ok(Tried::Ended(Ending { is_uncertain, ..Ending::refused(vec![problem]) }));
             }
+            had_unknown_outcome |= error.outcome_unknown();
             let advice = self.gate.judge(task.record, &turn.permit, kind, &error).await;
             drop(turn);
             if let Some(ending) = self.follow(task, advice, &error).await? {
@@ -326,9 +350,8 @@ impl Push {
                 let failures = task.failures.and_now(now);
                 if failures.count >= MAX_FAILURES {
                     tracing::error!(record.id = %record.id, "otmechalka fails on {record} alone, {} times: {error}", failures.count);
-                    return Ok(Some(Ending::refused(vec![Problem::otmechalka_keeps_failing(status_of(
-                        error,
-                    ))])));
+                    let problem = Problem::otmechalka_keeps_failing(status_of(error));
+                    return Ok(Some(Ending { is_uncertain: true, ..Ending::refused(vec![problem]) }));
                 }
                 tracing::warn!(record.id = %record.id, "otmechalka fails on {record} alone; trying it again later: {error}");
                 let pause = self.pauses.for_sick_record(failures.count);
@@ -349,13 +372,13 @@ impl Push {
         pause: Duration,
     ) -> Result<Halt, Halt> {
         loop {
-            let rivals = self.store.rivals(pupil, task.record).await?;
-            if rivals.are_newer_than(task.version) {
+            let rivals = self.store.rivals(pupil, task.record, task.delivery.sequence).await?;
+            if rivals.overtake(task.version) {
                 return Ok(Halt::Skip);
             }
             let message = task
                 .parked(pupil, failures, pause, Utc::now())?
-                .expecting_last(rivals.parked.map_or(0, |(sequence, _)| sequence));
+                .expecting_last(rivals.parked.map_or(0, |parked| parked.sequence));
             match self.broker.publish(&message).await {
                 Ok(_) => return Ok(Halt::Parked),
                 Err(PublishError::NotLast) => {}
@@ -494,15 +517,13 @@ impl Push {
         let status =
             if ending.outcome.is_success() { SUCCESS.to_owned() } else { status_text(&ending.problems) };
         // A refusal changes nothing in otmechalka, so what it holds is remembered across it.
+        let remembered = last.filter(|_| !ending.is_uncertain).and_then(|last| last.body_digest.clone());
         let processed = RecordProcessed {
             outcome: ending.outcome,
             status,
             problems: ending.problems.clone(),
             target_id: ending.target_id.clone().or_else(|| last.and_then(|last| last.target_id.clone())),
-            body_digest: ending
-                .body_digest
-                .clone()
-                .or_else(|| last.and_then(|last| last.body_digest.clone())),
+            body_digest: ending.body_digest.clone().or(remembered),
             shown: task.mapped.shown.clone(),
         };
         let encoded = envelope.encode(&processed)?;

@@ -138,14 +138,22 @@ impl Store {
         Ok(letter.stream == stream.name && buried.is_some_and(|buried| buried >= raw_sequence))
     }
 
-    /// Returns the other versions of a record that may still be worked on.
-    pub async fn rivals(&self, pupil: RecordId, record: RecordRef) -> Result<Rivals, BrokerError> {
-        let later = self.newest(&self.commands, &subjects::later(pupil, record)).await?;
-        let command = self.newest(&self.commands, &subjects::command(pupil, record)).await?;
-        Ok(Rivals {
-            parked: later.as_ref().and_then(version_of),
-            command: command.as_ref().and_then(version_of),
-        })
+    /// Returns what may still be worked on of a record besides the command at `sequence`.
+    pub async fn rivals(
+        &self,
+        pupil: RecordId,
+        record: RecordRef,
+        sequence: u64,
+    ) -> Result<Rivals, BrokerError> {
+        // Looked at first: what leaves it meanwhile is found behind.
+        let parked = self.newest(&self.commands, &subjects::later(pupil, record)).await?;
+        let subject = subjects::command(pupil, record);
+        let (mut behind, mut from) = (Vec::new(), sequence + 1);
+        while let Some(message) = self.next(&self.commands, &subject, from).await? {
+            from = message.sequence + 1;
+            behind.extend(rival(&message));
+        }
+        Ok(Rivals { parked: parked.as_ref().and_then(rival), behind })
     }
 
     /// Returns the command of the highest version under a subject, whatever the order in which they were stored.
@@ -185,24 +193,35 @@ impl Store {
     }
 }
 
-/// Other versions of a record that are not settled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Commands of a record besides one of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rivals {
-    /// The one that waits for its time, with its sequence.
-    pub parked: Option<(u64, Version)>,
-    /// The last one in the queue, with its sequence.
-    pub command: Option<(u64, Version)>,
+    /// The one that waits for its time.
+    pub parked: Option<Rival>,
+    /// Those in the queue behind it.
+    pub behind: Vec<Rival>,
+}
+
+/// Another command of a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rival {
+    /// Its sequence.
+    pub sequence: u64,
+    /// Its version.
+    pub version: Version,
+    /// It was tried before, and may have had an effect.
+    pub was_tried: bool,
 }
 
 impl Rivals {
-    /// Tells whether something newer is still to be worked on.
-    pub fn are_newer_than(&self, version: Version) -> bool {
-        [self.parked, self.command].into_iter().flatten().any(|(_, other)| other > version)
+    /// Tells whether a newer version was tried before and comes again; it will be pushed for real then.
+    pub fn overtake(&self, version: Version) -> bool {
+        self.parked.iter().chain(&self.behind).any(|rival| rival.was_tried && rival.version > version)
     }
 
-    /// Tells whether this command is the last word about its record.
-    pub fn leave_alone(&self, sequence: u64) -> bool {
-        self.parked.is_none() && self.command.is_some_and(|(last, _)| last == sequence)
+    /// Tells whether none of them can have had an effect yet.
+    pub fn are_untried(&self) -> bool {
+        !self.parked.iter().chain(&self.behind).any(|rival| rival.was_tried)
     }
 }
 
@@ -222,9 +241,10 @@ fn decode<T: EventData>(message: &StreamMessage) -> Option<(Envelope, T)> {
     Envelope::decode(|name| header(message, name), &message.payload).ok()
 }
 
-fn version_of(message: &StreamMessage) -> Option<(u64, Version)> {
+fn rival(message: &StreamMessage) -> Option<Rival> {
     let envelope = Envelope::decode_headers(&|name: &str| header(message, name)).ok()?;
-    Some((message.sequence, envelope.version?))
+    let was_tried = envelope.attempt > 0;
+    Some(Rival { sequence: message.sequence, version: envelope.version?, was_tried })
 }
 
 /// Repeats a request until the server answers it or the stage stops.

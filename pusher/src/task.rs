@@ -63,14 +63,18 @@ impl<'d> Task<'d> {
         }
     }
 
+    /// Tells whether nobody can have tried this command before.
+    pub fn is_first_try(&self) -> bool {
+        self.delivery.deliveries <= 1 && self.envelope.attempt == 0
+    }
+
     /// Tells whether what was settled before may be believed without asking otmechalka.
     ///
     /// Not in a second try, whose first may have had an effect that nobody saw. Not when somebody wants it
     /// pushed for real: a manager who cleared the status, or an operator who sent it round again.
     pub fn trusts_memory(&self) -> bool {
-        let is_first_try =
-            self.delivery.deliveries <= 1 && self.envelope.attempt == 0 && self.version.redrive == 0;
-        is_first_try && self.mapped.shown.status.as_deref() != Some("")
+        let is_asked_for = self.version.redrive > 0 || self.mapped.shown.status.as_deref() == Some("");
+        self.is_first_try() && !is_asked_for
     }
 
     /// Builds the message that brings this command back after a pause.

@@ -156,3 +156,87 @@ async fn a_replay_is_pushed_for_real() {
     bench.command(pupil, pupil, again, "Успешно", client("Иван")).await;
     assert_success(&bench.settled(pupil, again).await, Outcome::Updated);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_newer_version_is_not_lost_behind_an_older_one_that_waits() {
+    let bench = Bench::start().await;
+    let pupil = contact(13);
+    bench.fault(json!({"kind": "internal_500", "origin_id": "13", "count": 6})).await;
+    let _pusher = bench.pusher();
+    for raw_sequence in 1..=3 {
+        let mapping = client(&format!("Имя {raw_sequence}"));
+        bench.command(pupil, pupil, version(raw_sequence), "Успешно", mapping).await;
+    }
+    assert!(bench.settled(pupil, version(3)).await.outcome.is_in_otmechalka());
+    bench.idle().await;
+    let names = bench.written_names(pupil).await;
+    assert!(names.is_sorted() && names.last().is_some_and(|name| name == "Имя 3"), "{names:?}");
+    assert_eq!(bench.result(pupil).await.unwrap().0, version(3));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_update_whose_answer_was_lost_is_not_taken_for_undone() {
+    let bench = Bench::start().await;
+    let _pusher = bench.pusher();
+    let pupil = contact(14);
+    bench.command(pupil, pupil, version(1), "", client("Иван")).await;
+    bench.settled(pupil, version(1)).await;
+    // The second version arrives there and its answer does not; then somebody changes the name back.
+    bench.fault(json!({"kind": "truncated", "method": "POST", "count": 1})).await;
+    bench.command(pupil, pupil, version(2), "Успешно", client("Пётр")).await;
+    bench.command(pupil, pupil, version(3), "Успешно", client("Иван")).await;
+    bench.settled(pupil, version(3)).await;
+    bench.idle().await;
+    assert_eq!(bench.written_names(pupil).await.last().unwrap(), "Иван");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_power_cut_of_the_broker_loses_nothing_and_doubles_nothing() {
+    let mut bench = Bench::start().await;
+    let _pusher = bench.pusher();
+    for id in 1..=60 {
+        bench.new_client(contact(id)).await;
+    }
+    eventually("some results", async || bench.results().await >= 10).await;
+    bench.server.kill().await.unwrap();
+    bench.server.restart().await.unwrap();
+    for id in 1..=60 {
+        assert!(bench.settled(contact(id), version(id)).await.outcome.is_in_otmechalka());
+    }
+    assert_eq!(bench.applied("/api/clients/").await, 60);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_reported_as_failing_is_not_remembered_as_it_was_before() {
+    let bench = Bench::start().await;
+    let _pusher = bench.pusher();
+    let pupil = contact(15);
+    bench.command(pupil, pupil, version(1), "", client("Иван")).await;
+    bench.settled(pupil, version(1)).await;
+    // Every update arrives, no answer to it does.
+    bench.fault(json!({"kind": "truncated", "method": "POST", "origin_id": "15"})).await;
+    bench.command(pupil, pupil, version(2), "Успешно", client("Пётр")).await;
+    let failing = bench.settled(pupil, version(2)).await;
+    assert_eq!(failing.problems[0].code, "otmechalka.keeps_failing");
+    assert_eq!(failing.body_digest, None);
+    bench.no_faults().await;
+    bench.command(pupil, pupil, version(3), &failing.status, client("Иван")).await;
+    assert_success(&bench.settled(pupil, version(3)).await, Outcome::Updated);
+    assert_eq!(bench.written_names(pupil).await.last().unwrap(), "Иван");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_version_does_not_hide_that_an_earlier_one_may_have_arrived() {
+    let bench = Bench::start().await;
+    let _pusher = bench.pusher();
+    let pupil = contact(16);
+    bench.command(pupil, pupil, version(1), "", client("Иван")).await;
+    bench.settled(pupil, version(1)).await;
+    bench.fault(json!({"kind": "truncated", "method": "POST", "count": 1})).await;
+    bench.command(pupil, pupil, version(2), "Успешно", client("Пётр")).await;
+    bench.command(pupil, pupil, version(3), "Успешно", refused()).await;
+    bench.settled(pupil, version(3)).await;
+    bench.command(pupil, pupil, version(4), "Успешно", client("Иван")).await;
+    assert_success(&bench.settled(pupil, version(4)).await, Outcome::Updated);
+    assert_eq!(bench.written_names(pupil).await.last().unwrap(), "Иван");
+}
