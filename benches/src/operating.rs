@@ -1,0 +1,53 @@
+//! P7: many updates that take so long that the portal's computing time runs out.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use chrono::DateTime;
+use serde_json::Value;
+
+use crate::Scale;
+use crate::figure::Figure;
+use crate::least::Computing;
+use crate::portal;
+
+const COMPUTING: Computing = Computing { limit: 480.0, each: 0.3 };
+
+/// Contacts for the deals to belong to; their updates are of another method.
+const CONTACTS: usize = 100;
+
+/// Measures the updates of deals from the first to the last.
+pub async fn measure(scale: Scale) -> anyhow::Result<Vec<Figure>> {
+    let deals: u64 = scale.pick(4_800, 3_200);
+    let speed = scale.speed(20.0);
+    // A whole window may pass in silence.
+    let patience = Duration::from_secs_f64(60.0 + 900.0 / speed);
+    let builder = portal::school(CONTACTS, usize::try_from(deals)?, speed);
+    let (mut school, portal) = portal::open(builder, &[("crm.*.update", COMPUTING.each)]).await?;
+    portal::start_stages(&mut school, &portal).await?;
+    portal.statuses_written(deals + CONTACTS as u64, patience).await?;
+    let counts = portal.counts().await?;
+    let seconds = span(&portal.writes_after(0).await?)?;
+    let bound = COMPUTING.bound(deals);
+    Ok(vec![
+        Figure::new("P7", "commands refused for computing time", counts.refused_operating as f64)
+            .none_allowed(),
+        Figure::new("P7", format!("seconds for {deals} updates of 0.3 s, beside the bound"), seconds)
+            .least(bound)
+            .at_most(1.15 * bound, 1.05 * bound),
+        Figure::new("P7", "the same beside the least by whole windows", seconds)
+            .least(COMPUTING.by_windows(deals)),
+        Figure::new("P7", "refused with 503", counts.refused as f64).none_allowed(),
+    ])
+}
+
+/// Returns the seconds from the first update of a deal's beginning to the last one's end.
+fn span(writes: &[Value]) -> anyhow::Result<f64> {
+    let times = writes.iter().filter(|write| write["entity"] == "deal").map(|write| {
+        let text = write["time"].as_str().context("time of a write")?;
+        Ok(DateTime::parse_from_rfc3339(text)?.timestamp())
+    });
+    let times: Vec<i64> = times.collect::<anyhow::Result<_>>()?;
+    let (first, last) = (times.iter().min().context("no update")?, times.iter().max().context("no update")?);
+    Ok((last - first) as f64 + COMPUTING.each)
+}

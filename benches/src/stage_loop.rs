@@ -1,0 +1,127 @@
+//! P15: the mapper as it is, beside a loop that does nothing but take a message, publish one and ack.
+//!
+//! Both are processes of their own on the same server, bound to the same consumer, and read the same raw records; both
+//! await the stream's ack before they ack. They take turns, and the times are those at which the server stored what
+//! they published.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use async_nats::HeaderMap;
+use async_nats::jetstream;
+use async_nats::jetstream::consumer::PullConsumer;
+use e2e::{Program, School, Stage};
+use futures::StreamExt;
+use runtime::bootstrap::{self, Mode};
+use schemas::streams::{COMMANDS, RAW, mapper_consumer};
+
+use crate::Scale;
+use crate::figure::Figure;
+use crate::portal;
+
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// Variables of the bare loop.
+const NATS_URL: &str = "NATS_URL";
+const PAYLOAD_BYTES: &str = "PAYLOAD_BYTES";
+
+/// Measures both in turns.
+pub async fn measure(scale: Scale) -> anyhow::Result<Vec<Figure>> {
+    let (contacts, deals, rounds) = scale.pick((2_000, 4_000, 7), (700, 1_300, 3));
+    let messages = contacts + deals;
+    let (mut school, _portal) =
+        portal::open(portal::school(usize::try_from(contacts)?, usize::try_from(deals)?, 20.0), &[]).await?;
+    fill(&mut school, messages).await?;
+    let (mut mapper, mut bare) = (Vec::new(), Vec::new());
+    let mut payload = 0;
+    for _ in 0..rounds {
+        anew(&school).await?;
+        school.start(Stage::Mapper)?;
+        let run = finish(&school, messages).await?;
+        school.stage(Stage::Mapper)?.kill().await?;
+        mapper.push(run.per_second);
+        payload = run.bytes_each;
+
+        anew(&school).await?;
+        let environment = [(NATS_URL, school.nats.url()), (PAYLOAD_BYTES, payload.to_string())];
+        let logs = school.log_file(Stage::Mapper);
+        let logs = logs.parent().context("folder of the logs")?;
+        let mut process = Program::start("benches", &["bare-loop"], environment, logs)?;
+        bare.push(finish(&school, messages).await?.per_second);
+        process.kill().await?;
+    }
+    let ratios: Vec<f64> = mapper.iter().zip(&bare).map(|(mapper, bare)| mapper / bare).collect();
+    let what = format!("mapper over bare loop, median of {rounds} turns of {messages} messages");
+    Ok(vec![
+        Figure::new("P15", what, median(ratios)).at_least(0.7, 0.9),
+        Figure::new("P15", "mapper: messages a second", median(mapper)),
+        Figure::new("P15", format!("bare loop: messages a second, {payload} bytes each"), median(bare)),
+    ])
+}
+
+/// Has the producer store the raw records.
+async fn fill(school: &mut School, messages: u64) -> anyhow::Result<()> {
+    school.start(Stage::Producer)?;
+    e2e::eventually("raw records", PATIENCE, || async {
+        Ok((school.messages(RAW.name).await? >= messages).then_some(()))
+    })
+    .await?;
+    school.stage(Stage::Producer)?.kill().await
+}
+
+/// Empties the stream of commands, with its memory of message ids, and begins the raw records again.
+async fn anew(school: &School) -> anyhow::Result<()> {
+    let jetstream = school.broker.jetstream();
+    jetstream.delete_stream(COMMANDS.name).await?;
+    jetstream.get_stream(RAW.name).await?.delete_consumer(&mapper_consumer().name).await?;
+    bootstrap::apply(&school.broker, 1, Mode::Make).await?;
+    Ok(())
+}
+
+struct Run {
+    per_second: f64,
+    bytes_each: u64,
+}
+
+async fn finish(school: &School, messages: u64) -> anyhow::Result<Run> {
+    let state = e2e::eventually("commands", PATIENCE, || async {
+        let state = school.broker.jetstream().get_stream(COMMANDS.name).await?.cached_info().state.clone();
+        Ok((state.messages >= messages).then_some(state))
+    })
+    .await?;
+    let seconds = (state.last_timestamp - state.first_timestamp).as_seconds_f64();
+    Ok(Run { per_second: (state.messages - 1) as f64 / seconds, bytes_each: state.bytes / state.messages })
+}
+
+fn median(mut numbers: Vec<f64>) -> f64 {
+    numbers.sort_by(f64::total_cmp);
+    numbers.get(numbers.len() / 2).copied().unwrap_or_default()
+}
+
+/// Takes a message, publishes one, acks. Ends only by a signal.
+pub async fn bare_loop() -> anyhow::Result<()> {
+    let url = std::env::var(NATS_URL).context("NATS_URL")?;
+    let bytes: usize = std::env::var(PAYLOAD_BYTES).context("PAYLOAD_BYTES")?.parse()?;
+    let payload = bytes::Bytes::from(vec![b'x'; bytes]);
+    let jetstream = jetstream::new(async_nats::connect(url).await?);
+    let definition = mapper_consumer();
+    let consumer: PullConsumer =
+        jetstream.get_consumer_from_stream(&definition.name, definition.stream).await?;
+    let mut messages = consumer
+        .stream()
+        .max_messages_per_batch(1)
+        .expires(Duration::from_secs(30))
+        .heartbeat(Duration::from_secs(10))
+        .messages()
+        .await?;
+    while let Some(message) = messages.next().await {
+        let message = message?;
+        let record = schemas::subjects::record_of(&message.subject).context("record of the subject")?;
+        let mut headers = HeaderMap::new();
+        headers.insert(async_nats::header::NATS_MESSAGE_ID, record.to_string().as_str());
+        let subject = schemas::subjects::command(record.id, record);
+        jetstream.publish_with_headers(subject, headers, payload.clone()).await?.await?;
+        message.ack().await.map_err(|error| anyhow::anyhow!("ack: {error}"))?;
+    }
+    Ok(())
+}
