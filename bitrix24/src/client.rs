@@ -249,7 +249,9 @@ impl Client {
             tokio::pin!(changed);
             // Registered before looking, so that no change in between is missed.
             changed.as_mut().enable();
-            let until = match self.lock().reserve(&work) {
+            // Its own statement: a guard in the `match` would live through the arms, which lock again.
+            let reserved = self.lock().reserve(&work);
+            let until = match reserved {
                 Ok(()) => return Ok(Hold { shared: &self.shared, work, settled: false }),
                 Err(NotReady { method, wait }) => {
                     if Instant::now() >= deadline {

@@ -9,7 +9,6 @@ use chrono::{DateTime, FixedOffset};
 use futures::{StreamExt, stream};
 use runtime::{Delivery, Inbox, PublishError, Verdict};
 use schemas::{Entity, RecordId, RecordRef, StatusSettled};
-use tokio::runtime::Handle;
 
 use crate::allowance::unless_stopped;
 use crate::config::StatusFields;
@@ -38,12 +37,7 @@ impl Tools {
         if deliveries.is_empty() {
             return;
         }
-        let settler = Arc::clone(&self.settler);
-        let settling = move || Handle::current().block_on(settle_all(&settler, deliveries));
-        // On one thread, as the compiler cannot tell that the future may change threads.
-        if tokio::task::spawn_blocking(settling).await.is_err() {
-            tracing::error!("Settling deliveries panicked; they come again");
-        }
+        settle_all(&self.settler, deliveries).await;
     }
 
     /// Turns portal time into real time.
