@@ -90,6 +90,11 @@ impl Gate {
         }
     }
 
+    /// Tells whether workers are held.
+    pub fn is_closed(&self) -> bool {
+        self.lock().closed_because().is_some()
+    }
+
     /// Notes that otmechalka answered about a record.
     pub fn answered(&self, kind: Kind) {
         self.change(|far_side| far_side.answered(kind));

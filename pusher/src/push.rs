@@ -299,6 +299,9 @@ impl Push {
         let held = tokio::time::Instant::now();
         let mut had_unknown_outcome = false;
         loop {
+            if self.gate.is_closed() {
+                task.delivery.not_to_blame().await?;
+            }
             let admitted = self.gate.admit(self.broker.stopping());
             let Ok(permit) = tokio::time::timeout_at(held + HOLD, admitted).await else {
                 return Err(Halt::GiveBack("otmechalka is unwell"));

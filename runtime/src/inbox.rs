@@ -59,6 +59,8 @@ pub struct Delivery {
     pub stream: String,
     progress: Arc<Progress>,
     keep_alive: tokio::task::JoinHandle<()>,
+    attempts: Bucket,
+    attempt_key: String,
 }
 
 struct Progress {
@@ -74,14 +76,26 @@ impl Drop for Delivery {
 }
 
 impl Delivery {
-    fn new(message: Message) -> Option<Delivery> {
+    fn new(message: Message, consumer: &str, attempts: &Bucket) -> Option<Delivery> {
         let info = message.info().ok()?;
         let (sequence, deliveries, pending) =
             (info.stream_sequence, info.delivered.max(1) as u64, info.pending);
         let stream = info.stream.to_string();
         let progress = Arc::new(Progress { origin: Instant::now(), heard_ms: AtomicU64::new(0) });
         let keep_alive = tokio::spawn(report_progress(message.clone(), Arc::clone(&progress)));
-        Some(Delivery { message, sequence, deliveries, pending, stream, progress, keep_alive })
+        let attempt_key = format!("{consumer}.{sequence}");
+        let attempts = attempts.clone();
+        Some(Delivery {
+            message,
+            sequence,
+            deliveries,
+            pending,
+            stream,
+            progress,
+            keep_alive,
+            attempts,
+            attempt_key,
+        })
     }
 
     /// Returns the subject.
@@ -116,6 +130,12 @@ impl Delivery {
     pub fn is_still_ours(&self) -> bool {
         let heard = Duration::from_millis(self.progress.heard_ms.load(Ordering::Relaxed));
         self.progress.origin.elapsed().saturating_sub(heard) < ACK_WAIT
+    }
+
+    /// Notes that the stage only holds the message while something else is unwell: if it is killed
+    /// meanwhile, that does not count against the message.
+    pub async fn not_to_blame(&self) -> Result<(), BrokerError> {
+        if self.deliveries > 1 { self.attempts.delete(&self.attempt_key).await } else { Ok(()) }
     }
 
     fn headers(&self) -> Vec<(String, String)> {
@@ -194,7 +214,7 @@ impl Inbox {
             match waited {
                 Ok(Some(Ok(message))) => {
                     self.last_delivery = Instant::now();
-                    if let Some(delivery) = Delivery::new(message) {
+                    if let Some(delivery) = Delivery::new(message, &self.definition.name, &self.attempts) {
                         return Some(delivery);
                     }
                 }
@@ -218,7 +238,7 @@ impl Inbox {
             match self.messages.as_mut()?.next().now_or_never()?? {
                 Ok(message) => {
                     self.last_delivery = Instant::now();
-                    if let Some(delivery) = Delivery::new(message) {
+                    if let Some(delivery) = Delivery::new(message, &self.definition.name, &self.attempts) {
                         return Some(delivery);
                     }
                 }
@@ -286,17 +306,13 @@ impl Inbox {
         if unfinished >= MAX_UNFINISHED {
             return Ok(false);
         }
-        self.attempts.put(&self.attempt_key(delivery), Bytes::from((unfinished + 1).to_string())).await?;
+        self.attempts.put(&delivery.attempt_key, Bytes::from((unfinished + 1).to_string())).await?;
         Ok(true)
     }
 
     async fn unfinished(&self, delivery: &Delivery) -> Result<u64, BrokerError> {
-        let stored = self.attempts.get(&self.attempt_key(delivery)).await?;
+        let stored = self.attempts.get(&delivery.attempt_key).await?;
         Ok(stored.and_then(|(value, _)| std::str::from_utf8(&value).ok()?.parse().ok()).unwrap_or(0))
-    }
-
-    fn attempt_key(&self, delivery: &Delivery) -> String {
-        format!("{}.{}", self.definition.name, delivery.sequence)
     }
 
     /// Does what a verdict says. After an error the message will come again.
@@ -331,7 +347,7 @@ impl Inbox {
     /// Has a delivery come again whose handler panicked; the count of unfinished deliveries stands.
     pub async fn return_after_panic(&self, delivery: Delivery) -> Result<(), BrokerError> {
         if delivery.deliveries <= 1 {
-            self.attempts.put(&self.attempt_key(&delivery), Bytes::from_static(b"1")).await?;
+            self.attempts.put(&delivery.attempt_key, Bytes::from_static(b"1")).await?;
         }
         acknowledge(&delivery.message, AckKind::Nak(Some(PANIC_PAUSE))).await
     }
@@ -395,9 +411,7 @@ impl Inbox {
     }
 
     async fn finish(&self, delivery: Delivery, kind: AckKind) -> Result<(), BrokerError> {
-        if delivery.deliveries > 1 {
-            self.attempts.delete(&self.attempt_key(&delivery)).await?;
-        }
+        delivery.not_to_blame().await?;
         acknowledge(&delivery.message, kind).await
     }
 

@@ -123,6 +123,17 @@ async fn bootstrap_makes_everything_once_and_names_drift_without_changing_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_raw_stream_made_again_numbers_its_versions_above_the_old_ones() {
+    let bench = Bench::bootstrapped().await;
+    let before = bench.publish_contact(1, "a").await;
+    assert_eq!(before, 1);
+    bench.broker.jetstream().delete_stream(RAW.name).await.unwrap();
+    let made = bootstrap::apply(&bench.broker, 1, Mode::Make).await.unwrap();
+    assert_eq!(made.iter().filter(|finding| matches!(finding, Finding::Made { .. })).count(), 2, "{made:?}");
+    assert!(bench.publish_contact(1, "b").await > 1_000_000_000);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_stage_waits_for_bootstrap() {
     let bench = Bench::bare().await;
     let broker = bench.broker.clone();
