@@ -36,6 +36,9 @@ pub enum Verb {
         listen: String,
         /// Host and port to carry on to
         to: String,
+        /// Host and port of a neighbour without whom there is no use in going on
+        #[arg(long)]
+        beside: Option<String>,
     },
     /// Ends the programs of an `up` that was killed; started by `up` itself.
     #[command(hide = true)]

@@ -52,7 +52,7 @@ fn start(command_line: &CommandLine) -> Result<Exit, Failure> {
             Verb::Bootstrap(arguments) => bootstrap::run(&environment, arguments).await,
             Verb::Doctor(arguments) => doctor::run(&environment, arguments).await,
             Verb::Probe { address } => Ok(wire::probe(address).await),
-            Verb::Forward { listen, to } => wire::forward(listen, to).await,
+            Verb::Forward { listen, to, beside } => wire::forward(listen, to, beside.as_deref()).await,
             Verb::Reap { lock } => Ok(up::reap(lock)),
         }
     })

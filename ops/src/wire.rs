@@ -17,22 +17,43 @@ pub async fn probe(address: &str) -> Exit {
     }
 }
 
+/// Pause between two looks at the neighbour.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
+
+/// Looks in a row at which a neighbour may be missing: it may just be starting.
+const MOST_MISSES: u32 = 4;
+
 /// Carries every connection on to another address until the process ends.
 ///
 /// Webhooks and tokens go over plain HTTP to loopback only, so the doubles in other containers have to be there too.
-pub async fn forward(listen: &str, to: &str) -> Result<Exit, Failure> {
+/// A container that was started again has a new loopback. So this ends when the neighbour it serves is no longer to
+/// be found beside it, and is started again beside the new one.
+pub async fn forward(listen: &str, to: &str, neighbour: Option<&str>) -> Result<Exit, Failure> {
     let listener = TcpListener::bind(listen)
         .await
         .map_err(|error| Failure::environment(format!("Cannot listen at {listen}: {error}")))?;
     let mut signals = crate::signals::Signals::listen()?;
+    let alone = is_left_alone(neighbour);
+    tokio::pin!(alone);
     loop {
         tokio::select! {
             () = signals.next() => return Ok(Exit::Fine),
+            () = &mut alone => return Err(Failure::trouble("The neighbour is gone.")),
             accepted = listener.accept() => {
                 let (near, _) = accepted.map_err(|error| Failure::trouble(format!("Cannot accept: {error}")))?;
                 tokio::spawn(carry(near, to.to_owned()));
             }
         }
+    }
+}
+
+/// Comes back when the neighbour has been missing for a while.
+async fn is_left_alone(neighbour: Option<&str>) {
+    let Some(neighbour) = neighbour else { return std::future::pending().await };
+    let mut misses = 0;
+    while misses < MOST_MISSES {
+        tokio::time::sleep(LOOK_AGAIN).await;
+        misses = if probe(neighbour).await == Exit::Fine { 0 } else { misses + 1 };
     }
 }
 
