@@ -79,8 +79,7 @@ impl Task {
     /// Returns the least number of requests.
     fn least(self, scale: Scale) -> u64 {
         match self {
-            // A full last page does not say that it is the last: its absence costs no request of its own here.
-            Task::List => self.amount(scale).div_ceil(2_500),
+            Task::List => least::requests(least::list_commands(self.amount(scale))),
             Task::Rows => 1,
             Task::Write => least::requests(self.amount(scale)),
         }

@@ -115,7 +115,7 @@ impl Pattern {
                 school.bitrix24.edit("contact", FIRST_CONTACT + index % RECORDS as u64, fields).await
             }
             _ => {
-                let payment = if index / 4 % 2 == 0 { "450" } else { "452" };
+                let payment = if (index / 4).is_multiple_of(2) { "450" } else { "452" };
                 let fields = json!({ "UF_CRM_1490347942": payment });
                 school.bitrix24.edit("deal", FIRST_DEAL + index % RECORDS as u64, fields).await
             }

@@ -27,7 +27,7 @@ pub fn seconds(requests: u64) -> f64 {
 }
 
 /// Returns the pages of a list; a full page does not tell that it is the last one.
-fn list_commands(rows: u64) -> u64 {
+pub fn list_commands(rows: u64) -> u64 {
     rows / ROWS_PER_COMMAND + 1
 }
 
