@@ -169,7 +169,7 @@ impl Bench {
     }
 
     pub async fn messages(&self) -> u64 {
-        self.broker.jetstream().get_stream(RAW.name).await.unwrap().cached_info().state.last_sequence
+        self.broker.jetstream().get_stream(RAW.name).await.unwrap().cached_info().state.messages
     }
 
     pub async fn newest(&self, record: RecordRef) -> Option<(Envelope, RecordChanged)> {
@@ -181,8 +181,9 @@ impl Bench {
     /// Returns all events in the order of the stream.
     pub async fn events(&self) -> Vec<(Envelope, RecordChanged)> {
         let stream = self.broker.stream(RAW.name).await.unwrap();
+        let state = self.broker.jetstream().get_stream(RAW.name).await.unwrap().cached_info().state.clone();
         let mut events = Vec::new();
-        for sequence in 1..=self.messages().await {
+        for sequence in state.first_sequence..=state.last_sequence {
             let message = stream.direct_get(sequence).await.unwrap();
             let stored = StoredMessage {
                 sequence,

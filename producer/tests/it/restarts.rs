@@ -69,7 +69,7 @@ async fn a_deleted_cache_costs_nothing_but_lookups() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_cache_ahead_of_its_stream_skips_nothing() {
+async fn a_cache_of_another_stream_skips_nothing() {
     let mut bench = Bench::plain(20, 0).await;
     bench.start_producer();
     bench.settles_at(20).await;
