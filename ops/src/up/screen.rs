@@ -38,10 +38,8 @@ impl Screen {
     /// Says something that stays.
     pub fn say(&self, text: &str) {
         match self {
-            Screen::Bars { all, .. } => {
-                // Without a terminal any more there is nobody to tell.
-                let _gone = all.println(text);
-            }
+            // Printed by ourselves, so that a long line is wrapped and can be copied whole.
+            Screen::Bars { all, .. } => all.suspend(|| print_line(text)),
             Screen::Lines(_) => print_line(text),
         }
     }
@@ -73,7 +71,8 @@ impl Screen {
 
     /// Takes the bars away.
     pub fn clear(&self) {
-        if let Screen::Bars { all, .. } = self {
+        if let Screen::Bars { all, bars } = self {
+            bars.iter().for_each(ProgressBar::finish_and_clear);
             let _gone = all.clear();
         }
     }
