@@ -66,8 +66,8 @@ impl Figure {
         let demand = match self.demand {
             Demand::None => String::new(),
             Demand::AtMost { demand: 0.0, .. } => "0".to_owned(),
-            Demand::AtMost { demand, stretch } => format!("≤ {} ({})", number(demand), number(stretch)),
-            Demand::AtLeast { demand, stretch } => format!("≥ {} ({})", number(demand), number(stretch)),
+            Demand::AtMost { demand, stretch } => demanded('≤', demand, stretch),
+            Demand::AtLeast { demand, stretch } => demanded('≥', demand, stretch),
         };
         let ratio = self.least.filter(|least| *least > 0.0).map(|least| self.measured / least);
         [
@@ -80,6 +80,11 @@ impl Figure {
             self.verdict(),
         ]
     }
+}
+
+fn demanded(sign: char, demand: f64, stretch: f64) -> String {
+    let better = if stretch == demand { String::new() } else { format!(" ({})", number(stretch)) };
+    format!("{sign} {}{better}", number(demand))
 }
 
 fn verdict(measured: f64, demand: f64, stretch: f64, holds: impl Fn(f64, f64) -> bool) -> String {

@@ -57,6 +57,7 @@ async fn sync(contacts: u64, deals: u64, otmechalka: &[&str]) -> anyhow::Result<
     let (mut school, portal) = portal::open(builder, &[("crm.*.update", UPDATE)]).await?;
     let started = portal::start_stages(&mut school, &portal).await?;
     let ended = portal.statuses_written(contacts + deals, PATIENCE).await?;
+    portal::show_warnings(&school)?;
     let counts = portal.counts().await?;
     Ok(Synced { counts, seconds: ended - started, written_twice: portal::written_twice(&portal).await? })
 }

@@ -35,6 +35,7 @@ pub async fn measure(scale: Scale, with_changes: bool) -> anyhow::Result<Vec<Fig
             .at_most(2.0 * polls + 2.0, polls + 1.0),
         Figure::new("P9", "updates in them", quiet.statuses as f64).none_allowed(),
     ];
+    portal::show_warnings(&school)?;
     if with_changes {
         figures.extend(busy(&school, &portal, seconds).await?);
     }

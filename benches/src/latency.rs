@@ -51,6 +51,7 @@ pub async fn measure(scale: Scale) -> anyhow::Result<Vec<Figure>> {
         ensure!(last_edit.elapsed() < PATIENCE, "some edits got no status");
     }
 
+    portal::show_warnings(&school)?;
     let created = created(&school).await?;
     let mut to_otmechalka = Vec::new();
     let mut to_status = Vec::new();
@@ -71,7 +72,7 @@ fn describe(what: &str, seconds: &mut [f64], slack: f64) -> Vec<Figure> {
     let what =
         |part: &str| format!("{what}, seconds, {part} of {} (P = {POLL} s, lag {LAG} s)", seconds.len());
     vec![
-        Figure::new("P11", what("95 %"), at(0.95)).least(LAG + 0.95 * POLL).at_most(demand, POLL + LAG + 1.0),
+        Figure::new("P11", what("95 %"), at(0.95)).least(LAG + 0.95 * POLL).at_most(demand, demand),
         Figure::new("P11", what("median"), at(0.5)).least(LAG + 0.5 * POLL),
         Figure::new("P11", what("slowest"), at(1.0)).least(LAG + POLL),
     ]

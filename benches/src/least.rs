@@ -46,11 +46,16 @@ impl Computing {
         ((updates as f64 * self.each - self.limit) * WINDOW / self.limit).max(0.0)
     }
 
+    /// Returns the updates that fit into the limit. The portal looks at the sum before a command, so the last one may
+    /// cross the line.
+    pub fn per_window(self) -> u64 {
+        (self.limit / self.each).ceil().max(1.0) as u64
+    }
+
     /// Returns the seconds that updates need as the limit really comes back: all that was spent at once comes back at
     /// once, ten minutes later. What is spent last takes at least one request.
     pub fn by_windows(self, updates: u64) -> f64 {
-        // The portal looks at the sum before a command, so the last one may cross the line.
-        let per_window = (self.limit / self.each).ceil().max(1.0) as u64;
+        let per_window = self.per_window();
         let waits = updates.div_ceil(per_window).saturating_sub(1);
         let rest = (updates - waits * per_window).min(COMMANDS_PER_REQUEST);
         waits as f64 * WINDOW + rest as f64 * self.each
@@ -76,7 +81,7 @@ mod tests {
     #[test]
     fn computing_time_comes_back_in_windows() {
         let computing = Computing { limit: 480.0, each: 0.3 };
-        assert_eq!(computing.bound(4_800), 1_200.0);
+        assert_eq!((computing.per_window(), computing.bound(4_800)), (1_600, 1_200.0));
         assert_eq!(computing.by_windows(4_800), 1_215.0);
         assert_eq!(computing.by_windows(4_801), 1_800.3);
         assert_eq!(computing.by_windows(100), 15.0);

@@ -41,6 +41,9 @@ enum Own {
     /// The loop that the mapper is measured beside; started by P15.
     #[command(hide = true)]
     BareLoop,
+    /// The shell of the stages around nothing; started by P15.
+    #[command(hide = true)]
+    ShellLoop,
 }
 
 /// How much to measure, and how fast portals with a fast clock run.
@@ -77,8 +80,10 @@ const RUNS: [(&str, &[&str]); 7] = [
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
-    if let Some(Own::BareLoop) = arguments.own {
-        return stage_loop::bare_loop().await;
+    match arguments.own {
+        Some(Own::BareLoop) => return stage_loop::bare_loop().await,
+        Some(Own::ShellLoop) => return stage_loop::shell_loop().await,
+        None => {}
     }
     ensure!(arguments.slower >= 1.0, "--slower is a factor of at least 1");
     let wanted = wanted(&arguments.figures)?;

@@ -36,6 +36,7 @@ async fn peaks(scale: Scale, records: u64) -> anyhow::Result<Vec<f64>> {
     portal::start_stages(&mut school, &portal).await?;
     portal.statuses_written(records, PATIENCE).await?;
     school.after_polls(2).await?;
+    portal::show_warnings(&school)?;
     let peak = |stage: Stage| {
         let kib = machine::peak_memory_kib(stage.program());
         Ok(kib.with_context(|| format!("memory of {}", stage.program()))? as f64 / 1024.0)

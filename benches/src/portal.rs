@@ -9,6 +9,9 @@ use e2e::{School, SchoolBuilder, Stage};
 use schemas::streams::consumers;
 use serde_json::{Value, json};
 
+/// Warnings shown of one run.
+const MOST_WARNINGS: usize = 10;
+
 /// The administrator's side of the simulated portal, as far as `e2e` does not need it.
 pub struct Portal {
     http: reqwest::Client,
@@ -151,6 +154,21 @@ pub async fn start_stages(school: &mut School, portal: &Portal) -> anyhow::Resul
     let now = portal.now().await?;
     school.start(Stage::Producer)?;
     Ok(now)
+}
+
+/// Prints what the stages warned of, once each: a figure with a warning behind it deserves a second look.
+pub fn show_warnings(school: &School) -> anyhow::Result<()> {
+    let logs = school.logs()?;
+    let lines = logs.lines().filter(|line| line.contains(" WARN ") || line.contains(" ERROR "));
+    let mut counts: BTreeMap<&str, u64> = BTreeMap::new();
+    for line in lines.filter(|line| !line.contains("Waiting for")) {
+        // Without the time in front.
+        *counts.entry(line.split_once(' ').map_or(line, |(_, rest)| rest.trim())).or_default() += 1;
+    }
+    for (line, count) in counts.iter().take(MOST_WARNINGS) {
+        eprintln!("  {count} x {line}");
+    }
+    Ok(())
 }
 
 /// Waits until every consumer has somebody who asks it for messages.

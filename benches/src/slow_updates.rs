@@ -19,6 +19,7 @@ pub async fn measure(scale: Scale) -> anyhow::Result<Vec<Figure>> {
     let (mut school, portal) = portal::open(builder, &costs).await?;
     portal::start_stages(&mut school, &portal).await?;
     portal.statuses_written(2 * each, patience).await?;
+    portal::show_warnings(&school)?;
     let counts = portal.counts().await?;
     let what = format!("{each} contacts of {CONTACT_UPDATE} s, {each} deals of {DEAL_UPDATE} s");
     Ok(vec![
