@@ -7,8 +7,8 @@ use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PullConsumer, pu
 use async_nats::jetstream::kv;
 use async_nats::jetstream::stream::{Config as StreamConfig, DiscardPolicy, RetentionPolicy, StorageType};
 use schemas::streams::{
-    ACK_WAIT, BUCKETS, BucketDefinition, ConsumerDefinition, DUPLICATE_WINDOW, RAW, RESULTS, STREAMS,
-    StreamDefinition, consumers,
+    ACK_WAIT, BUCKETS, BucketDefinition, COMMANDS, ConsumerDefinition, DUPLICATE_WINDOW, RAW, RESULTS,
+    STATUSES, STREAMS, StreamDefinition, consumers,
 };
 
 use crate::broker::{Broker, BrokerError};
@@ -78,7 +78,7 @@ async fn apply_stream(
             if mode == Mode::Look {
                 return Ok(Finding::Missing { what });
             }
-            let wanted = StreamConfig { first_sequence: first_sequence(broker, declared).await, ..wanted };
+            let wanted = StreamConfig { first_sequence: first_sequence(broker, declared).await?, ..wanted };
             broker
                 .jetstream()
                 .create_stream(wanted)
@@ -95,11 +95,20 @@ async fn apply_stream(
 /// The raw stream's numbers order all versions for ever. Made again beside results of its predecessor, it must not
 /// begin with 1, or every new version would look older than those. The seconds of the clock are ahead of any count of
 /// records so far.
-async fn first_sequence(broker: &Broker, declared: &StreamDefinition) -> Option<u64> {
-    if declared.name != RAW.name || broker.jetstream().get_stream(RESULTS.name).await.is_err() {
-        return None;
+async fn first_sequence(broker: &Broker, declared: &StreamDefinition) -> Result<Option<u64>, BrokerError> {
+    if declared.name != RAW.name {
+        return Ok(None);
     }
-    u64::try_from(chrono::Utc::now().timestamp()).ok()
+    for follower in [COMMANDS, RESULTS, STATUSES] {
+        match broker.jetstream().get_stream(follower.name).await {
+            Ok(_) => return Ok(u64::try_from(chrono::Utc::now().timestamp()).ok()),
+            Err(error) if is_not_found(&error) => {}
+            Err(error) => {
+                return Err(BrokerError::unavailable(format!("look for stream {}", follower.name), error));
+            }
+        }
+    }
+    Ok(None)
 }
 
 fn is_not_found(error: &async_nats::jetstream::context::GetStreamError) -> bool {

@@ -31,16 +31,7 @@ enum Credentials {
 impl NatsSettings {
     /// Reads `NATS_URL`, `NATS_USER` with `NATS_PASSWORD`, or `NATS_NKEY_SEED`, and `NATS_CA_FILE`.
     pub fn read(reader: &Reader<'_>) -> Option<NatsSettings> {
-        let servers = reader.required(
-            "NATS_URL",
-            "one or several NATS addresses, comma separated, without user or password",
-            "nats://127.0.0.1:4222",
-            |text| {
-                let servers: Option<Vec<async_nats::ServerAddr>> =
-                    text.split(',').map(|part| part.trim().parse().ok()).collect();
-                servers.filter(|all| all.iter().all(|server| !server.has_user_pass()))
-            },
-        );
+        let servers = read_servers(reader);
         let user = reader.optional_text("NATS_USER");
         let password = reader.optional_secret("NATS_PASSWORD", "a password", "…", |_| true);
         let seed =
@@ -70,6 +61,19 @@ impl NatsSettings {
         let server = url.parse().map_err(|_| BrokerError::Address)?;
         Ok(NatsSettings { servers: vec![server], credentials: Credentials::None, ca_file: None })
     }
+}
+
+fn read_servers(reader: &Reader<'_>) -> Option<Vec<async_nats::ServerAddr>> {
+    let (name, example) = ("NATS_URL", "nats://127.0.0.1:4222");
+    let expected = "one or several NATS addresses, comma separated, without user, password or token";
+    // Not shown: what stands before an `@` is a secret.
+    if reader.optional_text(name).is_some_and(|text| text.contains('@')) {
+        reader.problem(name, "an address with a user, password or token (not shown)", expected, example);
+        return None;
+    }
+    reader.required(name, expected, example, |text| {
+        text.split(',').map(|part| part.trim().parse().ok()).collect()
+    })
 }
 
 /// NATS could not do what was asked.
@@ -431,5 +435,23 @@ impl Bucket {
                 keys.try_collect().await.map_err(|error| error.to_string())
             })
             .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::Source;
+
+    #[test]
+    fn a_password_in_the_address_is_refused_and_not_shown() {
+        for url in ["nats://rollcall:hunter2@nats:4222", "nats://hunter2@nats:4222", "nats://a:1,nats://x:hunter2@b:2"] {
+            let source = Source::new([("NATS_URL".to_owned(), url.to_owned())]);
+            let reader = Reader::new(&source);
+            let settings = NatsSettings::read(&reader);
+            let error = reader.finish(|| settings.map(|_| ())).unwrap_err();
+            let text = format!("{error} {error:?}");
+            assert!(text.contains("NATS_URL") && !text.contains("hunter2"), "{text}");
+        }
     }
 }

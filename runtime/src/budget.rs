@@ -35,6 +35,12 @@ const MARGIN: f64 = 2.0;
 /// Requests that backfill leaves to live work.
 const LIVE_RESERVE: f64 = 6.0;
 
+/// Difference between the clocks of processes that is nothing to worry about.
+const SKEW: chrono::Duration = chrono::Duration::seconds(2);
+
+/// Pause after a write to the bucket that failed otherwise than by a lost race.
+const FAILED_PAUSE: Duration = Duration::from_secs(1);
+
 /// The state of the bucket, as all processes see it.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Level {
@@ -50,10 +56,16 @@ impl Level {
         Level { level: 0.0, at: now }
     }
 
+    /// Returns the level as of now where it was noted by a clock that has been set back since.
+    ///
+    /// Nothing would drain until the clock had caught up, which may be an hour.
+    fn noted_in_the_future(self, now: DateTime<Utc>) -> Option<Level> {
+        (self.at - now > SKEW).then_some(Level { level: self.level, at: now })
+    }
+
     /// Adds one request, or says how long to wait before asking again.
     pub fn take(self, size: BucketSize, lane: Lane, now: DateTime<Utc>) -> Result<Level, Duration> {
         let leak = size.leak_per_second * size.clock_speed;
-        // A clock that went back drains nothing.
         let elapsed = (now - self.at).to_std().unwrap_or(Duration::ZERO).as_secs_f64();
         let level = (self.level - elapsed * leak).max(0.0);
         let reserve = if lane == Lane::Backfill { LIVE_RESERVE } else { 0.0 };
@@ -92,16 +104,26 @@ impl SharedBudget {
                 }
                 None => (Level::empty(now), None),
             };
-            let wait = match level.take(self.size, lane, now) {
-                Ok(taken) => {
-                    let value = Bytes::from(serde_json::to_vec(&taken).unwrap_or_default());
-                    match self.bucket.compare_and_put(KEY, value, revision).await {
-                        Ok(_) => return Ok(()),
-                        // Another process took one at the same time.
-                        Err(_) => jitter(Duration::from_millis(10)),
-                    }
+            let (next, wait) = match (level.noted_in_the_future(now), level.take(self.size, lane, now)) {
+                (Some(corrected), _) => (corrected, Some(Duration::ZERO)),
+                (None, Ok(taken)) => (taken, None),
+                (None, Err(wait)) => {
+                    self.broker.pause(wait).await?;
+                    continue;
                 }
-                Err(wait) => wait,
+            };
+            let value = Bytes::from(serde_json::to_vec(&next).unwrap_or_default());
+            let wait = match (self.bucket.compare_and_put(KEY, value, revision).await, wait) {
+                (Ok(_), None) => return Ok(()),
+                (Ok(_), Some(wait)) => wait,
+                // Another process took one at the same time.
+                (Err(BrokerError::Conflict { .. }), _) => jitter(Duration::from_millis(10)),
+                (Err(error), _) => {
+                    tracing::warn!(
+                        "No request to Bitrix24 can be booked: {error}. If the disk of NATS is full, make room"
+                    );
+                    FAILED_PAUSE
+                }
             };
             self.broker.pause(wait).await?;
         }
@@ -132,6 +154,16 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_clock_set_back_by_an_hour_stops_nothing() {
+        let now = Utc::now();
+        let full = Level { level: 48.0, at: now + chrono::Duration::hours(1) };
+        let corrected = full.noted_in_the_future(now).unwrap();
+        assert_eq!(corrected.noted_in_the_future(now), None);
+        assert!(corrected.take(SIZE, Lane::Live, now).is_err());
+        assert!(corrected.take(SIZE, Lane::Live, now + chrono::Duration::seconds(1)).is_ok());
     }
 
     #[test]

@@ -70,14 +70,16 @@ impl<V: Serialize + DeserializeOwned> DiskCache<V> {
     fn with<T>(&self, call: impl FnOnce(&sled::Db) -> sled::Result<T>) -> Option<T> {
         let mut slot = self.database.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let database = slot.as_ref()?;
-        match guarded(|| Some(call(database)))? {
-            Ok(value) => Some(value),
-            Err(error) => {
-                tracing::warn!("Giving up the local cache at {}: {}", self.path.display(), kind(&error));
-                *slot = None;
-                None
-            }
-        }
+        let reason = match guarded(|| Some(call(database))) {
+            Some(Ok(value)) => return Some(value),
+            Some(Err(error)) => kind(&error),
+            None => "it panicked",
+        };
+        tracing::warn!("Giving up the local cache at {}: {reason}", self.path.display());
+        *slot = None;
+        // What is left on disk falls behind from here on, so the next start must not trust it.
+        discard(&self.path);
+        None
     }
 }
 

@@ -129,7 +129,10 @@ pub fn main<S: Stage>() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     logs::init(settings.log_format);
-    runtime.block_on(run::<S>(settings, config))
+    let code = runtime.block_on(run::<S>(settings, config));
+    // A name lookup that hangs on its thread must not keep the process.
+    runtime.shutdown_background();
+    code
 }
 
 const USAGE: &str = "Usage: STAGE [check | health | --version | --help]\n\n\

@@ -64,7 +64,8 @@ pub const RESULTS: StreamDefinition = StreamDefinition {
     name: "CRM_RESULT",
     description: "Outcome of each version of each record",
     subjects: &["crm.result.*.*.*"],
-    max_age: Duration::from_secs(30 * 24 * 60 * 60),
+    // The memory of what was done must outlive whatever could be delivered again.
+    max_age: Duration::from_secs(100 * 24 * 60 * 60),
     max_bytes: 1 << 30,
     schedules: false,
     append_only: false,
@@ -75,7 +76,8 @@ pub const STATUSES: StreamDefinition = StreamDefinition {
     name: "B24_STATUS",
     description: "Statuses settled in Bitrix24",
     subjects: &["b24.status.*.*.*"],
-    max_age: Duration::from_secs(30 * 24 * 60 * 60),
+    // The memory of what was written must outlive whatever could be delivered again.
+    max_age: Duration::from_secs(100 * 24 * 60 * 60),
     max_bytes: 1 << 30,
     schedules: false,
     append_only: false,
