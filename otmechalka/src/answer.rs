@@ -64,8 +64,18 @@ pub(crate) fn read(answer: Answer, operation: Operation, absence: Absence) -> Re
     match status {
         200..=299 => success(body, operation, status).map(Some),
         404 => not_found(body, operation, absence),
-        400..=499 => Err(Error::Refused { operation, status, refusal: Refusal::read(status, body) }),
+        400..=499 => Err(refused(body, operation, status)),
         _ => Err(Error::Garbled { operation, status, what: "not one otmechalka gives" }),
+    }
+}
+
+/// Reads a refusal, which otmechalka words in JSON; a page is a proxy's and says nothing about the record.
+fn refused(body: &[u8], operation: Operation, status: u16) -> Error {
+    match serde_json::from_slice::<Value>(body) {
+        Ok(value) if value.is_object() || value.is_array() => {
+            Error::Refused { operation, status, refusal: Refusal::from_json(status, &value) }
+        }
+        _ => Error::Garbled { operation, status, what: "no JSON object or array" },
     }
 }
 
@@ -227,6 +237,23 @@ mod tests {
             let error = check(Call::CreateClient, status, r#"{"detail": "нет"}"#).expect_err("no success");
             assert!(matches!(error.class(), ErrorClass::Refused { .. }), "{status}");
         }
+    }
+
+    #[test]
+    fn a_refusal_is_believed_only_in_json() {
+        for (status, body) in [
+            (400, "<html><title>400 Bad Request</title></html>"),
+            (405, ""),
+            (409, "null"),
+            (413, "Request Entity Too Large"),
+            (422, "\"нет\""),
+        ] {
+            let error = check(Call::CreateClient, status, body).expect_err("no success");
+            assert_eq!(error.class(), ErrorClass::Transient, "{status}");
+            assert!(error.outcome_unknown(), "{status}");
+        }
+        let error = check(Call::CreateClient, 400, r#"["нет"]"#).expect_err("no success");
+        assert!(matches!(error.class(), ErrorClass::Refused { .. }));
     }
 
     #[test]

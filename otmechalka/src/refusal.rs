@@ -25,14 +25,6 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    /// Reads an answer's body, whatever its form.
-    pub(crate) fn read(status: u16, body: &[u8]) -> Self {
-        match serde_json::from_slice::<Value>(body) {
-            Ok(value) => Self::from_json(status, &value),
-            Err(_) => Self::from_messages(status, vec![(String::new(), page_text(body))]),
-        }
-    }
-
     /// Reads a body that is JSON.
     pub(crate) fn from_json(status: u16, value: &Value) -> Self {
         let mut messages = Vec::new();
@@ -174,21 +166,6 @@ fn is_field_name(key: &str) -> bool {
     (1..=40).contains(&key.len()) && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
 }
 
-/// Takes the title of a page, or the text of anything else.
-fn page_text(body: &[u8]) -> String {
-    let text = String::from_utf8_lossy(body);
-    let lower = text.to_ascii_lowercase();
-    let title = lower.find("<title>").map(|at| at + "<title>".len()).and_then(|start| {
-        let end = start + lower.get(start..)?.find("</title>")?;
-        text.get(start..end)
-    });
-    match title {
-        Some(title) => title.to_owned(),
-        None if text.contains('\u{fffd}') => String::new(),
-        None => text.into_owned(),
-    }
-}
-
 /// Makes text safe to show: no markup, no control or invisible characters, single spaces.
 fn clean(text: &str) -> String {
     // Four times what is kept is enough to look at, however long the answer is.
@@ -273,14 +250,10 @@ mod tests {
         for body in [json!({}), json!(null), json!([]), json!({"phone": []}), json!({"detail": " \n "})] {
             check(&body, "отмечалка отклонила запись без объяснения (код 400)");
         }
-        let text = Refusal::read(400, b"\xff\xfe\x00garbage");
-        assert_eq!(text.text(), "отмечалка отклонила запись без объяснения (код 400)");
     }
 
     #[test]
-    fn pages_are_reduced_to_their_title_and_text_to_what_is_visible() {
-        let page = "<html><head><TITLE>400 Bad Request</TITLE></head><body>nginx</body></html>";
-        assert_eq!(Refusal::read(400, page.as_bytes()).text(), "400 Bad Request");
+    fn text_is_reduced_to_what_is_visible() {
         let hostile = json!({"detail": "a\u{1b}[31m<script>x</script>\u{202e}b\r\nc\u{0}&lt;b&gt;d 1 < 2"});
         check(&hostile, "a [31m x b c d 1 < 2");
     }
