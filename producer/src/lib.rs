@@ -8,6 +8,7 @@ mod entity;
 mod error;
 mod fingerprint;
 mod job;
+mod mirror;
 #[cfg(test)]
 mod model;
 mod poller;

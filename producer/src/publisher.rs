@@ -90,7 +90,7 @@ impl Publisher {
 
     /// Keeps what is news and makes messages of it.
     async fn decide(
-        &self,
+        &mut self,
         open: Vec<Candidate>,
         round: u32,
     ) -> Result<(Vec<Candidate>, Vec<Outgoing>), PollError> {

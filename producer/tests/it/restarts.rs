@@ -1,5 +1,7 @@
 //! Producers that are killed, and caches that are lost.
 
+use std::path::Path;
+
 use schemas::Entity;
 use serde_json::json;
 
@@ -66,6 +68,38 @@ async fn a_deleted_cache_costs_nothing_but_lookups() {
     bench.start_producer();
     eventually("the second first sync", || async { bench.polls(Entity::Deal).await >= 1 }).await;
     bench.settles_at(120).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cache_from_before_the_last_edit_hides_no_way_back() {
+    let mut bench = Bench::plain(0, 0).await;
+    let id = bench.create_contact("Анна").await;
+    bench.start_producer();
+    bench.shows_name(id, "Анна").await;
+    bench.stop_producer().await;
+    let old = bench.folder.path().join("old");
+    copy(&bench.state_dir(), &old);
+    bench.start_producer();
+    bench.edit_contact(id, json!({"NAME": "Вера"})).await;
+    bench.shows_name(id, "Вера").await;
+    bench.stop_producer().await;
+    std::fs::remove_dir_all(bench.state_dir()).unwrap();
+    std::fs::rename(&old, bench.state_dir()).unwrap();
+    bench.edit_contact(id, json!({"NAME": "Анна"})).await;
+    bench.start_producer();
+    bench.shows_name(id, "Анна").await;
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let to = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy(&entry.path(), &to);
+        } else {
+            std::fs::copy(entry.path(), to).unwrap();
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
