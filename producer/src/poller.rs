@@ -121,7 +121,11 @@ impl Poller {
         let lane = asked.iter().map(|(_, question)| self.lane(*question)).fold(Lane::Live, slower);
         let before = self.portal.client().stats().requests;
         let begun = Instant::now();
-        let answers = self.portal.ask_together(&asked, lane).await?;
+        let answers = match self.portal.ask_together(&asked, lane).await {
+            // Each alone may be small enough, or is read in smaller parts; the other is due by itself soon.
+            Err(PollError::Portal(bitrix24::Error::TooLarge { .. })) => return self.step(0, None).await,
+            answers => answers?,
+        };
         let questions: Vec<Question> = asked.iter().map(|(_, question)| *question).collect();
         // One request that served both is told of once.
         self.jobs[0].tally.requests += self.portal.client().stats().requests - before;

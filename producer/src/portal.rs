@@ -1,6 +1,6 @@
 //! Asking Bitrix24 for lists.
 
-use bitrix24::keyset::PAGE_ROWS;
+use bitrix24::keyset::{PAGE_ROWS, Row};
 use bitrix24::{Batch, ChainLength, Client, Lane, Listing, Time};
 use chrono::{DateTime, Offset, TimeZone};
 use chrono_tz::Tz;
@@ -11,6 +11,7 @@ use serde_json::{Map, json};
 use crate::entity::{CREATED, MODIFIED, Plan};
 use crate::error::PollError;
 use crate::record::{Ignored, Record, read_rows};
+use crate::trim::NEEDED;
 use crate::walk::{Answered, Moment, Question, whole_second};
 
 /// The portal, as long as the stage is not told to stop.
@@ -60,7 +61,7 @@ impl Portal {
         length: ChainLength,
         lane: Lane,
     ) -> Result<Pages, PollError> {
-        let listing = self.listing(plan, question);
+        let listing = self.listing(plan, question, plan.select);
         let mut length = length;
         loop {
             let batch = listing.chain(question.after, length)?;
@@ -72,12 +73,60 @@ impl Portal {
                     let rows = page.rows.into_iter().map(|row| row.raw).collect();
                     return pages(plan, question, rows, Answered { observed, next: page.next });
                 }
-                Err(PollError::Portal(error @ bitrix24::Error::TooLarge { .. })) => {
-                    length = ChainLength::try_new(length.pages() / 2).ok_or(error)?;
+                Err(PollError::Portal(bitrix24::Error::TooLarge { .. })) => {
+                    match ChainLength::try_new(length.pages() / 2) {
+                        Some(half) => length = half,
+                        None => return self.ask_for_few(plan, question, lane).await,
+                    }
                 }
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// Asks for the first rows of a page that is too much at once: half of them, a quarter, in the end one.
+    ///
+    /// A record that is too much alone is read without what the mapping does not need.
+    async fn ask_for_few(&self, plan: &Plan, question: Question, lane: Lane) -> Result<Pages, PollError> {
+        let (rows, observed) = self.page(self.listing(plan, question, &["ID"]), question, lane).await?;
+        let ids: Vec<u64> = rows.iter().map(|row| row.id).collect();
+        let mut count = ids.len().div_ceil(2);
+        let mut is_narrow = false;
+        while let Some(last) = count.checked_sub(1).and_then(|place| ids.get(place).copied()) {
+            let narrow: Vec<&str> = NEEDED.into_iter().chain([plan.status_field.as_str(), "UF_*"]).collect();
+            let select = if is_narrow { &narrow } else { plan.select };
+            let listing = self.listing(plan, question, select).up_to(last);
+            match self.page(listing, question, lane).await {
+                Ok((rows, observed)) => {
+                    tracing::warn!(
+                        count,
+                        last,
+                        is_narrow,
+                        "A page of {} is too big: read {count} rows of it, up to ID {last}",
+                        plan.method
+                    );
+                    let rows = rows.into_iter().map(|row| row.raw).collect();
+                    return pages(plan, question, rows, Answered { observed, next: Some(last) });
+                }
+                Err(PollError::Portal(bitrix24::Error::TooLarge { .. })) if count > 1 => count /= 2,
+                Err(PollError::Portal(bitrix24::Error::TooLarge { .. })) if !is_narrow => is_narrow = true,
+                Err(error) => return Err(error),
+            }
+        }
+        pages(plan, question, Vec::new(), Answered { observed, next: None })
+    }
+
+    async fn page(
+        &self,
+        listing: Listing,
+        question: Question,
+        lane: Lane,
+    ) -> Result<(Vec<Row>, Moment), PollError> {
+        let batch = listing.chain(question.after, ChainLength::SINGLE)?;
+        let before = self.client.portal_now();
+        let answer = self.read(self.client.batch(&batch, lane)).await?;
+        let observed = self.observed(&answer.time, before)?;
+        Ok((listing.read(question.after, ChainLength::SINGLE, answer)?.rows, observed))
     }
 
     /// Asks for the first page of several entities in one request; each has an outcome of its own.
@@ -89,7 +138,8 @@ impl Portal {
         let mut batch = Batch::new();
         let mut ids = Vec::new();
         for (plan, question) in asked {
-            let chain = self.listing(plan, *question).chain(question.after, ChainLength::SINGLE)?;
+            let chain =
+                self.listing(plan, *question, plan.select).chain(question.after, ChainLength::SINGLE)?;
             for (_, command) in chain.commands() {
                 ids.push(batch.push(command.clone())?);
             }
@@ -104,7 +154,7 @@ impl Portal {
         Ok(outcomes.collect())
     }
 
-    fn listing(&self, plan: &Plan, question: Question) -> Listing {
+    fn listing(&self, plan: &Plan, question: Question, select: &[&str]) -> Listing {
         let mut filter = Map::new();
         let mut within = |key: String, value: serde_json::Value| filter.insert(key, value);
         within(format!(">={MODIFIED}"), json!(self.print(question.from)));
@@ -115,7 +165,7 @@ impl Portal {
         if let Some((field, values)) = &plan.restriction {
             within(format!("@{field}"), json!(values));
         }
-        Listing::classic(plan.method, filter, plan.select)
+        Listing::classic(plan.method, filter, select)
     }
 
     /// Writes a moment the way the portal does, in the portal's own offset.

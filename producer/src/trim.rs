@@ -9,7 +9,7 @@ use crate::entity::{CREATED, MODIFIED, TELLING_ROW_FIELDS};
 use crate::fingerprint::Fields;
 
 /// Fields that the mapping may need.
-const NEEDED: [&str; 11] = [
+pub const NEEDED: [&str; 11] = [
     "ID",
     CREATED,
     MODIFIED,

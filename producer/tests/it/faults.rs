@@ -81,3 +81,24 @@ async fn rows_that_cannot_be_read_hold_their_deal_back_without_losing_it() {
     bench.end_faults().await;
     bench.settles_at(4).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_too_big_for_one_answer_are_read_in_parts() {
+    let mut bench = Bench::plain(1, 1).await;
+    bench.start_producer();
+    bench.settles_at(2).await;
+    bench.stop_producer().await;
+    let bulk = "x".repeat(900_000);
+    let big =
+        |n: usize| json!({"fields": {"NAME": format!("Имя{n}"), "LAST_NAME": "Общая", "COMMENTS": bulk}});
+    bench.admin("contacts", (0..22).map(big).collect()).await;
+    let ticket =
+        |n: usize| json!({"fields": {"TITLE": format!("Т{n}"), "STAGE_ID": "WON", "COMMENTS": bulk}});
+    bench.admin("deals", (0..3).map(ticket).collect()).await;
+    // More than any answer may have, in one record.
+    let id = bench.create_contact("Анна").await;
+    bench.edit_contact(id, json!({"NAME": "Вера", "COMMENTS": "x".repeat(17 << 20)})).await;
+    bench.start_producer();
+    bench.settles_at(28).await;
+    bench.shows_name(id, "Вера").await;
+}
