@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::time::Instant;
 
 use chrono::{DateTime, FixedOffset};
-use schemas::{Entity, RecordRef};
+use schemas::{Entity, RecordRef, StatusSettled};
 
 use crate::decide::{Decision, Settled, Wanted, decide};
 
@@ -40,6 +40,8 @@ pub struct Held<D> {
     pub unkept: u8,
     /// Tries that ended with an error of this record alone.
     pub failures: u8,
+    /// When the portal last refused it for want of rights.
+    pub refused: Option<Instant>,
 }
 
 impl<D> Held<D> {
@@ -56,7 +58,15 @@ impl<D> Held<D> {
             repair: false,
             unkept: 0,
             failures: 0,
+            refused: None,
         }
+    }
+
+    /// Notes that the message was delivered before: whoever had it may have written, and told nobody.
+    pub fn redelivered(mut self) -> Held<D> {
+        self.look_first = true;
+        self.follow_newer();
+        self
     }
 
     /// Returns the record.
@@ -69,17 +79,32 @@ impl<D> Held<D> {
         if self.repair {
             return Decision::Write;
         }
-        decide(&self.wanted, self.fence.last.as_ref())
+        match decide(&self.wanted, self.fence.last.as_ref()) {
+            // Every reading may be older than the update that is in doubt.
+            Decision::AlreadyShown(_) if self.look_first => Decision::Write,
+            decision => decision,
+        }
     }
 
-    /// Takes in the newest settled status; a repair goes on with its text where that is newer than ours.
+    /// Tells whether something went wrong with it before.
+    pub fn is_troubled(&self) -> bool {
+        self.failures > 0 || self.unkept > 0 || self.refused.is_some()
+    }
+
+    /// Takes in the newest settled status.
     pub fn refence(&mut self, fence: Fence, now: Instant) {
         self.fence = fence;
         self.fence_read = now;
-        if self.repair
-            && let Some(newer) = self.newer_settled()
-        {
-            self.wanted.text = newer.text.clone();
+        self.follow_newer();
+    }
+
+    /// Goes on with the newest settled text where it is newer than ours and our update may have come after it.
+    fn follow_newer(&mut self) {
+        let Some(newer) = self.newer_settled() else { return };
+        let (is_gone, text) = (newer.how == StatusSettled::RecordGone, newer.text.clone());
+        self.repair |= self.look_first && !is_gone;
+        if self.repair {
+            self.wanted.text = text;
         }
     }
 
@@ -92,7 +117,7 @@ impl<D> Held<D> {
     pub fn mistrust(&mut self) {
         self.repair = true;
         self.look_first = true;
-        self.refence(self.fence.clone(), self.fence_read);
+        self.follow_newer();
     }
 }
 
@@ -178,6 +203,7 @@ impl<D> Desk<D> {
         let (Displaced::Older(other) | Displaced::Same(other)) = &displaced;
         kept.look_first |= other.look_first;
         kept.repair |= other.repair;
+        kept.follow_newer();
         self.waiting.insert(record, kept);
         Some(displaced)
     }
@@ -234,8 +260,23 @@ impl<D> Desk<D> {
 
     /// Picks up to `most` records of an entity to write, and what turns out to need no writing meanwhile.
     pub fn pick(&mut self, entity: Entity, most: usize, now: Instant) -> Picked<D> {
+        let order = self.order(entity, now);
+        self.take(order, most)
+    }
+
+    /// Picks one record to write, to see whether statuses show: one that had no trouble, if there is one.
+    pub fn pick_for_trial(&mut self, entity: Entity, now: Instant) -> Picked<D> {
+        let mut order = self.order(entity, now);
+        order.sort_by_key(|record| {
+            let is_troubled = self.waiting.get(record).is_some_and(Held::is_troubled);
+            (self.suspects.contains_key(record), is_troubled)
+        });
+        self.take(order, 1)
+    }
+
+    fn take(&mut self, order: Vec<RecordRef>, most: usize) -> Picked<D> {
         let mut picked = Picked::nothing();
-        for record in self.order(entity, now) {
+        for record in order {
             if picked.write.len() >= most {
                 break;
             }
@@ -287,7 +328,7 @@ mod tests {
     use super::*;
     use crate::decide::tests::{at, wanted};
     use proptest::prelude::*;
-    use schemas::{RecordId, StatusSettled, Version};
+    use schemas::{RecordId, Version};
     use std::time::Duration;
 
     fn held(id: u64, raw_sequence: u64, text: &str, observed: i64, arrived: Instant) -> Held<u64> {
@@ -365,6 +406,70 @@ mod tests {
         assert_eq!(desk.panics(record(1)), 0);
     }
 
+    fn settled(raw_sequence: u64, text: &str, how: StatusSettled) -> Fence {
+        let version = Version { raw_sequence, redrive: 0 };
+        Fence { sequence: 1, last: Some(Settled { version, text: text.into(), how, settled: at(10) }) }
+    }
+
+    #[test]
+    fn a_lost_answer_casts_doubt_on_what_a_newer_version_saw() {
+        let (mut desk, now) = (Desk::default(), Instant::now());
+        let outcome = |version, text: &str| {
+            let wanted = wanted(1, version, text, Some("E"), 20);
+            Held::new(wanted, version, settled(3, "E", StatusSettled::Written), now)
+        };
+        desk.insert(outcome(4, "Успешно"));
+        let mut sent = desk.pick(Entity::Contact, 9, now).write.remove(0);
+        desk.insert(outcome(5, "E"));
+        sent.look_first = true;
+        desk.give_back(sent);
+        let picked = desk.pick(Entity::Contact, 9, now);
+        assert!(picked.shown.is_empty());
+        assert!(picked.write[0].look_first && picked.write[0].wanted.text == "E");
+    }
+
+    #[test]
+    fn a_redelivery_behind_a_newer_status_puts_that_one_right() {
+        let now = Instant::now();
+        let again = |fence| Held::new(wanted(1, 4, "Успешно", Some(""), 0), 4, fence, now).redelivered();
+        for how in [StatusSettled::AlreadyShown, StatusSettled::Written] {
+            let held = again(settled(5, "E", how));
+            assert_eq!((held.decide(), held.wanted.text.as_str()), (Decision::Write, "E"));
+        }
+        for nothing_to_do in
+            [settled(5, "E", StatusSettled::RecordGone), settled(4, "Успешно", StatusSettled::Written)]
+        {
+            assert_eq!(again(nothing_to_do).decide(), Decision::Superseded);
+        }
+    }
+
+    #[test]
+    fn a_redelivery_learns_of_a_newer_status_that_is_settled_while_it_waits() {
+        let (mut desk, now) = (Desk::default(), Instant::now());
+        let newer = Held::new(wanted(1, 5, "E", Some("E"), 0), 5, Fence::default(), now);
+        desk.insert(newer);
+        assert_eq!(desk.pick(Entity::Contact, 9, now).shown.len(), 1);
+        desk.insert(held(1, 4, "Успешно", 0, now).redelivered());
+        let fence = settled(5, "E", StatusSettled::AlreadyShown);
+        desk.finish(RecordRef::contact(RecordId::try_new(1).unwrap()), Some(fence), now);
+        let picked = desk.pick(Entity::Contact, 9, now);
+        assert!(picked.write[0].look_first && picked.write[0].wanted.text == "E");
+    }
+
+    #[test]
+    fn a_trial_is_left_to_a_record_that_had_no_trouble() {
+        let (mut desk, now) = (Desk::default(), Instant::now());
+        let mut refused = held(2, 2, "A", 9, now);
+        refused.refused = Some(now);
+        desk.insert(refused);
+        assert_eq!(ids(&desk.pick_for_trial(Entity::Contact, now)), [2]);
+        let mut unkept = held(3, 3, "A", 9, now);
+        unkept.unkept = 1;
+        desk.insert(unkept);
+        desk.insert(held(1, 1, "A", 0, now + Duration::from_secs(1)));
+        assert_eq!(ids(&desk.pick_for_trial(Entity::Contact, now + Duration::from_secs(2))), [1]);
+    }
+
     /// A record as the portal and the status stream have it.
     #[derive(Default)]
     struct Record {
@@ -374,11 +479,22 @@ mod tests {
     }
 
     impl Record {
+        fn write(&mut self, held: &Held<u64>) {
+            if held.look_first && self.field == held.wanted.text {
+                return;
+            }
+            let version = held.newer_settled().map_or(held.wanted.version, |newer| newer.version);
+            self.field = held.wanted.text.clone();
+            self.written.push(version.raw_sequence);
+        }
+
         /// Does what a round does, in one go.
         fn settle(&mut self, held: &Held<u64>, how: StatusSettled, clock: i64) {
             if how == StatusSettled::Written {
-                self.field = held.wanted.text.clone();
-                self.written.push(held.wanted.version.raw_sequence);
+                self.write(held);
+            }
+            if held.newer_settled().is_some() {
+                return;
             }
             let last = Settled {
                 version: held.wanted.version,
@@ -394,7 +510,7 @@ mod tests {
         #[test]
         fn any_order_and_repetition_of_outcomes_ends_with_the_newest_text(
             texts in proptest::collection::vec("[ab]", 1..8),
-            steps in proptest::collection::vec((0usize..8, 0u8..4), 1..60),
+            steps in proptest::collection::vec((0usize..8, 0u8..5), 1..60),
         ) {
             let (mut desk, now, mut record) = (Desk::default(), Instant::now(), Record::default());
             // Each version was read before any of its statuses was written, or after all of the ones before.
@@ -408,8 +524,13 @@ mod tests {
             for (index, action) in steps.into_iter().chain(every).chain([(0, 1), (0, 2), (0, 1), (0, 2)]) {
                 clock += 1;
                 match action {
-                    // A batch comes back with its answer lost, or with success.
+                    // A batch comes back undone, applied with its answer lost, or with success.
                     0 => if let Some(held) = away.pop() {
+                        desk.give_back(held);
+                    },
+                    4 => if let Some(mut held) = away.pop() {
+                        record.write(&held);
+                        held.look_first = true;
                         desk.give_back(held);
                     },
                     2 => if let Some(held) = away.pop() {

@@ -49,6 +49,8 @@ pub struct Line {
     pub is_checking: bool,
     /// Nothing is sent earlier.
     pub rest_until: Option<Instant>,
+    /// When a status was last seen to stand where it was written.
+    pub last_kept: Option<Instant>,
     setbacks: u32,
     unwell: u32,
     alarm: Option<String>,
@@ -64,6 +66,7 @@ impl Line {
             in_flight: 0,
             is_checking: false,
             rest_until: None,
+            last_kept: None,
             setbacks: 0,
             unwell: 0,
             alarm: None,
@@ -121,6 +124,7 @@ impl Line {
         let unkept = report.no_field + report.other_text;
         let word = if report.kept > 0 {
             self.unwell = 0;
+            self.last_kept = Some(now);
             self.note_kept()
         } else if unkept > 0 {
             self.note_unkept(report.no_field > 0, now, &pause)

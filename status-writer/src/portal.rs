@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use bitrix24::error::RequestFault;
-use bitrix24::{Answer, ApiError, Batch, BatchAnswer, Client, Command, CommandId, Error, Lane};
+use bitrix24::{Answer, ApiError, Batch, BatchAnswer, Client, Command, CommandId, Error, ErrorClass, Lane};
 use chrono::{DateTime, FixedOffset, Utc};
 use schemas::{Entity, RecordId};
 use serde_json::{Map, Value, json};
@@ -144,15 +144,21 @@ async fn write_alone(
 }
 
 fn fate(outcome: Result<(), ApiError>, row: Option<Option<&Look>>, text: &str) -> Fate {
-    use bitrix24::ErrorClass;
     match (outcome, row) {
         (_, Some(Some(Look::Text(shown)))) if same_text(shown, text) => Fate::Shown,
-        (Err(error), _) if error.class() == ErrorClass::NotFound => Fate::Gone,
-        (Err(error), _) if error.class() == ErrorClass::Transient => Fate::Unclear,
-        (Err(error), _) => Fate::Failed(error),
+        (Err(error), row) => fate_of_error(error.class(), row).unwrap_or(Fate::Failed(error)),
         (Ok(()), None | Some(None)) => Fate::Unclear,
         (Ok(()), Some(Some(Look::NoField))) => Fate::NoField,
         (Ok(()), Some(Some(Look::Text(_)))) => Fate::OtherText,
+    }
+}
+
+/// An update's word that the record is gone counts only where the list has been read and agrees.
+fn fate_of_error(class: ErrorClass, row: Option<Option<&Look>>) -> Option<Fate> {
+    match (class, row) {
+        (ErrorClass::NotFound, Some(None)) => Some(Fate::Gone),
+        (ErrorClass::NotFound, None) | (ErrorClass::Transient, _) => Some(Fate::Unclear),
+        _ => None,
     }
 }
 
@@ -204,6 +210,14 @@ mod tests {
         assert_eq!(fate(Ok(()), Some(Some(&shows("A"))), "A"), Fate::Shown);
         assert_eq!(fate(Ok(()), Some(Some(&shows("B"))), "A"), Fate::OtherText);
         assert_eq!(fate(Ok(()), Some(Some(&Look::NoField)), "A"), Fate::NoField);
+    }
+
+    #[test]
+    fn a_record_is_gone_only_where_the_list_agrees() {
+        let row = Look::Text("B".to_owned());
+        assert_eq!(fate_of_error(ErrorClass::NotFound, Some(None)), Some(Fate::Gone));
+        assert_eq!(fate_of_error(ErrorClass::NotFound, None), Some(Fate::Unclear));
+        assert_eq!(fate_of_error(ErrorClass::NotFound, Some(Some(&row))), None);
     }
 
     #[test]

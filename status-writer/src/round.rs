@@ -14,6 +14,7 @@ use crate::allowance::unless_stopped;
 use crate::config::StatusFields;
 use crate::decide::same_text;
 use crate::desk::{Fence, Held, Picked};
+use crate::line::MINUTE;
 use crate::portal::{self, Fate, Look};
 use crate::store::{Settling, Store};
 
@@ -87,6 +88,8 @@ pub struct Round {
     pub picked: Picked<Delivery>,
     /// Updates of this entity show up as they should, so that what does not is the record's own trouble.
     pub line_is_sound: bool,
+    /// When a status of this entity was last seen to stand where it was written.
+    pub last_kept: Option<Instant>,
 }
 
 /// What came of a round.
@@ -168,9 +171,10 @@ impl Trouble {
 
 /// Carries a round out.
 pub async fn carry_out(tools: Arc<Tools>, round: Round) -> Report {
-    let Round { entity, lane, picked, line_is_sound } = round;
+    let Round { entity, lane, picked, line_is_sound, last_kept } = round;
     let report = Report::new(entity);
-    let mut turn = Turn { tools: &tools, entity, lane, line_is_sound, report, verdicts: Vec::new() };
+    let mut turn =
+        Turn { tools: &tools, entity, lane, line_is_sound, last_kept, report, verdicts: Vec::new() };
     for held in picked.superseded {
         turn.end(held, Verdict::Done(Vec::new()), None);
     }
@@ -191,6 +195,7 @@ struct Turn<'t> {
     entity: Entity,
     lane: Lane,
     line_is_sound: bool,
+    last_kept: Option<Instant>,
     report: Report,
     /// Deliveries that are done with. They are settled together, last of all.
     verdicts: Vec<(Delivery, Verdict)>,
@@ -336,14 +341,12 @@ impl Turn<'_> {
     }
 
     /// Deals with an error of one update; some of them are everybody's trouble.
-    fn fail(&mut self, mut held: Held<Delivery>, error: &ApiError) {
+    fn fail(&mut self, held: Held<Delivery>, error: &ApiError) {
         let shared = match error.class() {
             ErrorClass::RateLimited { retry_after } => Some(Trouble::RateLimited(retry_after)),
             ErrorClass::OperatingLimit { .. } => Some(Trouble::OutOfOperating),
             ErrorClass::Refused => Some(Trouble::Refused(error.to_string())),
-            _ if is_about_rights(error) && self.report.kept == 0 => {
-                Some(Trouble::NoRights(error.to_string()))
-            }
+            _ if is_about_rights(error) => return self.refuse(held, error),
             _ => None,
         };
         if let Some(trouble) = shared {
@@ -351,6 +354,26 @@ impl Turn<'_> {
             self.report.again.push(held);
             return;
         }
+        self.count_failure(held, error);
+    }
+
+    /// Deals with a want of rights: everybody's trouble, unless others are written meanwhile.
+    fn refuse(&mut self, mut held: Held<Delivery>, error: &ApiError) {
+        let now = Instant::now();
+        let whose = whose_refusal(held.refused, held.failures, self.last_kept);
+        held.refused = Some(now);
+        if whose == Whose::Own || self.report.kept > 0 {
+            return self.count_failure(held, error);
+        }
+        // Others go first.
+        held.not_before = now + self.tools.real(MINUTE);
+        if whose == Whose::Everybodys {
+            self.report.trouble = Some(Trouble::NoRights(error.to_string()));
+        }
+        self.report.again.push(held);
+    }
+
+    fn count_failure(&mut self, mut held: Held<Delivery>, error: &ApiError) {
         held.failures = held.failures.saturating_add(1);
         if held.failures >= MOST_FAILURES {
             let reason = format!("the portal rejects the status: {error}");
@@ -496,9 +519,44 @@ fn note(held: &Held<Delivery>, how: StatusSettled) {
     );
 }
 
+/// Whose trouble a want of rights is, where nothing else was written in the same batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Whose {
+    /// Nothing speaks for the record's alone.
+    Everybodys,
+    /// Another record was written since this one was refused.
+    Own,
+    /// It was the record's own before, and nothing was written since.
+    Unproven,
+}
+
+fn whose_refusal(refused: Option<Instant>, failures: u8, last_kept: Option<Instant>) -> Whose {
+    match (refused, last_kept) {
+        (Some(refused), Some(kept)) if kept > refused => Whose::Own,
+        (Some(_), _) if failures > 0 => Whose::Unproven,
+        _ => Whose::Everybodys,
+    }
+}
+
 /// The classic methods have no code for it, only words.
 fn is_about_rights(error: &ApiError) -> bool {
     let words = error.description().to_lowercase();
     error.code().eq_ignore_ascii_case("ACCESS_DENIED")
         || ["access denied", "доступ запрещ"].iter().any(|said| words.contains(said))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_is_a_records_own_once_another_one_was_written() {
+        let start = Instant::now();
+        let [first, second] = [1, 2].map(|seconds| start + Duration::from_secs(seconds));
+        assert_eq!(whose_refusal(None, 0, Some(first)), Whose::Everybodys);
+        assert_eq!(whose_refusal(Some(first), 0, None), Whose::Everybodys);
+        assert_eq!(whose_refusal(Some(second), 0, Some(first)), Whose::Everybodys);
+        assert_eq!(whose_refusal(Some(first), 0, Some(second)), Whose::Own);
+        assert_eq!(whose_refusal(Some(second), 1, Some(first)), Whose::Unproven);
+    }
 }

@@ -213,7 +213,9 @@ async fn prepare(tools: &Tools, desk: &Desk<Delivery>, delivery: Delivery) -> Pr
         let reason = "the stage stopped in the middle of this message each time it tried".into();
         return Prepared::ended(delivery, Verdict::DeadLetter { reason });
     }
-    match with_fence(tools, wanted, delivery).await {
+    let is_redelivered = delivery.deliveries > 1;
+    let held = with_fence(tools, wanted, delivery).await;
+    match held.map(|held| if is_redelivered { held.redelivered() } else { held }) {
         None => Prepared::Lost,
         Some(held) if held.decide() == Decision::Superseded => {
             Prepared::ended(held.delivery, Verdict::Done(Vec::new()))
@@ -315,7 +317,10 @@ impl Writer {
         if ready < most && now < first + self.patience(entity, now) {
             return false;
         }
-        let picked = self.desk.pick(entity, most, now);
+        let picked = match self.line(entity).gate {
+            Gate::Trial => self.desk.pick_for_trial(entity, now),
+            Gate::Open | Gate::Check(_) => self.desk.pick(entity, most, now),
+        };
         if picked.is_empty() {
             return false;
         }
@@ -362,7 +367,7 @@ impl Writer {
             line.patience.note_hasty(portal_now);
         }
         line.in_flight += 1;
-        let round = Round { entity, lane, picked, line_is_sound: line.is_sound() };
+        let round = Round { entity, lane, picked, line_is_sound: line.is_sound(), last_kept: line.last_kept };
         let records = round.picked.records();
         let tools = Arc::clone(&self.tools);
         let task = self.tasks.spawn(async move { Ended::Round(Box::new(carry_out(tools, round).await)) });

@@ -116,6 +116,23 @@ async fn a_deleted_record_ends_quietly() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_the_list_still_shows_is_not_gone() {
+    let bench = Bench::start().await;
+    let id = bench.contacts(1).await[0];
+    bench
+        .fault(json!({
+            "kind": "command_error", "method": "crm.contact.update", "count": 1,
+            "error": "", "description": "Contact is not found"
+        }))
+        .await;
+    bench.run().await;
+    bench.outcome(id, 1, SUCCESS, "").await;
+    bench.settled(1).await;
+    assert_eq!(bench.shown(id).await, SUCCESS);
+    bench.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_lost_answer_does_not_write_twice() {
     for kind in ["answer_lost", "reset_after_apply", "truncated", "bad_gzip"] {
         let bench = Bench::start().await;
@@ -224,6 +241,25 @@ async fn a_stage_killed_between_write_and_settlement_writes_at_most_twice() {
     bench.run().await;
     bench.settled(5).await;
     assert!(bench.writes().await.len() <= 10);
+    bench.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_that_a_killed_stage_left_behind_does_not_outlive_a_newer_version() {
+    let bench = Bench::start().await;
+    let id = bench.contacts(1).await[0];
+    bench.run().await;
+    bench.outcome(id, 3, "E", "").await;
+    bench.settled(1).await;
+    bench.fault(json!({"kind": "slow", "method": "batch", "count": 1, "seconds": 600.0})).await;
+    bench.outcome(id, 4, SUCCESS, "").await;
+    bench.until("the second write", || async { bench.writes().await.len() == 2 }).await;
+    bench.kill().await;
+    // Read before that write was applied.
+    bench.outcome(id, 5, "E", "E").await;
+    bench.run().await;
+    bench.consumed().await;
+    assert_eq!(bench.shown(id).await, "E");
     bench.stop().await;
 }
 
