@@ -165,8 +165,8 @@ fn set_demo(environment: &mut Environment, demo: &cli::Demo) {
         ("SYNC_CONTACTS_LAST_MODIFY_TIMESTAMP", "2020-12-24"),
         ("SYNC_DEAL_LAST_MODIFY_TIMESTAMP", "2020-12-24"),
         // A minute, as with a real portal, would be long to watch.
-        ("CONTACT_SYNC_INTERVAL", "2s"),
-        ("DEAL_SYNC_INTERVAL", "2s"),
+        ("CONTACT_SYNC_INTERVAL", "5s"),
+        ("DEAL_SYNC_INTERVAL", "5s"),
     ] {
         environment.set_default(name, value);
     }
@@ -191,7 +191,7 @@ mod tests {
         assert_eq!((plan.mode, plan.nats), (Mode::Demo, Nats::Own));
         assert_eq!(plan.folder, Path::new("/somewhere/demo"));
         assert_eq!(plan.environment.text("NATS_URL"), None);
-        assert_eq!(plan.environment.text("CONTACT_SYNC_INTERVAL").as_deref(), Some("2s"));
+        assert_eq!(plan.environment.text("CONTACT_SYNC_INTERVAL").as_deref(), Some("5s"));
     }
 
     #[test]
