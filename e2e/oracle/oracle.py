@@ -347,13 +347,13 @@ class Judge:
         expected = ticket_of(deal, rows, self.users)
         if isinstance(expected, dict) and not self.clients[expected["client_origin_id"]]:
             expected = REFUSED
-        if expected == REFUSED and self.tickets[identity] and ("deal", identity) in self.edited:
-            expected = None
+        # A ticket that is there is left alone, whatever is edited later.
+        kept = expected == REFUSED and bool(self.tickets[identity]) and ("deal", identity) in self.edited
         refused = isinstance(expected, dict) and self.refused_there(
             lambda call: "ticket" in call["path"] and str(call.get("origin_id")) == identity
         )
         if expected is not None:
-            self.status("deal", deal, expected != REFUSED and not refused)
+            self.status("deal", deal, kept or (expected != REFUSED and not refused))
         if expected is not None and not refused:
             self.held("deal", deal, expected, self.tickets[identity])
 

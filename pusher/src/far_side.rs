@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use chrono::{DateTime, Utc};
 use schemas::RecordRef;
 
 use crate::pause::Pauses;
@@ -68,6 +69,8 @@ pub struct FarSide {
     tries: u64,
     /// Records that failed since the last write that worked; never more than [`OUTAGE_RECORDS`].
     failing: BTreeSet<RecordRef>,
+    /// When a write last worked, by the clock that failures are noted with.
+    accepted: Option<DateTime<Utc>>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -79,7 +82,7 @@ struct Closed {
 impl FarSide {
     /// Begins with the belief that it is well.
     pub fn new(pauses: Pauses) -> FarSide {
-        FarSide { pauses, closed: None, on_trial: false, tries: 0, failing: BTreeSet::new() }
+        FarSide { pauses, closed: None, on_trial: false, tries: 0, failing: BTreeSet::new(), accepted: None }
     }
 
     /// Returns why nothing is sent, if so.
@@ -124,6 +127,19 @@ impl FarSide {
             self.closed = None;
             self.tries = 0;
         }
+    }
+
+    /// Notes that a write worked, which no refusal proves: a store that is read-only refuses just as well.
+    pub fn accepted(&mut self, at: DateTime<Utc>) {
+        self.accepted = self.accepted.max(Some(at));
+    }
+
+    /// Tells whether a record that failed first at this time fails on its own.
+    ///
+    /// With few records about, an outage of the writes looks like a sick record until a write works that is
+    /// another's, as its own would have settled it.
+    pub fn took_others_since(&self, first_failure: DateTime<Utc>) -> bool {
+        self.accepted.is_some_and(|accepted| accepted > first_failure)
     }
 
     /// Notes a 429.
@@ -241,6 +257,20 @@ mod tests {
         far_side.answered(Kind::Write);
         assert_eq!(far_side.closed_because(), None);
         assert_eq!(far_side.failed_alone(record(6), false, now, 0.5), Diagnosis::SickRecord);
+    }
+
+    #[test]
+    fn a_record_fails_on_its_own_only_once_another_write_worked() {
+        let (mut far_side, _) = well();
+        let failed = Utc::now();
+        let second = chrono::Duration::seconds(1);
+        assert!(!far_side.took_others_since(failed));
+        far_side.accepted(failed - second);
+        far_side.answered(Kind::Write);
+        assert!(!far_side.took_others_since(failed), "that was before, and a refusal proves nothing");
+        far_side.accepted(failed + second);
+        far_side.accepted(failed - second);
+        assert!(far_side.took_others_since(failed));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use chrono::{DateTime, Utc};
 use otmechalka::{Client, ErrorClass};
 use runtime::CancellationToken;
 use schemas::RecordRef;
@@ -98,6 +99,21 @@ impl Gate {
     /// Notes that otmechalka answered about a record.
     pub fn answered(&self, kind: Kind) {
         self.change(|far_side| far_side.answered(kind));
+    }
+
+    /// Notes that a call worked.
+    pub fn worked(&self, kind: Kind) {
+        self.change(|far_side| {
+            far_side.answered(kind);
+            if kind == Kind::Write {
+                far_side.accepted(Utc::now());
+            }
+        });
+    }
+
+    /// Tells whether writes of others worked since a record failed first.
+    pub fn took_others_since(&self, first_failure: DateTime<Utc>) -> bool {
+        self.lock().took_others_since(first_failure)
     }
 
     /// Decides what becomes of a record whose call failed.

@@ -84,6 +84,8 @@ struct Ending {
     wrote: bool,
     /// A try before this end may have changed otmechalka unseen.
     is_uncertain: bool,
+    /// otmechalka was found not to hold the record, whatever is remembered.
+    is_absent: bool,
     /// It follows from what was remembered; where that proves old, it has to be found anew.
     from_memory: bool,
 }
@@ -91,14 +93,25 @@ struct Ending {
 /// What calling came to.
 enum Tried {
     Ended(Ending),
-    /// otmechalka does not know the client of the ticket.
-    NoClient,
+    /// otmechalka does not know the client of the ticket, or the ticket that was looked up.
+    Absent,
 }
 
 /// What is asked of otmechalka.
 enum Work<'b> {
-    Client { body: &'b ClientBody, digest: &'b str, is_known: bool },
-    Ticket { body: &'b TicketBody, client_is_known: bool },
+    Client {
+        body: &'b ClientBody,
+        digest: &'b str,
+        is_known: bool,
+    },
+    Ticket {
+        body: &'b TicketBody,
+        client_is_known: bool,
+    },
+    /// Whether it holds the ticket of a deal that is not to be sent.
+    Lookup {
+        ticket: &'b str,
+    },
 }
 
 /// Leave to call, for one command.
@@ -116,6 +129,7 @@ impl Ending {
             body_digest: None,
             wrote: false,
             is_uncertain: false,
+            is_absent: false,
             from_memory: false,
         }
     }
@@ -173,7 +187,11 @@ impl Push {
     async fn process(&self, delivery: &Delivery) -> Result<(), Halt> {
         let task = Task::read(delivery)?;
         let _held = self.locks.lock(task.record).await;
-        let mut last = self.store.last(task.record).await?;
+        let mut last = match task.is_first_try() {
+            true => self.store.last(task.record).await?,
+            // Another process may have settled it meanwhile, which the cache of this one does not know.
+            false => self.store.refresh(task.record).await?,
+        };
         if standing(task.version, last.as_ref()) == Standing::Newer {
             self.skip_if_overtaken(&task).await?;
         }
@@ -205,7 +223,13 @@ impl Push {
 
     async fn work_on(&self, task: &Task<'_>, last: Option<&Settled>) -> Result<Ending, Halt> {
         match &task.mapped.mapping {
+            Mapping::OutOfScope if is_ticket_there(task, last) => {
+                Ok(Ending::from_memory(Outcome::AlreadyThere))
+            }
             Mapping::OutOfScope => self.without_call(task, Ending::with(Outcome::OutOfScope), last).await,
+            Mapping::Refused(problems) if task.record.entity == Entity::Deal => {
+                self.refuse_deal(task, Ending::refused(problems.clone()), last).await
+            }
             Mapping::Refused(problems) => {
                 self.without_call(task, Ending::refused(problems.clone()), last).await
             }
@@ -230,6 +254,44 @@ impl Push {
         Ok(Ending { is_uncertain: !rivals.are_untried(), ..ending })
     }
 
+    /// Refuses a deal whose ticket is not there yet: a ticket that otmechalka holds is left alone, so nobody
+    /// has to correct the deal any more.
+    ///
+    /// otmechalka is asked only where the memory does not say and the deal may have been settled before: it
+    /// shows a status and its result is forgotten, a try of an earlier version may have arrived unseen, or
+    /// somebody wants what is remembered checked. A new deal costs no call.
+    async fn refuse_deal(
+        &self,
+        task: &Task<'_>,
+        refused: Ending,
+        last: Option<&Settled>,
+    ) -> Result<Ending, Halt> {
+        let is_to_be_checked = match last {
+            Some(_) if is_ticket_there(task, last) && task.trusts_memory() => {
+                return Ok(Ending::from_memory(Outcome::AlreadyThere));
+            }
+            Some(last) if last.is_in_otmechalka() => true,
+            None if task.shows_status() => true,
+            _ => self.may_have_arrived(task).await?,
+        };
+        if !is_to_be_checked {
+            return Ok(refused);
+        }
+        let id = task.record.id.to_string();
+        match self.call(task, &Work::Lookup { ticket: &id }).await? {
+            Tried::Ended(ending) if ending.outcome == Outcome::AlreadyThere => Ok(ending),
+            Tried::Ended(_) => Ok(refused),
+            Tried::Absent => Ok(Ending { is_absent: true, ..refused }),
+        }
+    }
+
+    /// Tells whether an earlier version that waits for another try may have had an effect that nobody saw.
+    async fn may_have_arrived(&self, task: &Task<'_>) -> Result<bool, Halt> {
+        let Some(pupil) = task.envelope.pupil else { return Ok(false) };
+        let rivals = self.store.rivals(pupil, task.record, task.delivery.sequence).await?;
+        Ok(!rivals.are_untried())
+    }
+
     async fn push_client(
         &self,
         task: &Task<'_>,
@@ -249,7 +311,7 @@ impl Push {
         let is_known = last.is_some_and(Settled::is_in_otmechalka);
         match self.call(task, &Work::Client { body: &body, digest: &digest, is_known }).await? {
             Tried::Ended(ending) => Ok(ending),
-            Tried::NoClient => Err(Halt::GiveBack("a client has no client of its own")),
+            Tried::Absent => Err(Halt::GiveBack("a client has no client of its own")),
         }
     }
 
@@ -267,7 +329,7 @@ impl Push {
         let body = ticket_body(task.record.id, ticket);
         match self.call(task, &Work::Ticket { body: &body, client_is_known }).await? {
             Tried::Ended(ending) => Ok(ending),
-            Tried::NoClient => self.without_client(task, contact).await,
+            Tried::Absent => self.without_client(task, contact).await,
         }
     }
 
@@ -286,7 +348,7 @@ impl Push {
         }
         // Before the result: what is refused for want of a client must be found when the client comes.
         self.waiting.add(pupil, deal, &subjects::command(pupil, task.record)).await?;
-        Ok(Ending::refused(vec![Problem::client_missing(pupil)]))
+        Ok(Ending { is_absent: true, ..Ending::refused(vec![Problem::client_missing(pupil)]) })
     }
 
     async fn contacts_read_until(&self) -> Result<Option<chrono::DateTime<chrono::FixedOffset>>, Halt> {
@@ -315,6 +377,7 @@ impl Push {
                 Work::Ticket { body, client_is_known } => {
                     self.try_ticket(&turn, body, *client_is_known).await
                 }
+                Work::Lookup { ticket } => self.try_lookup(&turn, ticket).await,
             };
             let (kind, error) = match tried {
                 Ok(tried) => return Ok(tried),
@@ -339,7 +402,10 @@ impl Push {
     /// Does what is advised after a failed call; `None` is to try again at once.
     async fn follow(&self, task: &Task<'_>, advice: Advice, error: &Error) -> Result<Option<Ending>, Halt> {
         let (record, now) = (task.record, Utc::now());
-        let Some(pupil) = task.pupil() else { return Ok(None) };
+        let Some(pupil) = task.pupil() else {
+            // Nothing was to be sent. A lookup that fails for this record alone leaves it at the refusal.
+            return Ok((advice != Advice::Hold).then(|| Ending::with(Outcome::Refused)));
+        };
         match advice {
             Advice::Hold => {
                 tracing::debug!(record.id = %record.id, "Holding {record}: {error}");
@@ -350,8 +416,9 @@ impl Push {
                 Err(self.park(task, pupil, task.failures, self.pauses.in_outage()).await?)
             }
             Advice::Count => {
-                let failures = task.failures.and_now(now);
-                if failures.count >= MAX_FAILURES {
+                let is_its_own = task.failures.first.is_some_and(|first| self.gate.took_others_since(first));
+                let failures = task.failures.and_now(now, is_its_own);
+                if failures.own >= MAX_FAILURES {
                     tracing::error!(record.id = %record.id, "otmechalka fails on {record} alone, {} times: {error}", failures.count);
                     let problem = Problem::otmechalka_keeps_failing(status_of(error));
                     return Ok(Some(Ending { is_uncertain: true, ..Ending::refused(vec![problem]) }));
@@ -425,20 +492,26 @@ impl Push {
         Ok(Tried::Ended(ending))
     }
 
+    async fn try_lookup(&self, turn: &Turn<'_>, ticket: &str) -> Result<Tried, Setback> {
+        let found = self.ask(turn, Kind::Read, self.otmechalka.get_ticket(ticket)).await?;
+        Ok(found.map_or(Tried::Absent, |found| {
+            Tried::Ended(Ending { target_id: found.id, ..Ending::with(Outcome::AlreadyThere) })
+        }))
+    }
+
     async fn try_ticket(
         &self,
         turn: &Turn<'_>,
         body: &TicketBody,
         client_is_known: bool,
     ) -> Result<Tried, Setback> {
-        if let Some(found) = self.ask(turn, Kind::Read, self.otmechalka.get_ticket(&body.origin_id)).await? {
-            let ending = Ending { target_id: found.id, ..Ending::with(Outcome::AlreadyThere) };
-            return Ok(Tried::Ended(ending));
+        if let found @ Tried::Ended(_) = self.try_lookup(turn, &body.origin_id).await? {
+            return Ok(found);
         }
         let client = &body.client_origin_id;
         if !client_is_known && self.ask(turn, Kind::Read, self.otmechalka.get_client(client)).await?.is_none()
         {
-            return Ok(Tried::NoClient);
+            return Ok(Tried::Absent);
         }
         match self.ask(turn, Kind::Write, self.otmechalka.create_ticket(body)).await {
             Ok(created) => Ok(Tried::Ended(Ending::wrote(Outcome::Created, created.id, None))),
@@ -446,7 +519,7 @@ impl Push {
                 // Somebody deleted the client there: what is remembered of it is no longer true.
                 match self.ask(turn, Kind::Read, self.otmechalka.get_client(client)).await? {
                     Some(_) => Err(Setback::Failed(kind, error)),
-                    None => Ok(Tried::NoClient),
+                    None => Ok(Tried::Absent),
                 }
             }
             Err(setback) => Err(setback),
@@ -465,7 +538,7 @@ impl Push {
         }
         match call.await {
             Ok(answer) => {
-                self.gate.answered(kind);
+                self.gate.worked(kind);
                 Ok(answer)
             }
             Err(error) => Err(Setback::Failed(kind, error)),
@@ -480,8 +553,9 @@ impl Push {
         mut last: Option<Settled>,
         ending: &Ending,
     ) -> Result<Option<Settled>, Halt> {
+        let mut behind = last.as_ref().map_or(0, |last| last.sequence);
         loop {
-            let (message, result) = self.result(task, last.as_ref(), ending)?;
+            let (message, result) = self.result(task, last.as_ref(), behind, ending)?;
             match self.broker.publish(&message).await {
                 Ok(published) => {
                     let settled = Settled::of(published.sequence, &result.0, &result.1);
@@ -495,7 +569,8 @@ impl Push {
                 Err(PublishError::Stopping) => return Err(Halt::GiveBack("the stage is stopping")),
                 Err(error @ PublishError::TooBig { .. }) => return Err(Halt::Dead(error.to_string())),
             }
-            last = self.store.refresh(task.record).await?;
+            let newest = self.store.newest_result(task.record).await?;
+            (behind, last) = (newest.sequence, newest.settled);
             match standing(task.version, last.as_ref()) {
                 Standing::Settled => return Ok(last),
                 Standing::Superseded => {
@@ -514,11 +589,13 @@ impl Push {
         &self,
         task: &Task<'_>,
         last: Option<&Settled>,
+        behind: u64,
         ending: &Ending,
     ) -> Result<(Outgoing, (Envelope, RecordProcessed)), Halt> {
         let envelope = Envelope { source: SOURCE.to_owned(), ..task.envelope.clone() };
         let status =
             if ending.outcome.is_success() { SUCCESS.to_owned() } else { status_text(&ending.problems) };
+        let last = last.filter(|_| !ending.is_absent);
         // A refusal changes nothing in otmechalka, so what it holds is remembered across it.
         let remembered = last.filter(|_| !ending.is_uncertain).and_then(|last| last.body_digest.clone());
         let processed = RecordProcessed {
@@ -532,8 +609,8 @@ impl Push {
         let encoded = envelope.encode(&processed)?;
         let message_id =
             format!("res:{}:{}:{}", task.record, task.version.raw_sequence, task.version.redrive);
-        let message = Outgoing::new(subjects::result(task.record), encoded, message_id)
-            .expecting_last(last.map_or(0, |last| last.sequence));
+        let message =
+            Outgoing::new(subjects::result(task.record), encoded, message_id).expecting_last(behind);
         Ok((message, (envelope, processed)))
     }
 
@@ -555,6 +632,11 @@ impl Push {
         }
         Ok(())
     }
+}
+
+/// Tells whether a deal is remembered to have its ticket.
+fn is_ticket_there(task: &Task<'_>, last: Option<&Settled>) -> bool {
+    task.record.entity == Entity::Deal && last.is_some_and(Settled::is_in_otmechalka)
 }
 
 /// Tells whether a refusal of a ticket may be about its client.

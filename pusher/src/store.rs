@@ -40,6 +40,14 @@ pub struct Command {
     pub mapped: RecordMapped,
 }
 
+/// The newest result of a record.
+pub struct NewestResult {
+    /// Its sequence in the stream, 0 where there is none: the next one is published behind it.
+    pub sequence: u64,
+    /// What it says; `None` also where it cannot be read or has no version, so that nothing counts as settled.
+    pub settled: Option<Settled>,
+}
+
 impl Store {
     /// Opens the streams, and the cache under `folder`.
     pub async fn open(broker: &Broker, folder: &Path) -> Result<Store, BrokerError> {
@@ -78,7 +86,13 @@ impl Store {
 
     /// Asks the stream for the newest result of a record.
     pub async fn refresh(&self, record: RecordRef) -> Result<Option<Settled>, BrokerError> {
+        Ok(self.newest_result(record).await?.settled)
+    }
+
+    /// Asks the stream for the newest result of a record, also where that cannot be read.
+    pub async fn newest_result(&self, record: RecordRef) -> Result<NewestResult, BrokerError> {
         let message = self.newest(&self.results, &subjects::result(record)).await?;
+        let sequence = message.as_ref().map_or(0, |message| message.sequence);
         let settled = message.and_then(|message| {
             let (envelope, processed) = decode::<RecordProcessed>(&message)?;
             Settled::of(message.sequence, &envelope, &processed)
@@ -87,7 +101,7 @@ impl Store {
             Some(settled) => self.remember(record, settled),
             None => self.cache.remove(&record.to_string()),
         }
-        Ok(settled)
+        Ok(NewestResult { sequence, settled })
     }
 
     /// Keeps a result that the stream has.

@@ -8,6 +8,7 @@ use schemas::{Envelope, EnvelopeError, Mapping, RecordId, RecordMapped, RecordRe
 
 /// Headers that carry a record's failures from try to try.
 const FAILURES: &str = "ce-failures";
+const OWN_FAILURES: &str = "ce-ownfailures";
 const FIRST_FAILURE: &str = "ce-firstfailure";
 
 /// A command.
@@ -26,19 +27,25 @@ pub struct Task<'d> {
     pub failures: Failures,
 }
 
-/// Failures of one version of a record that are its own.
+/// Failures of one version of a record, with lookups working meanwhile.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Failures {
-    /// How many.
+    /// How many; each makes the next wait longer.
     pub count: u64,
+    /// How many of them count against the record: otmechalka had taken another since the first.
+    pub own: u64,
     /// When the first was.
     pub first: Option<DateTime<Utc>>,
 }
 
 impl Failures {
     /// Adds one.
-    pub fn and_now(self, now: DateTime<Utc>) -> Failures {
-        Failures { count: self.count.saturating_add(1), first: Some(self.first.unwrap_or(now)) }
+    pub fn and_now(self, now: DateTime<Utc>, is_its_own: bool) -> Failures {
+        Failures {
+            count: self.count.saturating_add(1),
+            own: self.own.saturating_add(u64::from(is_its_own)),
+            first: Some(self.first.unwrap_or(now)),
+        }
     }
 }
 
@@ -47,8 +54,10 @@ impl<'d> Task<'d> {
     pub fn read(delivery: &'d Delivery) -> Result<Task<'d>, EnvelopeError> {
         let (envelope, mapped) = delivery.decode::<RecordMapped>()?;
         let version = envelope.version.ok_or(EnvelopeError::Missing("ce-rawsequence"))?;
+        let number = |name| delivery.header(name).and_then(|text| text.parse().ok()).unwrap_or(0);
         let failures = Failures {
-            count: delivery.header(FAILURES).and_then(|text| text.parse().ok()).unwrap_or(0),
+            count: number(FAILURES),
+            own: number(OWN_FAILURES),
             first: delivery.header(FIRST_FAILURE).and_then(|text| text.parse().ok()),
         };
         Ok(Task { delivery, record: envelope.record, envelope, version, mapped, failures })
@@ -77,6 +86,11 @@ impl<'d> Task<'d> {
         self.is_first_try() && !is_asked_for
     }
 
+    /// Tells whether the status field showed something, so that the record may have been settled before.
+    pub fn shows_status(&self) -> bool {
+        self.mapped.shown.status.as_deref().is_some_and(|status| !status.trim().is_empty())
+    }
+
     /// Builds the message that brings this command back after a pause.
     ///
     /// The server itself publishes it to the command's subject then, so nothing is held here meanwhile and
@@ -98,7 +112,9 @@ impl<'d> Task<'d> {
             .with_header("Nats-Schedule", format!("@at {}", due.to_rfc3339_opts(SecondsFormat::Millis, true)))
             .with_header("Nats-Schedule-Target", subjects::command(pupil, self.record));
         if failures.count > 0 {
-            message = message.with_header(FAILURES, failures.count.to_string());
+            message = message
+                .with_header(FAILURES, failures.count.to_string())
+                .with_header(OWN_FAILURES, failures.own.to_string());
         }
         if let Some(first) = failures.first {
             message = message.with_header(FIRST_FAILURE, first.to_rfc3339_opts(SecondsFormat::Millis, true));

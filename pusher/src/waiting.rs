@@ -41,30 +41,36 @@ impl Waiting {
     /// Sends the tickets of a contact round again that were refused for want of it.
     pub async fn release(&self, contact: RecordId, store: &Store) -> Result<(), BrokerError> {
         for waiter in self.waiters(contact, store).await? {
-            self.release_one(&waiter, store).await?;
-            self.bucket.delete(&waiter.key).await?;
+            if self.release_one(&waiter, store).await? {
+                self.bucket.delete(&waiter.key).await?;
+            }
         }
         Ok(())
     }
 
-    async fn release_one(&self, waiter: &Waiter, store: &Store) -> Result<(), BrokerError> {
-        let Some(command) = store.newest_command(&waiter.subject).await? else { return Ok(()) };
-        let Some(last) = store.refresh(waiter.deal).await? else { return Ok(()) };
+    /// Returns false where the ticket still waits: its command is no longer kept, and only a replay of the
+    /// deal can bring it back.
+    async fn release_one(&self, waiter: &Waiter, store: &Store) -> Result<bool, BrokerError> {
+        let deal = waiter.deal.id;
+        let Some(command) = store.newest_command(&waiter.subject).await? else {
+            tracing::error!(deal.id = %deal, "Client of deal {deal} has come, and the deal's command is no longer kept: replay the deal");
+            return Ok(false);
+        };
+        let Some(last) = store.refresh(waiter.deal).await? else { return Ok(true) };
         // Another version is settled or still to come, or this one found its way meanwhile.
         if last.outcome != Outcome::Refused || !last.lacks_client || command.version > last.version() {
-            return Ok(());
+            return Ok(true);
         }
         let settled = last.version();
         if command.version.raw_sequence != settled.raw_sequence {
-            return Ok(());
+            return Ok(true);
         }
         let version = Version { redrive: settled.redrive + 1, ..settled };
         let message = sent_again("release", &waiter.subject, &command.envelope, &command.mapped, version)
             .map_err(|_| BrokerError::Stopping)?;
         self.broker.publish(&message).await.map_err(|_| BrokerError::Stopping)?;
-        let deal = waiter.deal.id;
         tracing::info!(deal.id = %deal, "Client of deal {deal} has come: its ticket goes round again");
-        Ok(())
+        Ok(true)
     }
 
     async fn waiters(&self, contact: RecordId, store: &Store) -> Result<Vec<Waiter>, BrokerError> {

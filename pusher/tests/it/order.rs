@@ -216,6 +216,9 @@ async fn a_record_reported_as_failing_is_not_remembered_as_it_was_before() {
     // Every update arrives, no answer to it does.
     bench.fault(json!({"kind": "truncated", "method": "POST", "origin_id": "15"})).await;
     bench.command(pupil, pupil, version(2), "Успешно", client("Пётр")).await;
+    // Others are taken meanwhile, so it is the record that is sick.
+    eventually("the first failure", async || bench.faults_fired().await >= 2).await;
+    bench.new_client(contact(20)).await;
     let failing = bench.settled(pupil, version(2)).await;
     assert_eq!(failing.problems[0].code, "otmechalka.keeps_failing");
     assert_eq!(failing.body_digest, None);
@@ -239,4 +242,18 @@ async fn a_refused_version_does_not_hide_that_an_earlier_one_may_have_arrived() 
     bench.command(pupil, pupil, version(4), "Успешно", client("Иван")).await;
     assert_success(&bench.settled(pupil, version(4)).await, Outcome::Updated);
     assert_eq!(bench.written_names(pupil).await.last().unwrap(), "Иван");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_result_that_cannot_be_read_is_written_behind() {
+    let bench = Bench::start().await;
+    let pupil = contact(19);
+    let subject = schemas::subjects::result(pupil);
+    let garbage = async_nats::jetstream::message::PublishMessage::build().payload("?".into());
+    let published = bench.broker.jetstream().send_publish(subject, garbage).await.unwrap();
+    let sequence = published.await.unwrap().sequence;
+    let _pusher = bench.pusher();
+    bench.command(pupil, pupil, version(1), "", client("Иван")).await;
+    eventually("a result behind it", async || bench.results().await > sequence).await;
+    assert_success(&bench.settled(pupil, version(1)).await, Outcome::Created);
 }

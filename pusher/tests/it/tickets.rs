@@ -1,7 +1,7 @@
 //! Tickets and their clients.
 
-use schemas::streams::COMMANDS;
-use schemas::{Outcome, Version, subjects};
+use schemas::streams::{COMMANDS, RESULTS, WAITING};
+use schemas::{Mapping, Outcome, Version, subjects};
 
 use crate::bench::{Bench, assert_success, client, contact, deal, eventually, refused, ticket, version};
 
@@ -104,4 +104,50 @@ async fn a_ticket_whose_client_was_deleted_in_otmechalka_follows_when_it_is_back
     assert_success(&bench.settled(pupil, version(read + 2)).await, Outcome::Created);
     let released = Version { raw_sequence: read + 1, redrive: 1 };
     assert_success(&bench.settled(sale, released).await, Outcome::Created);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deal_with_a_ticket_stays_a_success_when_a_later_edit_does_not_map() {
+    let bench = Bench::start().await;
+    let pusher = bench.pusher();
+    let (pupil, sale) = (contact(22), deal(23));
+    bench.command(pupil, pupil, version(1), "", client("Иван")).await;
+    bench.settled(pupil, version(1)).await;
+    bench.command(sale, pupil, version(2), "", ticket(pupil)).await;
+    assert_success(&bench.settled(sale, version(2)).await, Outcome::Created);
+    let calls = bench.history().await.len();
+    for (raw_sequence, mapping) in [(3, refused()), (4, Mapping::OutOfScope), (5, refused())] {
+        bench.command(sale, pupil, version(raw_sequence), "Успешно", mapping).await;
+        assert_success(&bench.settled(sale, version(raw_sequence)).await, Outcome::AlreadyThere);
+    }
+    assert_eq!(bench.history().await.len(), calls, "what is remembered is not asked");
+    assert!(pusher.stop().await.success());
+
+    // The results are forgotten, as after their time.
+    let results = bench.broker.stream(RESULTS.name).await.unwrap();
+    results.purge().await.unwrap();
+    std::fs::remove_dir_all(bench.state_dir()).unwrap();
+    let _pusher = bench.pusher();
+    bench.command(sale, pupil, version(6), "Успешно", refused()).await;
+    assert_success(&bench.settled(sale, version(6)).await, Outcome::AlreadyThere);
+    assert_eq!(bench.history().await.len(), calls + 1);
+    for (sale, status) in [(deal(24), "Успешно"), (deal(25), "")] {
+        bench.command(sale, pupil, version(7), status, refused()).await;
+        assert_eq!(bench.settled(sale, version(7)).await.problems[0].code, "phone.missing");
+    }
+    assert_eq!(bench.history().await.len(), calls + 2, "a new deal is not looked up");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ticket_whose_command_is_no_longer_kept_is_not_forgotten() {
+    let bench = Bench::start().await;
+    let (pupil, sale) = (contact(26), deal(27));
+    let key = format!("{}.{}", pupil.id, sale.id);
+    let waiting = bench.broker.bucket(&WAITING).await.unwrap();
+    waiting.put(&key, subjects::command(pupil.id, sale).into()).await.unwrap();
+    let _pusher = bench.pusher();
+    bench.command(pupil, pupil, version(1), "", client("Иван")).await;
+    bench.idle().await;
+    assert_success(&bench.settled(pupil, version(1)).await, Outcome::Created);
+    assert!(waiting.get(&key).await.unwrap().is_some());
 }
