@@ -9,7 +9,8 @@ ARG NATS=nats:2.15-alpine
 FROM ${BUILDER} AS build
 WORKDIR /source
 COPY . .
-RUN cargo build --locked --release --workspace --bins \
+RUN cargo build --locked --release --bins \
+        -p producer -p mapper -p pusher -p status-writer -p simulators -p ops \
     && mkdir -p /out/bin /out/state \
     && cp target/release/producer target/release/mapper target/release/pusher target/release/status-writer \
         target/release/rollcall target/release/bitrix24-sim target/release/otmechalka-sim /out/bin/
