@@ -445,7 +445,11 @@ mod tests {
 
     #[test]
     fn a_password_in_the_address_is_refused_and_not_shown() {
-        for url in ["nats://rollcall:hunter2@nats:4222", "nats://hunter2@nats:4222", "nats://a:1,nats://x:hunter2@b:2"] {
+        for url in [
+            "nats://rollcall:hunter2@nats:4222",
+            "nats://hunter2@nats:4222",
+            "nats://a:1,nats://x:hunter2@b:2",
+        ] {
             let source = Source::new([("NATS_URL".to_owned(), url.to_owned())]);
             let reader = Reader::new(&source);
             let settings = NatsSettings::read(&reader);
