@@ -146,7 +146,20 @@ impl Bench {
         status: &str,
         mapping: Mapping,
     ) {
-        let envelope = envelope(record, pupil, Some(version));
+        self.command_tried(0, record, pupil, version, status, mapping).await;
+    }
+
+    /// Publishes a command as it comes back after so many tries.
+    pub async fn command_tried(
+        &self,
+        attempt: u64,
+        record: RecordRef,
+        pupil: RecordRef,
+        version: Version,
+        status: &str,
+        mapping: Mapping,
+    ) {
+        let envelope = Envelope { attempt, ..envelope(record, pupil, Some(version)) };
         let shown = Shown { status: Some(status.into()), observed: envelope.modified };
         let encoded = envelope.encode(&RecordMapped { mapping, shown }).unwrap();
         let id = format!("test:{}", uuid());

@@ -24,7 +24,8 @@ async fn a_sick_record_blocks_nobody_and_is_reported_as_its_own_error() {
     assert_eq!(reported.outcome, Outcome::Refused);
     assert_eq!(reported.problems[0].code, "otmechalka.keeps_failing");
     assert!(reported.status.contains("500"), "{}", reported.status);
-    assert_eq!(bench.faults_fired().await, 9, "the first failure is not counted");
+    let tries = bench.faults_fired().await;
+    assert!(tries >= 9, "{tries} tries: none is counted before another record was taken");
 
     bench.no_faults().await;
     bench.command(sick, sick, version(900), "", client("Иван")).await;

@@ -257,3 +257,24 @@ async fn a_result_that_cannot_be_read_is_written_behind() {
     eventually("a result behind it", async || bench.results().await > sequence).await;
     assert_success(&bench.settled(pupil, version(1)).await, Outcome::Created);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_version_that_comes_back_to_an_old_cache_is_not_pushed_over_a_newer_one() {
+    let bench = Bench::start().await;
+    let pupil = contact(28);
+    let one = bench.pusher();
+    bench.command(pupil, pupil, version(1), "", client("Первый")).await;
+    bench.settled(pupil, version(1)).await;
+    bench.idle().await;
+    assert!(one.stop().await.success());
+    let other = bench.pusher_with(crate::bench::SPEED, &bench.state_dir().join("other"));
+    bench.command(pupil, pupil, version(3), "Успешно", client("Третий")).await;
+    bench.settled(pupil, version(3)).await;
+    bench.idle().await;
+    assert!(other.stop().await.success());
+
+    let _one = bench.pusher();
+    bench.command_tried(1, pupil, pupil, version(2), "Успешно", client("Второй")).await;
+    bench.idle().await;
+    assert_eq!(bench.written_names(pupil).await, ["Первый", "Третий"]);
+}
