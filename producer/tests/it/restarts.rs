@@ -5,7 +5,7 @@ use std::path::Path;
 use schemas::Entity;
 use serde_json::json;
 
-use crate::bench::{Bench, contact, eventually};
+use crate::bench::{Bench, STATUS, contact, eventually};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_again_and_again_during_a_first_sync_it_publishes_every_record_once() {
@@ -85,7 +85,7 @@ async fn a_cache_from_before_the_last_edit_hides_no_way_back() {
     bench.stop_producer().await;
     std::fs::remove_dir_all(bench.state_dir()).unwrap();
     std::fs::rename(&old, bench.state_dir()).unwrap();
-    bench.edit_contact(id, json!({"NAME": "Анна"})).await;
+    bench.edit_contact(id, json!({"NAME": "Анна", STATUS: "Успешно"})).await;
     bench.start_producer();
     bench.shows_name(id, "Анна").await;
 }
