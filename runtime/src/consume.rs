@@ -8,6 +8,12 @@ use schemas::streams::ConsumerDefinition;
 use crate::broker::{Broker, BrokerError};
 use crate::inbox::{Delivery, Inbox, Verdict};
 
+/// Messages that one request to the server may still bring.
+///
+/// How many are here at once is bounded by the consumer's `max_ack_pending`. A request for a single message would have to
+/// be made anew for each, which costs a round trip and stalled under load.
+const STANDING_REQUEST: usize = 32;
+
 /// Decides about one message.
 pub trait Handler: Send + Sync {
     /// Reads a message and says what to do with it. Called again for the same message after a crash.
@@ -21,9 +27,7 @@ pub async fn consume(
     definition: ConsumerDefinition,
     handler: &impl Handler,
 ) -> Result<(), BrokerError> {
-    // One message ahead hides the round trip to the server where the consumer allows it.
-    let batch = if definition.max_ack_pending == 1 { 1 } else { 2 };
-    let mut inbox = Inbox::bind(broker, stage, definition, batch).await?;
+    let mut inbox = Inbox::bind(broker, stage, definition, STANDING_REQUEST).await?;
     while let Some(delivery) = inbox.next().await {
         match step(&inbox, delivery, handler).await {
             Ok(()) => {}

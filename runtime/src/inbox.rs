@@ -17,7 +17,7 @@ use crate::broker::{Broker, BrokerError, Bucket};
 use crate::publish::{Outgoing, PublishError};
 
 /// Silence after which a consumer is asked whether it has something to deliver.
-const SILENCE: Duration = Duration::from_secs(15);
+const SILENCE: Duration = Duration::from_secs(5);
 
 /// Deliveries of a message that were begun and never ended, after which it is dead.
 const MAX_UNFINISHED: u64 = 4;
