@@ -28,8 +28,9 @@ pub async fn measure(scale: Scale) -> anyhow::Result<Vec<Figure>> {
     let patience = Duration::from_secs_f64(60.0 + 900.0 / speed);
     let builder = portal::school(CONTACTS, usize::try_from(deals)?, speed);
     let (mut school, portal) = portal::open(builder, &[("crm.*.update", COMPUTING.each)]).await?;
-    portal::start_stages(&mut school, &portal).await?;
-    portal.statuses_written(deals + CONTACTS as u64, patience).await?;
+    let records = deals + CONTACTS as u64;
+    portal::start_with_outcomes_ready(&mut school, &portal, records).await?;
+    portal.statuses_written(records, patience).await?;
     portal::show_warnings(&school)?;
     let counts = portal.counts().await?;
     let times = times(&portal.writes_after(0).await?)?;

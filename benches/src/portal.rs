@@ -6,8 +6,11 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use async_nats::jetstream::consumer::PullConsumer;
 use e2e::{School, SchoolBuilder, Stage};
-use schemas::streams::consumers;
+use schemas::streams::{RESULTS, consumers};
 use serde_json::{Value, json};
+
+/// Longest time until all outcomes lie ready.
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Warnings shown of one run.
 const MOST_WARNINGS: usize = 10;
@@ -154,6 +157,25 @@ pub async fn start_stages(school: &mut School, portal: &Portal) -> anyhow::Resul
     let now = portal.now().await?;
     school.start(Stage::Producer)?;
     Ok(now)
+}
+
+/// Starts all stages, the status-writer only when the outcomes of this many records lie ready for it.
+///
+/// For figures about its pace alone: they must not hang on how fast this machine maps and pushes.
+pub async fn start_with_outcomes_ready(
+    school: &mut School,
+    portal: &Portal,
+    records: u64,
+) -> anyhow::Result<()> {
+    for stage in [Stage::Producer, Stage::Mapper, Stage::Pusher] {
+        school.start(stage)?;
+    }
+    e2e::eventually("outcomes of all records", PATIENCE, || async {
+        Ok((school.messages(RESULTS.name).await? >= records).then_some(()))
+    })
+    .await?;
+    portal.reset().await?;
+    school.start(Stage::StatusWriter)
 }
 
 /// Prints what the stages warned of, once each: a figure with a warning behind it deserves a second look.

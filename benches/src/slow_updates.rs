@@ -17,7 +17,7 @@ pub async fn measure(scale: Scale) -> anyhow::Result<Vec<Figure>> {
     let builder = portal::school(usize::try_from(each)?, usize::try_from(each)?, speed);
     let costs = [("crm.contact.update", CONTACT_UPDATE), ("crm.deal.update", DEAL_UPDATE)];
     let (mut school, portal) = portal::open(builder, &costs).await?;
-    portal::start_stages(&mut school, &portal).await?;
+    portal::start_with_outcomes_ready(&mut school, &portal, 2 * each).await?;
     portal.statuses_written(2 * each, patience).await?;
     portal::show_warnings(&school)?;
     let counts = portal.counts().await?;

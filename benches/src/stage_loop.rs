@@ -5,7 +5,7 @@
 //! await the stream's ack before they ack. They take turns, and the times are those at which the server stored what
 //! they published.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use async_nats::HeaderMap;
@@ -13,18 +13,22 @@ use async_nats::jetstream;
 use async_nats::jetstream::consumer::PullConsumer;
 use e2e::{Program, School, Stage};
 use futures::StreamExt;
+use mapper::{DEFAULT_MAPPING, Rules};
 use runtime::bootstrap::{self, Mode};
 use runtime::broker::NatsSettings;
 use runtime::health::Health;
 use runtime::{Broker, CancellationToken, Delivery, Handler, Outgoing, Verdict};
-use schemas::Encoded;
 use schemas::streams::{ATTEMPTS, COMMANDS, RAW, mapper_consumer};
+use schemas::{Encoded, Envelope, RecordChanged};
 
 use crate::Scale;
 use crate::figure::Figure;
 use crate::portal;
 
 const PATIENCE: Duration = Duration::from_secs(300);
+
+/// Messages of one request of the bare loop, as in the stages.
+const STANDING_REQUEST: usize = 32;
 
 /// Variables of the loops of this program.
 const NATS_URL: &str = "NATS_URL";
@@ -37,6 +41,7 @@ pub async fn measure(scale: Scale) -> anyhow::Result<Vec<Figure>> {
     let (mut school, _portal) =
         portal::open(portal::school(usize::try_from(contacts)?, usize::try_from(deals)?, 20.0), &[]).await?;
     fill(&mut school, messages).await?;
+    let mapping = mapping_alone(&school, messages).await?;
     let (mut mapper, mut shell, mut bare) = (Vec::new(), Vec::new(), Vec::new());
     let mut payload = 0;
     for _ in 0..rounds {
@@ -56,10 +61,29 @@ pub async fn measure(scale: Scale) -> anyhow::Result<Vec<Figure>> {
     Ok(vec![
         Figure::new("P15", what, over_bare(&mapper)).at_least(0.7, 0.9),
         Figure::new("P15", "the same of a stage that maps nothing", over_bare(&shell)),
+        Figure::new("P15", "mapping alone, with reading and writing JSON, microseconds", mapping),
         Figure::new("P15", "mapper: messages a second", median(mapper)),
         Figure::new("P15", "stage that maps nothing: messages a second", median(shell)),
         Figure::new("P15", format!("bare loop: messages a second, {payload} bytes each"), median(bare)),
     ])
+}
+
+/// Returns the microseconds that a message takes from bytes to bytes, without a server.
+async fn mapping_alone(school: &School, messages: u64) -> anyhow::Result<f64> {
+    let rules =
+        Rules::parse(DEFAULT_MAPPING).map_err(|_| anyhow::anyhow!("the customer's mapping is unreadable"))?;
+    let stream = school.broker.jetstream().get_stream(RAW.name).await?;
+    let mut raw = Vec::new();
+    for sequence in 1..=messages {
+        raw.push(stream.get_raw_message(sequence).await?);
+    }
+    let started = Instant::now();
+    for (message, sequence) in raw.iter().zip(1..) {
+        let header = |name: &str| message.headers.get(name).map(async_nats::HeaderValue::as_str);
+        let (envelope, changed) = Envelope::decode::<RecordChanged>(header, &message.payload)?;
+        std::hint::black_box(mapper::outgoing(&rules, envelope, &changed, sequence)?);
+    }
+    Ok(started.elapsed().as_secs_f64() * 1e6 / messages as f64)
 }
 
 /// Runs a loop of this program and returns its messages a second.
@@ -155,7 +179,7 @@ pub async fn bare_loop() -> anyhow::Result<()> {
         jetstream.get_consumer_from_stream(&definition.name, definition.stream).await?;
     let mut messages = consumer
         .stream()
-        .max_messages_per_batch(1)
+        .max_messages_per_batch(STANDING_REQUEST)
         .expires(Duration::from_secs(30))
         .heartbeat(Duration::from_secs(10))
         .messages()
