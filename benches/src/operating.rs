@@ -37,6 +37,7 @@ pub async fn measure(scale: Scale) -> anyhow::Result<Vec<Figure>> {
     let (first, last) = (times.first().context("no update")?, times.last().context("no update")?);
     let seconds = (last - first) as f64 + COMPUTING.each;
     let in_first_window = times.iter().filter(|time| *time - first < WINDOW_SECONDS).count();
+    eprintln!("  deals updated in each minute: {:?}", by_minute(&times, *first));
     let bound = COMPUTING.bound(deals);
     Ok(vec![
         Figure::new("P7", "commands refused for computing time", counts.refused_operating as f64)
@@ -54,6 +55,12 @@ pub async fn measure(scale: Scale) -> anyhow::Result<Vec<Figure>> {
         .least(COMPUTING.per_window() as f64),
         Figure::new("P7", "refused with 503", counts.refused as f64).none_allowed(),
     ])
+}
+
+/// Returns how many fell into each minute since the first.
+fn by_minute(times: &[i64], first: i64) -> Vec<usize> {
+    let minutes = times.last().map_or(0, |last| (last - first) / 60);
+    (0..=minutes).map(|minute| times.iter().filter(|time| (*time - first) / 60 == minute).count()).collect()
 }
 
 /// Returns when the deals were updated, in order, in whole seconds as the portal prints them.

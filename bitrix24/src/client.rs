@@ -52,6 +52,8 @@ struct Portal {
 pub struct Capacity {
     /// Commands that fit into the computing time left, at most [`MOST_COMMANDS`].
     pub commands_now: u32,
+    /// Commands under way, which [`Capacity::commands_now`] has already taken into account.
+    pub commands_in_flight: u32,
     /// Real time until at least one command fits; zero when one fits now.
     pub ready_in: Duration,
     /// Portal seconds that one command takes by experience; 0 while there is none.
@@ -153,6 +155,7 @@ impl Client {
         let wait = names.map(ready_at).into_iter().fold(now, f64::max) - now;
         Capacity {
             commands_now: names.map(fitting).into_iter().min().unwrap_or(0),
+            commands_in_flight: portal.operating.in_flight(method),
             ready_in: portal.clock.real(wait),
             seconds_each: names.map(|name| portal.operating.predict(name, 1)).into_iter().fold(0.0, f64::max),
         }

@@ -21,6 +21,9 @@ const SLOT: f64 = 5.0;
 /// Weight of the newest sample in the average cost of a command.
 const LEARNING_RATE: f64 = 0.25;
 
+/// Commands after which an average is taken even though others are still under way.
+const MANY: u32 = 200;
+
 /// How far the portal's clock must fall back to be believed to have been set back.
 const SET_BACK: f64 = 120.0;
 
@@ -84,6 +87,11 @@ impl Operating {
         self.methods.get(method).map_or(most, |budget| budget.fitting(self.limit, now, most))
     }
 
+    /// Returns how many commands of a method are under way.
+    pub fn in_flight(&self, method: &str) -> u32 {
+        self.methods.get(method).map_or(0, |budget| budget.in_flight)
+    }
+
     /// Returns when the portal will forget something of a method, as far as it said so.
     pub fn reset_at(&self, method: &str) -> Option<f64> {
         self.methods.get(method).and_then(|budget| budget.blocked_until.or(budget.reset_at))
@@ -135,6 +143,8 @@ struct Budget {
     /// Commands sent and not yet answered.
     in_flight: u32,
     cost: Option<Cost>,
+    /// What has been answered since nothing was under way.
+    beside: Beside,
     seen_at: Option<f64>,
     reset_at: Option<f64>,
     blocked_until: Option<f64>,
@@ -147,6 +157,36 @@ struct Charge {
     seconds: f64,
     /// Spent before our time, so only the portal knows when it will be forgotten.
     doubtful: bool,
+}
+
+/// Commands answered while others were under way, and what they all spent.
+///
+/// The sums of one request include the seconds of those beside it, and the sums of those are out of date
+/// by then: only what all of them spent, over all of their commands, tells the cost of one. Cut in the
+/// middle, the first part would take over seconds of the second, so it is kept until all have ended.
+#[derive(Debug, Clone, Copy, Default)]
+struct Beside {
+    commands: f64,
+    seconds: f64,
+    /// Commands since the cost was last learnt.
+    fresh: u32,
+    /// The portal forgot something meanwhile, so that the seconds are too few.
+    is_short: bool,
+}
+
+impl Beside {
+    fn on_average(&self) -> Option<f64> {
+        (self.commands > 0.0).then(|| self.seconds / self.commands)
+    }
+
+    /// Lets older commands weigh less, should there never be a pause.
+    fn note_learnt(&mut self) {
+        self.fresh = 0;
+        if self.commands > 10.0 * f64::from(MANY) {
+            self.commands /= 2.0;
+            self.seconds /= 2.0;
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -223,19 +263,35 @@ impl Budget {
     fn observe(&mut self, limit: f64, seen: &Seen) {
         let doubtful = self.is_older_than_us(seen);
         let share = f64::from(seen.commands.max(1)) / seen.readings.len().max(1) as f64;
-        let mut spent = Vec::new();
+        let mut spent = 0.0;
         for (index, reading) in seen.readings.iter().enumerate() {
-            spent.extend(self.take(reading, share, doubtful && index == 0));
+            let old = doubtful && index == 0;
+            spent += self.take(reading, share, old).filter(|_| !old).unwrap_or(0.0);
         }
-        if spent.is_empty() {
-            return;
-        }
-        // Both are too high when requests overlap, so the lower one is nearer to the truth.
-        let on_average = spent.iter().sum::<f64>() / (spent.len() as f64 * share);
-        let samples = [steps(&seen.readings), (!doubtful).then_some(on_average)];
-        self.learn(samples.into_iter().flatten().min_by(f64::total_cmp));
+        self.learn_from(seen, spent, if doubtful { seen.commands.saturating_sub(1) } else { seen.commands });
         if seen.readings.last().is_some_and(|last| last.sum < limit) {
             self.blocked_until = None;
+        }
+    }
+
+    fn learn_from(&mut self, seen: &Seen, spent: f64, commands: u32) {
+        let was_alone = self.beside.commands == 0.0 && self.in_flight == 0;
+        let beside = &mut self.beside;
+        beside.commands += f64::from(commands);
+        beside.seconds += spent;
+        beside.fresh += commands;
+        let is_over = self.in_flight == 0;
+        if is_over || self.cost.is_none() || beside.fresh >= MANY {
+            // Another process may be at the same method, so the lower one is nearer to the truth.
+            let samples = [beside.on_average(), steps(&seen.readings).filter(|_| was_alone)];
+            let may_learn = was_alone || !beside.is_short;
+            beside.note_learnt();
+            if may_learn {
+                self.learn(samples.into_iter().flatten().min_by(f64::total_cmp));
+            }
+        }
+        if is_over {
+            self.beside = Beside::default();
         }
     }
 
@@ -255,6 +311,7 @@ impl Budget {
         if advanced || reading.sum < before {
             // The portal has forgotten something meanwhile, which hides what was spent.
             spent = spent.max(commands * self.cost.map_or(0.0, |cost| cost.mean));
+            self.beside.is_short = true;
         }
         self.charge(reading.at, spent, doubtful);
         self.forget(self.total() - reading.sum);
@@ -494,6 +551,30 @@ mod tests {
         assert_eq!(operating.ready_at(UPDATE, 2, 100.0), None);
         operating.release(UPDATE, 23);
         assert_eq!(operating.ready_at(UPDATE, 2, 100.0), Some(100.0));
+    }
+
+    #[test]
+    fn requests_side_by_side_do_not_make_a_command_look_dearer() {
+        let mut operating = Operating::new(480.0);
+        operating.observe(
+            UPDATE,
+            &Seen { commands: 1, readings: vec![Reading { sum: 0.3, at: 99.0, reset_at: None }] },
+        );
+        // Four requests of ten commands each run at the same pace, so each sees all of their seconds pass.
+        let readings = |shift: f64| {
+            (1..=10).map(move |step| Reading {
+                sum: 0.3 + 1.2 * f64::from(step) + shift,
+                at: 100.0 + 0.3 * f64::from(step) + shift,
+                reset_at: None,
+            })
+        };
+        (0..4).for_each(|_| operating.reserve(UPDATE, 10));
+        for request in 0..4 {
+            operating.release(UPDATE, 10);
+            let shift = 0.01 * f64::from(request);
+            operating.observe(UPDATE, &Seen { commands: 10, readings: readings(shift).collect() });
+        }
+        assert!((operating.predict(UPDATE, 100) - 30.0).abs() < 1.0, "{}", operating.predict(UPDATE, 100));
     }
 
     #[test]

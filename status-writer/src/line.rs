@@ -51,6 +51,7 @@ pub struct Line {
     pub rest_until: Option<Instant>,
     /// When a status was last seen to stand where it was written.
     pub last_kept: Option<Instant>,
+    dribbled: Option<Instant>,
     setbacks: u32,
     unwell: u32,
     alarm: Option<String>,
@@ -67,6 +68,7 @@ impl Line {
             is_checking: false,
             rest_until: None,
             last_kept: None,
+            dribbled: None,
             setbacks: 0,
             unwell: 0,
             alarm: None,
@@ -90,6 +92,18 @@ impl Line {
     /// Returns the number of updates that the next round may have.
     pub fn most_updates(&self) -> usize {
         if self.gate == Gate::Open { self.pace.size() } else { 1 }
+    }
+
+    /// Tells whether a batch may go out that uses up the last of the computing time without being full.
+    ///
+    /// The portal gives time back by the minute: once a minute nothing is wasted, oftener would cost a
+    /// request for every few updates.
+    pub fn may_dribble(&mut self, now: Instant, minute: Duration) -> bool {
+        let may = self.in_flight == 0 && self.dribbled.is_none_or(|last| now >= last + minute);
+        if may {
+            self.dribbled = Some(now);
+        }
+        may
     }
 
     /// Notes that the field is as it should be.
@@ -283,6 +297,18 @@ mod tests {
         let mut line = line(now);
         line.note_report(&Report { kept: 5, other_text: 1, ..report() }, now, same);
         assert!(line.is_sound());
+    }
+
+    #[test]
+    fn the_last_of_the_computing_time_is_used_up_once_a_minute_and_alone() {
+        let now = Instant::now();
+        let mut line = line(now);
+        line.in_flight = 1;
+        assert!(!line.may_dribble(now, MINUTE));
+        line.in_flight = 0;
+        assert!(line.may_dribble(now, MINUTE));
+        assert!(!line.may_dribble(now + MINUTE / 2, MINUTE));
+        assert!(line.may_dribble(now + MINUTE, MINUTE));
     }
 
     #[test]

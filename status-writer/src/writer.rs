@@ -336,14 +336,17 @@ impl Writer {
 
     /// Returns how many updates may be sent now; puts the line to rest where it has no computing time.
     fn affordable(&mut self, entity: Entity, ready: usize, now: Instant) -> Option<usize> {
+        let minute = self.minute();
         let most = self.line(entity).most_updates();
         let capacity = self.tools.client.capacity(&field::portal_entity(entity).method("update"));
-        // Rounds just started may not have reserved their share yet; counted twice, the rest only waits.
-        let room = (capacity.commands_now as usize).saturating_sub(self.records_away(entity));
+        // Rounds just started have not reserved their share yet.
+        let unreserved = self.records_away(entity).saturating_sub(capacity.commands_in_flight as usize);
+        let room = (capacity.commands_now as usize).saturating_sub(unreserved);
         let fitting = room.min(most);
-        // Dribbling out what becomes free would cost a request each.
-        if fitting == 0 || fitting < most.min(ready) / 2 {
-            let pause = capacity.ready_in.max(self.tools.real(Duration::from_secs(1)));
+        if fitting == 0 || (fitting < most.min(ready) / 2 && !self.line(entity).may_dribble(now, minute)) {
+            // Asked often, for it costs nothing: what is under way may leave more than it was expected to.
+            let [shortest, longest] = [1, 10].map(|seconds| self.tools.real(Duration::from_secs(seconds)));
+            let pause = capacity.ready_in.clamp(shortest, longest);
             self.line(entity).rest(now + pause);
             return None;
         }
