@@ -76,15 +76,19 @@ impl Drop for Delivery {
 }
 
 impl Delivery {
-    fn new(message: Message, consumer: &str, attempts: &Bucket) -> Option<Delivery> {
+    fn new(message: Message, inbox: &Inbox) -> Option<Delivery> {
         let info = message.info().ok()?;
         let (sequence, deliveries, pending) =
             (info.stream_sequence, info.delivered.max(1) as u64, info.pending);
         let stream = info.stream.to_string();
         let progress = Arc::new(Progress { origin: Instant::now(), heard_ms: AtomicU64::new(0) });
-        let keep_alive = tokio::spawn(report_progress(message.clone(), Arc::clone(&progress)));
-        let attempt_key = format!("{consumer}.{sequence}");
-        let attempts = attempts.clone();
+        let keep_alive = tokio::spawn(report_progress(
+            inbox.broker.client().clone(),
+            message.clone(),
+            Arc::clone(&progress),
+        ));
+        let attempt_key = format!("{}.{sequence}", inbox.definition.name);
+        let attempts = inbox.attempts.clone();
         Some(Delivery {
             message,
             sequence,
@@ -149,7 +153,7 @@ impl Delivery {
     }
 }
 
-async fn report_progress(message: Message, progress: Arc<Progress>) {
+async fn report_progress(client: async_nats::Client, message: Message, progress: Arc<Progress>) {
     let mut every = tokio::time::interval(ACK_WAIT / 3);
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     every.tick().await;
@@ -157,8 +161,9 @@ async fn report_progress(message: Message, progress: Arc<Progress>) {
         every.tick().await;
         let now = progress.origin.elapsed().as_millis() as u64;
         let silent = Duration::from_millis(now.saturating_sub(progress.heard_ms.load(Ordering::Relaxed)));
-        // Too late to speak for it: the server has given it up.
-        if silent >= ACK_WAIT || message.ack_with(AckKind::Progress).await.is_err() {
+        // Too late to speak for it: the server has given it up. Cut off, nobody hears it.
+        let is_connected = client.connection_state() == async_nats::connection::State::Connected;
+        if silent >= ACK_WAIT || !is_connected || message.ack_with(AckKind::Progress).await.is_err() {
             continue;
         }
         progress.heard_ms.store(now, Ordering::Relaxed);
@@ -214,7 +219,7 @@ impl Inbox {
             match waited {
                 Ok(Some(Ok(message))) => {
                     self.last_delivery = Instant::now();
-                    if let Some(delivery) = Delivery::new(message, &self.definition.name, &self.attempts) {
+                    if let Some(delivery) = Delivery::new(message, self) {
                         return Some(delivery);
                     }
                 }
@@ -238,7 +243,7 @@ impl Inbox {
             match self.messages.as_mut()?.next().now_or_never()?? {
                 Ok(message) => {
                     self.last_delivery = Instant::now();
-                    if let Some(delivery) = Delivery::new(message, &self.definition.name, &self.attempts) {
+                    if let Some(delivery) = Delivery::new(message, self) {
                         return Some(delivery);
                     }
                 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::record::Partition;
+use crate::record::{Entity, Partition};
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -133,12 +133,14 @@ pub fn pusher_consumers() -> Vec<ConsumerDefinition> {
         .collect()
 }
 
-/// The status-writer's consumer: enough outcomes in flight to fill several batches of updates.
-pub fn status_writer_consumer() -> ConsumerDefinition {
+/// The status-writer's consumer of an entity: enough outcomes in flight to fill several batches of updates.
+///
+/// One for each entity, so that a status field that is gone holds up its own entity alone.
+pub fn status_writer_consumer(entity: Entity) -> ConsumerDefinition {
     ConsumerDefinition {
         stream: RESULTS.name,
-        name: "status-writer".into(),
-        filter: "crm.result.>".into(),
+        name: format!("status-writer-{}", entity.token()),
+        filter: crate::subjects::results_of(entity),
         max_ack_pending: 1024,
     }
 }
@@ -147,7 +149,7 @@ pub fn status_writer_consumer() -> ConsumerDefinition {
 pub fn consumers() -> Vec<ConsumerDefinition> {
     let mut all = vec![mapper_consumer()];
     all.extend(pusher_consumers());
-    all.push(status_writer_consumer());
+    all.extend(Entity::ALL.map(status_writer_consumer));
     all
 }
 

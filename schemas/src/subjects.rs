@@ -1,6 +1,6 @@
 //! The subjects of the streams. Each ends in the entity and the id, so that one pupil can be subscribed to.
 
-use crate::record::{Partition, RecordId, RecordRef};
+use crate::record::{Entity, Partition, RecordId, RecordRef};
 
 /// Returns the subject of a changed record: `b24.raw.contact.39910`.
 pub fn raw(record: RecordRef) -> String {
@@ -51,6 +51,11 @@ pub fn record_of(subject: &str) -> Option<RecordRef> {
 /// Returns the filter of one partition of the mapped records: `crm.cmd.07.>`.
 pub fn command_partition(partition: Partition) -> String {
     format!("crm.cmd.{partition}.>")
+}
+
+/// Returns the filter of all processed records of a kind: `crm.result.*.deal.*`.
+pub fn results_of(entity: Entity) -> String {
+    format!("crm.result.*.{}.*", entity.token())
 }
 
 #[cfg(test)]

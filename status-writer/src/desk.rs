@@ -185,6 +185,12 @@ impl<D> Desk<D> {
         self.len() == 0
     }
 
+    /// Returns the number of an entity's records with a wanted status, those away included.
+    pub fn held(&self, entity: Entity) -> usize {
+        let records = self.waiting.keys().chain(&self.away);
+        records.filter(|record| record.entity == entity).count()
+    }
+
     /// Takes in an outcome; only the newest version of a record stays.
     pub fn insert(&mut self, mut held: Held<D>) -> Option<Displaced<D>> {
         let record = held.record();

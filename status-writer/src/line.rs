@@ -51,6 +51,8 @@ pub struct Line {
     pub rest_until: Option<Instant>,
     /// When a status was last seen to stand where it was written.
     pub last_kept: Option<Instant>,
+    /// Messages that its consumer had not delivered when it delivered the newest one here.
+    pub pending: u64,
     dribbled: Option<Instant>,
     setbacks: u32,
     unwell: u32,
@@ -68,6 +70,7 @@ impl Line {
             is_checking: false,
             rest_until: None,
             last_kept: None,
+            pending: 0,
             dribbled: None,
             setbacks: 0,
             unwell: 0,

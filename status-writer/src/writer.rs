@@ -7,9 +7,11 @@ use std::time::{Duration, Instant};
 use bitrix24::{ErrorClass, Lane};
 use futures::{StreamExt, stream};
 use runtime::budget::SharedBudget;
-use runtime::{Context, Delivery, Inbox, Stage, Verdict};
+use runtime::{Broker, BrokerError, Context, Delivery, Inbox, Stage, Verdict};
 use schemas::problem::STATUS_MAX_CHARS;
-use schemas::streams::{ATTEMPTS, BUDGET, DEAD_LETTERS, RESULTS, STATUSES, status_writer_consumer};
+use schemas::streams::{
+    ATTEMPTS, BUDGET, ConsumerDefinition, DEAD_LETTERS, RESULTS, STATUSES, status_writer_consumer,
+};
 use schemas::{Entity, Outcome, RecordProcessed, RecordRef};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -25,7 +27,7 @@ use crate::pace::MOST_IN_FLIGHT;
 use crate::round::{AT_ONCE, Report, Round, Tools, Trouble, carry_out};
 use crate::store::Store;
 
-/// Most outcomes that are held; the consumer has no more in flight either.
+/// Most outcomes of an entity that are held; its consumer has no more in flight either.
 const MOST_HELD: usize = 1_024;
 
 /// Outcomes taken in at once.
@@ -52,11 +54,11 @@ const LONGEST_SLEEP: Duration = Duration::from_secs(3_600);
 /// Works until the stage is to stop.
 pub async fn run(config: Config, context: Context) -> anyhow::Result<()> {
     let Context { broker, settings, health, stopping } = context;
-    let consumer = status_writer_consumer();
+    let consumers = Entity::ALL.map(status_writer_consumer);
     let streams = [&RESULTS, &STATUSES, &DEAD_LETTERS];
-    broker.wait_for(&streams, std::slice::from_ref(&consumer), &[&BUDGET, &ATTEMPTS]).await?;
-    let inbox = Inbox::bind(&broker, StatusWriter::NAME, consumer.clone(), GULP).await?;
-    let settler = Arc::new(Inbox::bind(&broker, StatusWriter::NAME, consumer, 1).await?);
+    broker.wait_for(&streams, &consumers, &[&BUDGET, &ATTEMPTS]).await?;
+    let [contacts, deals] = consumers;
+    let settler = Arc::new(Inbox::bind(&broker, StatusWriter::NAME, contacts.clone(), 1).await?);
     let tools = Arc::new(Tools {
         client: allowance::share(config.portal, SharedBudget::open(&broker, config.bucket).await?).build()?,
         fields: config.fields,
@@ -65,31 +67,76 @@ pub async fn run(config: Config, context: Context) -> anyhow::Result<()> {
         clock_speed: config.bucket.clock_speed,
     });
     health.set_bound(true);
-    let (sender, mut incoming) = mpsc::channel(GULP);
-    // In a set, so that it ends with this future.
-    let mut reader = JoinSet::new();
-    reader.spawn(read(inbox, sender));
+    // In a set, so that they end with this future.
+    let mut readers = JoinSet::new();
+    let mut incoming = Incoming {
+        contacts: open(&broker, contacts, &mut readers).await?,
+        deals: open(&broker, deals, &mut readers).await?,
+    };
     let mut writer = Writer::new(tools, Instant::now());
     loop {
         writer.start_what_is_due(Instant::now());
         let wake = writer.next_wake(Instant::now());
-        let mut deliveries = Vec::new();
+        let room = Entity::ALL.map(|entity| writer.has_room(entity));
         tokio::select! {
             () = stopping.cancelled() => break,
-            taken = incoming.recv_many(&mut deliveries, GULP), if writer.has_room() => match taken {
-                0 => break,
-                _ => writer.take_in(deliveries).await,
-            },
+            (entity, deliveries) = incoming.take(room) => {
+                if deliveries.is_empty() {
+                    break;
+                }
+                writer.take_in(entity, deliveries).await;
+            }
             Some(ended) = writer.tasks.join_next_with_id() => writer.note_end(ended).await,
             () = tokio::time::sleep_until(wake.into()) => {}
         }
     }
-    incoming.close();
-    writer.finish(incoming).await;
-    match reader.join_next().await {
-        Some(Err(_)) => anyhow::bail!("the reader of the consumer failed"),
-        _ => Ok(()),
+    let left = incoming.close();
+    writer.finish(left).await;
+    while let Some(ended) = readers.join_next().await {
+        anyhow::ensure!(ended.is_ok(), "the reader of a consumer failed");
     }
+    Ok(())
+}
+
+/// What the consumers deliver, each entity by itself.
+struct Incoming {
+    contacts: mpsc::Receiver<Delivery>,
+    deals: mpsc::Receiver<Delivery>,
+}
+
+impl Incoming {
+    /// Waits for deliveries of an entity that has room. None at all come once its reader has ended.
+    async fn take(&mut self, [contacts_have_room, deals_have_room]: [bool; 2]) -> (Entity, Vec<Delivery>) {
+        let (mut contacts, mut deals) = (Vec::new(), Vec::new());
+        tokio::select! {
+            _ = self.contacts.recv_many(&mut contacts, GULP), if contacts_have_room => (Entity::Contact, contacts),
+            _ = self.deals.recv_many(&mut deals, GULP), if deals_have_room => (Entity::Deal, deals),
+            else => std::future::pending().await,
+        }
+    }
+
+    /// Ends the readers and returns what they had ready.
+    fn close(&mut self) -> Vec<Delivery> {
+        let mut left = Vec::new();
+        for receiver in [&mut self.contacts, &mut self.deals] {
+            receiver.close();
+            while let Ok(delivery) = receiver.try_recv() {
+                left.push(delivery);
+            }
+        }
+        left
+    }
+}
+
+async fn open(
+    broker: &Broker,
+    consumer: ConsumerDefinition,
+    readers: &mut JoinSet<()>,
+) -> Result<mpsc::Receiver<Delivery>, BrokerError> {
+    let inbox = Inbox::bind(broker, StatusWriter::NAME, consumer, GULP).await?;
+    let (sender, receiver) = mpsc::channel(GULP);
+    readers.spawn(read(inbox, sender));
+    Ok(receiver)
 }
 
 /// Reads deliveries in a task of its own, for waiting for one must not be broken off half-way.
@@ -122,8 +169,6 @@ struct Writer {
     running: HashMap<tokio::task::Id, Task>,
     /// While set, the portal turns the webhook away, and is asked again at that time.
     refused_until: Option<Instant>,
-    /// Messages that the consumer had not delivered when it delivered the newest one here.
-    pending: u64,
     started: Instant,
 }
 
@@ -136,13 +181,12 @@ impl Writer {
             tasks: JoinSet::new(),
             running: HashMap::new(),
             refused_until: None,
-            pending: 0,
             started: now,
         }
     }
 
-    fn has_room(&self) -> bool {
-        self.desk.len() < MOST_HELD
+    fn has_room(&self, entity: Entity) -> bool {
+        self.desk.held(entity) < MOST_HELD
     }
 
     fn line(&mut self, entity: Entity) -> &mut Line {
@@ -164,8 +208,8 @@ impl Writer {
 
 /// Taking outcomes in.
 impl Writer {
-    async fn take_in(&mut self, deliveries: Vec<Delivery>) {
-        self.pending = deliveries.last().map_or(0, |delivery| delivery.pending);
+    async fn take_in(&mut self, entity: Entity, deliveries: Vec<Delivery>) {
+        self.line(entity).pending = deliveries.last().map_or(0, |delivery| delivery.pending);
         let (tools, desk) = (&self.tools, &self.desk);
         let prepared = deliveries.into_iter().map(|delivery| prepare(tools, desk, delivery));
         let prepared: Vec<Prepared> = stream::iter(prepared).buffer_unordered(AT_ONCE).collect().await;
@@ -363,7 +407,8 @@ impl Writer {
 
     fn spawn_round(&mut self, entity: Entity, most: usize, picked: Picked<Delivery>, now: Instant) {
         let portal_now = self.portal_time(now);
-        let in_sight = self.pending.saturating_add(self.desk.len() as u64);
+        let pending: u64 = self.lines.iter().map(|line| line.pending).sum();
+        let in_sight = pending.saturating_add(self.desk.len() as u64);
         let lane = if in_sight > BACKFILL_FROM { Lane::Backfill } else { Lane::Live };
         let line = self.line(entity);
         if !picked.write.is_empty() && picked.write.len() < most {
@@ -542,15 +587,13 @@ impl Writer {
     }
 
     /// Lets rounds under way end, and gives everything else back.
-    async fn finish(mut self, mut incoming: mpsc::Receiver<Delivery>) {
+    async fn finish(mut self, left: Vec<Delivery>) {
         let deadline = tokio::time::Instant::now() + LAST_ROUNDS;
         while let Ok(Some(ended)) = tokio::time::timeout_at(deadline, self.tasks.join_next_with_id()).await {
             self.note_end(ended).await;
         }
-        let mut unsettled: Vec<Delivery> = self.desk.clear().into_iter().map(|held| held.delivery).collect();
-        while let Ok(delivery) = incoming.try_recv() {
-            unsettled.push(delivery);
-        }
+        let held = self.desk.clear().into_iter().map(|held| held.delivery);
+        let unsettled: Vec<Delivery> = held.chain(left).collect();
         let given_back = unsettled.into_iter().map(|delivery| (delivery, come_again())).collect();
         self.tools.settle(given_back).await;
         self.tools.store.flush();

@@ -91,8 +91,8 @@ pub async fn read(broker: &Broker) -> Result<Snapshot, GaugeError> {
     let mut commands = log(broker, COMMANDS.name, |name| name.starts_with("pusher-")).await?;
     let parked = parked(broker).await?;
     commands.stored = commands.stored.saturating_sub(parked.count);
-    let writer = status_writer_consumer().name;
-    let results = log(broker, RESULTS.name, |name| name == writer).await?;
+    let writers = Entity::ALL.map(|entity| status_writer_consumer(entity).name);
+    let results = log(broker, RESULTS.name, |name| writers.iter().any(|writer| writer == name)).await?;
     let statuses = log(broker, STATUSES.name, |_| false).await?;
     let dead_letters = log(broker, DEAD_LETTERS.name, |_| false).await?;
     Ok(Snapshot { raw, commands, results, statuses, dead_letters, parked, contacts, deals })

@@ -7,7 +7,7 @@ use async_nats::jetstream::consumer::DeliverPolicy;
 use async_nats::jetstream::consumer::pull::OrderedConfig;
 use futures::StreamExt;
 use runtime::Broker;
-use schemas::streams::{RESULTS, status_writer_consumer};
+use schemas::streams::RESULTS;
 use schemas::{Entity, Envelope, Outcome, RecordProcessed, RecordRef};
 
 /// Longest time for reading them all.
@@ -106,7 +106,7 @@ async fn read(broker: &Broker, from: DeliverPolicy, into: &mut Outcomes) -> Resu
 async fn read_all(broker: &Broker, from: DeliverPolicy, into: &mut Outcomes) -> Result<(), String> {
     let stream = broker.stream(RESULTS.name).await.map_err(|error| error.to_string())?;
     // The newest of each subject can only be asked for under a filter, be it all there is.
-    let filter_subject = status_writer_consumer().filter;
+    let filter_subject = RESULTS.subjects[0].to_owned();
     let config = OrderedConfig { deliver_policy: from, filter_subject, ..OrderedConfig::default() };
     let consumer = stream.create_consumer(config).await.map_err(|error| error.to_string())?;
     if consumer.cached_info().num_pending == 0 {

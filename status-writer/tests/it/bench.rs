@@ -15,8 +15,8 @@ use runtime::stage::{Settings, configure};
 use runtime::{Broker, CancellationToken, Context, Outgoing, Source, Stage};
 use schemas::streams::{DEAD_LETTERS, RESULTS, STATUSES, status_writer_consumer};
 use schemas::{
-    Encoded, Envelope, Outcome, RecordId, RecordProcessed, RecordRef, Shown, StatusSettled, StatusWritten,
-    Version, subjects,
+    Encoded, Entity, Envelope, Outcome, RecordId, RecordProcessed, RecordRef, Shown, StatusSettled,
+    StatusWritten, Version, subjects,
 };
 use serde_json::{Value, json};
 use simulators::bitrix24::{Options, Simulator, StartingData};
@@ -151,7 +151,9 @@ impl Bench {
     /// Has every outcome delivered again.
     pub async fn forget_acks(&self) {
         let stream = self.broker.jetstream().get_stream(RESULTS.name).await.unwrap();
-        stream.delete_consumer(&status_writer_consumer().name).await.unwrap();
+        for entity in Entity::ALL {
+            stream.delete_consumer(&status_writer_consumer(entity).name).await.unwrap();
+        }
         bootstrap::apply(&self.broker, 1, Mode::Make).await.unwrap();
     }
 
@@ -235,14 +237,15 @@ impl Bench {
 
     /// Returns the number of outcomes that are not settled.
     pub async fn unsettled(&self) -> u64 {
-        let consumer: PullConsumer = self
-            .broker
-            .jetstream()
-            .get_consumer_from_stream(&status_writer_consumer().name, RESULTS.name)
-            .await
-            .unwrap();
-        let info = consumer.cached_info();
-        info.num_pending + info.num_ack_pending as u64
+        let mut unsettled = 0;
+        for entity in Entity::ALL {
+            let name = status_writer_consumer(entity).name;
+            let consumer: PullConsumer =
+                self.broker.jetstream().get_consumer_from_stream(&name, RESULTS.name).await.unwrap();
+            let info = consumer.cached_info();
+            unsettled += info.num_pending + info.num_ack_pending as u64;
+        }
+        unsettled
     }
 
     /// Creates contacts and returns their ids.
