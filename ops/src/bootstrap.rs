@@ -1,23 +1,20 @@
 //! `rollcall bootstrap`: makes what is missing in NATS, names what differs.
 
-use std::io::Write as _;
-
 use runtime::Reader;
 use runtime::bootstrap::{Finding, Mode, apply};
+use serde_json::json;
 
+use crate::answer::{self, Answer};
 use crate::cli;
 use crate::environment::Environment;
 use crate::exit::{Exit, Failure};
-use crate::nats::{self, NatsError};
+use crate::nats;
 use crate::owner;
 
 /// Carries the command out.
-pub async fn run(environment: &Environment, arguments: &cli::Bootstrap) -> Result<Exit, Failure> {
+pub async fn run(environment: &Environment, arguments: &cli::Bootstrap, json: bool) -> Result<Exit, Failure> {
     let replicas = replicas(environment, arguments.replicas)?;
-    let broker = nats::connect(environment).await.map_err(|error| match error {
-        NatsError::Settings(error) => Failure::settings(error),
-        error @ NatsError::NoAnswer { .. } => Failure::environment(error),
-    })?;
+    let broker = nats::connect(environment).await?;
     let mode = if arguments.dry_run { Mode::Look } else { Mode::Make };
     if let Some(portal) = owner::portal(environment) {
         let change = if arguments.portal_renamed { owner::Change::Rename } else { owner::Change::Refuse };
@@ -27,12 +24,17 @@ pub async fn run(environment: &Environment, arguments: &cli::Bootstrap) -> Resul
     if let Some(portal) = owner::portal(environment).filter(|_| mode == Mode::Make) {
         owner::stamp(&broker, &portal).await?;
     }
-    let mut out = std::io::stdout().lock();
-    for line in told(&findings) {
-        // Whoever closed the pipe has read enough.
-        let _closed = writeln!(out, "{line}");
-    }
-    Ok(verdict(&findings))
+    let count = |is_so: fn(&Finding) -> bool| findings.iter().filter(|finding| is_so(finding)).count();
+    let result = json!({
+        "as_declared": count(|finding| matches!(finding, Finding::AsDeclared { .. })),
+        "made": count(|finding| matches!(finding, Finding::Made { .. })),
+        "missing": count(|finding| matches!(finding, Finding::Missing { .. })),
+        "differs": count(|finding| matches!(finding, Finding::Drifted { .. })),
+    });
+    let lines = told(&findings);
+    let summary = lines.last().cloned().unwrap_or_default();
+    let answer = Answer::new(summary, result, findings.iter().filter_map(wrong).collect());
+    answer.tell(json, |_| lines.join("\n"))
 }
 
 /// Reads the number of copies from the command line, else from `NATS_REPLICAS`.
@@ -51,16 +53,16 @@ pub fn replicas(environment: &Environment, argument: Option<usize>) -> Result<us
     Ok(usize::try_from(number).unwrap_or(1))
 }
 
+/// What to do about a drift.
+const EDIT: &str = "Put it right with the nats tool (`nats stream edit`, `nats consumer edit`), or remove it \
+     while the stages are stopped and run this again.";
+
 fn told(findings: &[Finding]) -> Vec<String> {
     let mut lines: Vec<String> = findings.iter().filter_map(line).collect();
     let as_declared = findings.iter().filter(|finding| matches!(finding, Finding::AsDeclared { .. })).count();
     lines.push(format!("{as_declared} of {} were there as they are to be.", findings.len()));
     if findings.iter().any(|finding| matches!(finding, Finding::Drifted { .. })) {
-        lines.push(
-            "Nothing that existed was changed. Put it right with the nats tool (`nats stream edit`, \
-             `nats consumer edit`), or remove it while the stages are stopped and run this again."
-                .to_owned(),
-        );
+        lines.push(format!("Nothing that existed was changed. {EDIT}"));
     }
     lines
 }
@@ -76,9 +78,18 @@ fn line(finding: &Finding) -> Option<String> {
     }
 }
 
-fn verdict(findings: &[Finding]) -> Exit {
-    let is_wrong = |finding: &Finding| matches!(finding, Finding::Missing { .. } | Finding::Drifted { .. });
-    if findings.iter().any(is_wrong) { Exit::Trouble } else { Exit::Fine }
+/// Returns what is wrong with it, if anything is.
+fn wrong(finding: &Finding) -> Option<answer::Finding> {
+    match finding {
+        Finding::Made { .. } | Finding::AsDeclared { .. } => None,
+        Finding::Missing { what } => {
+            let action = "run `rollcall bootstrap` without --dry-run";
+            Some(answer::Finding::error("nats.missing", what, "missing", action))
+        }
+        Finding::Drifted { what, differences } => {
+            Some(answer::Finding::error("nats.drift", what, differences.join("; "), EDIT))
+        }
+    }
 }
 
 #[cfg(test)]
@@ -94,15 +105,15 @@ mod tests {
                 differences: vec!["max_age is 1s, declared 2s".into()],
             },
         ];
-        assert_eq!(verdict(&findings), Exit::Trouble);
+        assert_eq!(wrong(&findings[1]).unwrap().code, "nats.drift");
         assert_eq!(told(&findings)[0], "differs  stream DLQ: max_age is 1s, declared 2s");
-        assert_eq!(verdict(&findings[..1]), Exit::Fine);
+        assert_eq!(wrong(&findings[0]), None);
     }
 
     #[test]
     fn what_was_just_made_is_fine() {
         let findings = [Finding::Made { what: "bucket budget".into() }];
-        assert_eq!(verdict(&findings), Exit::Fine);
+        assert_eq!(wrong(&findings[0]), None);
         assert_eq!(told(&findings)[0], "made     bucket budget");
     }
 }

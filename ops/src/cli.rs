@@ -14,6 +14,9 @@ pub struct CommandLine {
     /// File of settings, one NAME=value a line; what is set in the environment wins [default: .env, if there is one]
     #[arg(long, global = true, value_name = "FILE")]
     pub env_file: Option<PathBuf>,
+    /// Print one JSON object instead of text: ok, summary, result, findings
+    #[arg(long, global = true)]
+    pub json: bool,
     #[command(subcommand)]
     pub verb: Verb,
 }
@@ -23,6 +26,12 @@ pub enum Verb {
     Up(Up),
     Bootstrap(Bootstrap),
     Doctor(Doctor),
+    Status(Status),
+    /// Prints a script that completes this command line in a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
     /// Exits with 0 when something listens at an address; for health checks of containers.
     #[command(hide = true)]
     Probe {
@@ -114,9 +123,18 @@ pub struct Doctor {
     /// Create missing status fields in Bitrix24 (takes a webhook of a CRM administrator)
     #[arg(long)]
     pub fix: bool,
-    /// Print one JSON object instead of text
+}
+
+/// Shows how far each entity is read, what each stage has to do, what came of the records, and what stands still
+#[derive(Args)]
+#[command(after_help = EXPLANATION)]
+pub struct Status {
+    /// Show it again and again until Ctrl-C; with --json one object a line
     #[arg(long)]
-    pub json: bool,
+    pub watch: bool,
+    /// With --watch: time between two looks
+    #[arg(long, default_value = "2s", value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub interval: Duration,
 }
 
 #[cfg(test)]

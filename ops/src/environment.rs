@@ -9,6 +9,9 @@ use crate::exit::Failure;
 
 const DEFAULT_FILE: &str = ".env";
 
+/// File in the state folder with what a running `up` started itself.
+const RUNNING: &str = "running.env";
+
 /// The environment of this process with changes on top, for example what a file adds.
 #[derive(Clone, Debug, Default)]
 pub struct Environment {
@@ -31,12 +34,48 @@ impl Environment {
             Failure::settings(format!("{}: line {line} is not NAME=value", path.display()))
         })?;
         let mut environment = Environment::default();
+        environment.set_absent(pairs);
+        Ok(environment)
+    }
+
+    /// Adds what a running `rollcall up` on the same state folder started itself: its NATS and its doubles.
+    pub fn follow_running(&mut self) {
+        let folder = self.text("STATE_DIR").unwrap_or_else(|| "./state".to_owned());
+        let running = std::fs::read(Path::new(&folder).join(RUNNING)).ok();
+        // Written by us; where it is not there or not readable, there is nothing to follow.
+        let pairs = running.and_then(|text| parse(&text).ok()).unwrap_or_default();
+        if !self.has("NATS_URL") {
+            self.set_absent(pairs);
+        }
+    }
+
+    /// Writes these settings for [`Environment::follow_running`], readable by this user alone.
+    pub fn write_running(&self, names: &[&str], state: &Path) -> std::io::Result<()> {
+        use std::os::unix::fs::OpenOptionsExt;
+        let lines: String = names
+            .iter()
+            .filter_map(|name| Some((name, self.text(name)?)))
+            // Nothing that `up` sets itself has a quote in it.
+            .filter(|(_, value)| !value.contains('\''))
+            .map(|(name, value)| format!("{name}='{value}'\n"))
+            .collect();
+        let path = state.join(RUNNING);
+        let _absent = std::fs::remove_file(&path);
+        let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+        std::io::Write::write_all(&mut file, lines.as_bytes())
+    }
+
+    /// Takes back what [`Environment::write_running`] wrote.
+    pub fn forget_running(state: &Path) {
+        let _absent = std::fs::remove_file(state.join(RUNNING));
+    }
+
+    fn set_absent(&mut self, pairs: Vec<(String, String)>) {
         for (name, value) in pairs {
-            if std::env::var_os(&name).is_none() {
-                environment.set(&name, value);
+            if std::env::var_os(&name).is_none() && !self.set.contains_key(&name) {
+                self.set(&name, value);
             }
         }
-        Ok(environment)
     }
 
     /// Gives a variable this value.
@@ -125,6 +164,30 @@ mod tests {
     #[test]
     fn a_broken_line_is_named_by_its_number_only() {
         assert_eq!(parse(b"A=1\nTOKEN hunter2\n"), Err(2));
+    }
+
+    #[test]
+    fn a_running_up_is_followed_unless_another_nats_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut up = Environment::default();
+        up.set("ROLLCALL_TEST_URL", "http://127.0.0.1:1/rest");
+        up.set("ROLLCALL_TEST_OTHER", "kept");
+        up.write_running(&["ROLLCALL_TEST_URL", "ROLLCALL_TEST_ABSENT"], folder.path()).unwrap();
+        let mut verb = Environment::default();
+        verb.set("STATE_DIR", folder.path().display().to_string());
+        verb.follow_running();
+        assert_eq!(verb.text("ROLLCALL_TEST_URL").as_deref(), Some("http://127.0.0.1:1/rest"));
+        assert_eq!(verb.text("ROLLCALL_TEST_OTHER"), None);
+        let mut elsewhere = Environment::default();
+        elsewhere.set("STATE_DIR", folder.path().display().to_string());
+        elsewhere.set("NATS_URL", "nats://nats.example:4222");
+        elsewhere.follow_running();
+        assert_eq!(elsewhere.text("ROLLCALL_TEST_URL"), None);
+        Environment::forget_running(folder.path());
+        let mut later = Environment::default();
+        later.set("STATE_DIR", folder.path().display().to_string());
+        later.follow_running();
+        assert_eq!(later.text("ROLLCALL_TEST_URL"), None);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod answer;
 mod bootstrap;
 mod cli;
 mod doctor;
@@ -9,12 +10,13 @@ mod nats;
 mod owner;
 mod signals;
 mod stages;
+mod status;
 mod up;
 mod wire;
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 
 use cli::{CommandLine, Verb};
 use environment::Environment;
@@ -27,18 +29,30 @@ pub fn main() -> ExitCode {
     if let Verb::Reap { lock } = &command_line.verb {
         return up::reap(lock).into();
     }
+    if let Verb::Completions { shell } = &command_line.verb {
+        clap_complete::generate(*shell, &mut CommandLine::command(), "rollcall", &mut std::io::stdout());
+        return Exit::Fine.into();
+    }
     let outcome = start(&command_line);
     match outcome {
         Ok(exit) => exit.into(),
         Err(failure) => {
-            eprintln!("rollcall: {}", failure.text);
+            if command_line.json {
+                answer::tell_failure(&failure);
+            } else {
+                eprintln!("rollcall: {}", failure.text);
+            }
             failure.exit.into()
         }
     }
 }
 
 fn start(command_line: &CommandLine) -> Result<Exit, Failure> {
-    let environment = Environment::load(command_line.env_file.as_deref())?;
+    let mut environment = Environment::load(command_line.env_file.as_deref())?;
+    if !matches!(command_line.verb, Verb::Up(_)) {
+        environment.follow_running();
+    }
+    let json = command_line.json;
     // The crypto library is one for the whole process; a second installation changes nothing.
     let _already_installed = rustls::crypto::ring::default_provider().install_default();
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -49,11 +63,13 @@ fn start(command_line: &CommandLine) -> Result<Exit, Failure> {
     runtime.block_on(async {
         match &command_line.verb {
             Verb::Up(arguments) => up::run(environment, arguments).await,
-            Verb::Bootstrap(arguments) => bootstrap::run(&environment, arguments).await,
-            Verb::Doctor(arguments) => doctor::run(&environment, arguments).await,
+            Verb::Bootstrap(arguments) => bootstrap::run(&environment, arguments, json).await,
+            Verb::Doctor(arguments) => doctor::run(&environment, arguments, json).await,
+            Verb::Status(arguments) => status::run(&environment, arguments, json).await,
             Verb::Probe { address } => Ok(wire::probe(address).await),
             Verb::Forward { listen, to, beside } => wire::forward(listen, to, beside.as_deref()).await,
             Verb::Reap { lock } => Ok(up::reap(lock)),
+            Verb::Completions { .. } => Ok(Exit::Fine),
         }
     })
 }

@@ -8,6 +8,7 @@ use runtime::settings::SettingsError;
 use runtime::{Broker, CancellationToken, Reader};
 
 use crate::environment::Environment;
+use crate::exit::Failure;
 
 /// Longest wait for a server that should be there.
 const PATIENCE: Duration = Duration::from_secs(8);
@@ -24,6 +25,17 @@ pub enum NatsError {
         /// The last word about it.
         reason: String,
     },
+}
+
+impl From<NatsError> for Failure {
+    fn from(error: NatsError) -> Failure {
+        match error {
+            NatsError::Settings(error) => Failure::settings(error),
+            error @ NatsError::NoAnswer { .. } => Failure::environment(format!(
+                "{error}. Set NATS_URL as the stages have it, or start `rollcall up` with the same STATE_DIR"
+            )),
+        }
+    }
 }
 
 /// Connects by the settings `NATS_URL` and its companions.

@@ -93,6 +93,12 @@ impl SharedBudget {
         Ok(SharedBudget { broker: broker.clone(), bucket: broker.bucket(&BUDGET).await?, size })
     }
 
+    /// Returns the state of the bucket as it was noted last, for people.
+    pub async fn look(broker: &Broker) -> Result<Option<Level>, BrokerError> {
+        let stored = broker.bucket(&BUDGET).await?.get(KEY).await?;
+        Ok(stored.and_then(|(value, _)| serde_json::from_slice(&value).ok()))
+    }
+
     /// Waits until one request may be made; ends early only when the stage is to stop.
     pub async fn acquire(&self, lane: Lane) -> Result<(), BrokerError> {
         loop {

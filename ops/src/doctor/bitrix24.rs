@@ -8,9 +8,9 @@ use runtime::budget::{self, SharedBudget};
 use schemas::Entity;
 use serde_json::{Map, Value, json};
 
-use super::finding::Finding;
 use super::mapping::{self, Fields};
 use super::settings::PortalSettings;
+use crate::answer::Finding;
 
 /// A person waits for the answers.
 const LANE: Lane = Lane::Live;
@@ -307,7 +307,7 @@ fn of_two_lists(asked: &[String], taken: &[String]) -> Option<Finding> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::doctor::finding::Severity;
+    use crate::answer::Severity;
     use bitrix24::Field;
 
     fn set(words: &[&str]) -> BTreeSet<String> {
@@ -352,7 +352,7 @@ mod tests {
         assert_eq!((directory("WON"), directory("C10:WON")), ("DEAL_STAGE".into(), "DEAL_STAGE_10".into()));
         let wanted = ["WON".to_owned(), "C10:WON".to_owned()];
         assert_eq!(of_stages(&wanted, &set(&["WON", "C10:WON", "NEW"])).severity, Severity::Ok);
-        assert!(of_stages(&wanted, &set(&["WON"])).found.contains("C10:WON"));
+        assert!(of_stages(&wanted, &set(&["WON"])).message.contains("C10:WON"));
         assert_eq!(of_two_lists(&wanted, &["C10:WON".to_owned(), "WON".to_owned()]), None);
         assert!(of_two_lists(&wanted, &["WON".to_owned()]).is_some());
     }

@@ -6,7 +6,7 @@ use bitrix24::Field;
 use mapper::{EnumerationUse, FieldUse, Rules};
 use schemas::Entity;
 
-use super::finding::Finding;
+use crate::answer::Finding;
 
 /// The fields of an entity, by code.
 pub type Fields = BTreeMap<String, Field>;
@@ -72,7 +72,7 @@ fn of_list(entity: Entity, list: &EnumerationUse<'_>, fields: &Fields) -> Vec<Fi
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::doctor::finding::Severity;
+    use crate::answer::Severity;
     use std::collections::BTreeSet;
 
     fn portal(rules: &Rules, entity: Entity) -> Fields {
@@ -114,8 +114,7 @@ mod tests {
         fields.get_mut("UF_CRM_58D15BB9CA8F4").unwrap().options = BTreeSet::from([404]);
         fields.get_mut("UF_CRM_1470852549").unwrap().options.clear();
         let findings = look(&rules, Entity::Contact, &fields);
-        let told: Vec<String> =
-            findings.iter().map(|finding| format!("{} {}", finding.what, finding.found)).collect();
+        let told: Vec<String> = findings.iter().map(|finding| finding.message.clone()).collect();
         let tells =
             |code: &str, words: &str| told.iter().any(|line| line.contains(code) && line.contains(words));
         assert!(tells("UF_CRM_1608028374", "no such field"), "{told:?}");
@@ -123,6 +122,6 @@ mod tests {
         assert!(tells("UF_CRM_58D15BB9CA8F4", "no value 410"), "{told:?}");
         assert!(tells("UF_CRM_1470852549", "does not tell"), "{told:?}");
         assert_eq!(findings.len(), 4);
-        assert!(findings.iter().all(|finding| !finding.remedy.is_empty()));
+        assert!(findings.iter().all(|finding| !finding.action.is_empty()));
     }
 }

@@ -1,22 +1,21 @@
 //! `rollcall doctor`: looks at everything the pipeline depends on and says what to do.
 
 mod bitrix24;
-mod finding;
 mod mapping;
 mod otmechalka;
 mod settings;
 mod streams;
 
-use std::io::Write as _;
+use serde_json::json;
 
+use crate::answer::{Answer, Severity, findings_text};
 use crate::cli;
 use crate::environment::Environment;
 use crate::exit::{Exit, Failure};
-use finding::Report;
 use settings::Readable;
 
 /// Carries the command out.
-pub async fn run(environment: &Environment, arguments: &cli::Doctor) -> Result<Exit, Failure> {
+pub async fn run(environment: &Environment, arguments: &cli::Doctor, json: bool) -> Result<Exit, Failure> {
     let mut findings = settings::look(environment).await;
     let readable = Readable::read(environment);
     let (seen, broker) = streams::look(environment).await;
@@ -27,13 +26,10 @@ pub async fn run(environment: &Environment, arguments: &cli::Doctor) -> Result<E
         findings.push(otmechalka::look(client).await);
     }
     findings.extend(seen);
-    let report = Report::new(findings);
-    let text = if arguments.json {
-        serde_json::to_string_pretty(&report).map_err(Failure::trouble)?
-    } else {
-        report.text().trim_end().to_owned()
-    };
-    // Whoever closed the pipe has read enough.
-    let _closed = writeln!(std::io::stdout().lock(), "{text}");
-    Ok(report.exit())
+    let count = |severity| findings.iter().filter(|finding| finding.severity == severity).count();
+    let (checks, errors, warnings) = (findings.len(), count(Severity::Error), count(Severity::Warning));
+    let summary = format!("{checks} checks: {errors} errors, {warnings} warnings.");
+    let result = json!({"checks": checks, "errors": errors, "warnings": warnings});
+    Answer::new(summary, result, findings)
+        .tell(json, |answer| format!("{}\n{}", findings_text(&answer.findings), answer.summary))
 }

@@ -2,7 +2,7 @@
 
 use otmechalka::{Client, Error, ErrorClass};
 
-use super::finding::Finding;
+use crate::answer::Finding;
 
 const CHECK: &str = "otmechalka";
 const WHAT: &str = "otmechalka";

@@ -9,7 +9,7 @@ use runtime::Reader;
 use runtime::budget::BucketSize;
 use secrecy::SecretString;
 
-use super::finding::Finding;
+use crate::answer::Finding;
 use crate::environment::Environment;
 use crate::stages;
 

@@ -4,7 +4,7 @@ mod catchup;
 mod crew;
 mod demo;
 mod follow;
-mod gauge;
+pub mod gauge;
 mod lock;
 mod outcomes;
 mod plan;
@@ -49,7 +49,7 @@ pub async fn run(environment: Environment, arguments: &cli::Up) -> Result<Exit, 
     plan.check_programs()?;
     plan.check_settings().await?;
     plan.make_folders()?;
-    let state = plan.logs.parent().unwrap_or(Path::new("."));
+    let state = plan.state();
     let _lock = lock_state(state).await?;
     let screen = Screen::new();
     let (incidents, told) = mpsc::unbounded_channel();
@@ -66,6 +66,7 @@ pub async fn run(environment: Environment, arguments: &cli::Up) -> Result<Exit, 
         }
     };
     screen.clear();
+    Environment::forget_running(state);
     let stopped = crew.stop();
     tokio::pin!(stopped);
     tokio::select! {
@@ -122,6 +123,9 @@ impl Work<'_> {
         let broker = self.nats(crew, &mut environment).await?;
         self.bootstrap(&broker, &environment).await?;
         let demo = self.demo(crew, &mut environment).await?;
+        if let Err(error) = self.plan.write_running(&environment) {
+            self.screen.say(&format!("Other `rollcall` commands cannot find this run: {error}"));
+        }
         let before = follow::Before::look(&broker, demo.as_ref()).await;
         self.stages(crew, &environment)?;
         let follow = follow::Follow {
@@ -152,10 +156,7 @@ impl Work<'_> {
                 nats::connect_to(&settings).await
             }
         };
-        connected.map_err(|error| match error {
-            nats::NatsError::Settings(error) => Failure::settings(error),
-            error @ nats::NatsError::NoAnswer { .. } => Failure::environment(error),
-        })
+        Ok(connected?)
     }
 
     async fn bootstrap(&self, broker: &Broker, environment: &Environment) -> Result<(), Failure> {

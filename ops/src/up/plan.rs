@@ -1,6 +1,6 @@
 //! Decides, before anything starts, what is to run and with which settings.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use runtime::Reader;
 
@@ -53,6 +53,19 @@ pub struct Plan {
     programs: PathBuf,
 }
 
+/// What a demo sets by itself.
+const RUNNING_DEMO: [&str; 9] = [
+    "NATS_URL",
+    "BITRIX24_WEBHOOK_URL",
+    "OTMECHALKA_URL",
+    "OTMECHALKA_TOKEN",
+    "SYNC_START_DATE",
+    "SYNC_CONTACTS_LAST_MODIFY_TIMESTAMP",
+    "SYNC_DEAL_LAST_MODIFY_TIMESTAMP",
+    "PORTAL_CLOCK_SPEED",
+    "OTMECHALKA_CLOCK_SPEED",
+];
+
 impl Plan {
     /// Makes the plan from the settings.
     pub fn make(mut environment: Environment, demo: &cli::Demo) -> Result<Plan, Failure> {
@@ -101,6 +114,21 @@ impl Plan {
             })?;
         }
         Ok(())
+    }
+
+    /// Tells operators' commands what this run started itself; what was given they find as we did.
+    pub fn write_running(&self, environment: &Environment) -> std::io::Result<()> {
+        let names: &[&str] = match (self.mode, self.nats) {
+            (Mode::Demo, _) => &RUNNING_DEMO,
+            (Mode::Real, Nats::Own) => &["NATS_URL"],
+            (Mode::Real, Nats::Given) => &[],
+        };
+        environment.write_running(names, self.state())
+    }
+
+    /// Returns the folder that `STATE_DIR` names.
+    pub fn state(&self) -> &Path {
+        self.logs.parent().unwrap_or(Path::new("."))
     }
 
     /// Describes one of the programs.
@@ -174,8 +202,6 @@ fn set_demo(environment: &mut Environment, demo: &cli::Demo) {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
 
     fn demo() -> cli::Demo {

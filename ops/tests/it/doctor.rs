@@ -57,14 +57,14 @@ struct Diagnosis {
 }
 
 impl Diagnosis {
-    /// Returns what is not in order: check, what, found.
+    /// Returns what is not in order: code, message.
     fn complaints(&self) -> Vec<String> {
         let findings = self.report["findings"].as_array().unwrap();
         let bad = findings.iter().filter(|finding| finding["severity"] != "ok");
         bad.map(|finding| {
-            assert!(!finding["remedy"].as_str().unwrap_or_default().is_empty(), "no remedy: {finding}");
+            assert!(!finding["action"].as_str().unwrap_or_default().is_empty(), "no action: {finding}");
             let text = |key: &str| finding[key].as_str().unwrap().to_owned();
-            format!("{} | {} | {}", text("check"), text("what"), text("found"))
+            format!("{} | {}", text("code"), text("message"))
         })
         .collect()
     }

@@ -20,6 +20,22 @@ impl Home {
         rollcall(self.0.path(), &Vec::new(), &arguments).await
     }
 
+    /// `status` finds the NATS of the run by its state folder alone.
+    async fn status_tells_of_the_run(&self) {
+        let text = rollcall(self.0.path(), &Vec::new(), &["status"]).await;
+        assert_eq!(text.code, Some(0), "{}{}", text.out, text.err);
+        assert!(text.out.contains("contacts  read up to 20"), "{}", text.out);
+        let json = rollcall(self.0.path(), &Vec::new(), &["status", "--json"]).await;
+        let status: serde_json::Value = serde_json::from_str(&json.out).unwrap();
+        assert_eq!(status["ok"], true, "{status}");
+        let stages: Vec<_> =
+            status["result"]["stages"].as_array().unwrap().iter().map(|s| &s["stage"]).collect();
+        assert_eq!(stages, ["mapper", "pusher", "status-writer"]);
+        let outcomes = status["result"]["outcomes"]["last_hour"].as_object().unwrap();
+        assert!(outcomes["created"].as_u64().unwrap() > 10, "{status}");
+        assert!(outcomes["refused"].as_u64().unwrap() > 0, "{status}");
+    }
+
     fn up(&self, more: &[&str]) -> Running {
         let mut command = command("rollcall", self.0.path());
         command.arg("up").args(more);
@@ -78,6 +94,7 @@ async fn edits_are_followed_a_dead_stage_comes_back_and_ctrl_c_ends_it_all() {
     let fields = json!({"fields": {"NAME": "Анна", "LAST_NAME": "Новая"}});
     http().post(address).json(&fields).send().await.unwrap().error_for_status().unwrap();
     up.hears("1 changed").await;
+    home.status_tells_of_the_run().await;
 
     let second = home.once(&[]).await;
     assert_eq!(second.code, Some(3));

@@ -1,0 +1,168 @@
+//! What `rollcall status` tells, and how it looks as text.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+
+use chrono::{DateTime, FixedOffset, TimeDelta, Utc};
+use serde::Serialize;
+
+use super::facts::{Facts, RecentOutcomes};
+use super::judge::{Condition, rounded};
+use crate::answer::{Answer, findings_text};
+use crate::up::gauge;
+
+/// The state of everything at one moment.
+#[derive(Debug, Serialize)]
+pub struct Status {
+    /// The moment.
+    pub at: DateTime<Utc>,
+    /// How far contacts are read.
+    pub contacts: Reading,
+    /// How far deals are read.
+    pub deals: Reading,
+    /// The stages, upstream first.
+    pub stages: Vec<Stage>,
+    /// Messages that wait for another try.
+    pub parked: u64,
+    /// When the first of them is due, where that was looked at.
+    pub parked_until: Option<DateTime<Utc>>,
+    /// Messages that need a person.
+    pub dead_letters: u64,
+    /// What was processed lately.
+    pub outcomes: RecentOutcomes,
+    /// Requests in Bitrix24's bucket when the last one was made.
+    pub bucket_requests: Option<f64>,
+    /// When that was.
+    pub bucket_at: Option<DateTime<Utc>>,
+}
+
+/// How far an entity is read.
+#[derive(Debug, Serialize)]
+pub struct Reading {
+    /// Everything modified before this portal time is published.
+    pub watermark: Option<DateTime<FixedOffset>>,
+    /// Its age.
+    pub age_seconds: Option<i64>,
+    /// Polls completed.
+    pub polls: u64,
+    /// Id at which the walk under way is, if there is one.
+    pub walking_at_id: Option<u64>,
+}
+
+/// A stage.
+#[derive(Debug, Serialize)]
+pub struct Stage {
+    /// Its name.
+    pub stage: &'static str,
+    /// Messages that it was not given yet.
+    pub waiting: u64,
+    /// Messages that it has and did not ack.
+    pub in_flight: u64,
+    /// When it last took or ended something.
+    pub last_active: Option<DateTime<Utc>>,
+    /// How it is doing.
+    pub condition: Condition,
+}
+
+impl Status {
+    /// Draws it from the facts.
+    pub fn of(facts: Facts, now: DateTime<Utc>) -> Status {
+        let reading = |reading: &gauge::Reading| Reading {
+            watermark: reading.watermark,
+            age_seconds: reading.watermark.map(|moment| now.signed_duration_since(moment).num_seconds()),
+            polls: reading.polls,
+            walking_at_id: reading.walking,
+        };
+        let stages = facts.stages.iter().map(|stage| Stage {
+            stage: stage.stage,
+            waiting: stage.waiting,
+            in_flight: stage.in_flight,
+            last_active: stage.last_active,
+            condition: Condition::of(stage, now),
+        });
+        Status {
+            at: now,
+            contacts: reading(&facts.snapshot.contacts),
+            deals: reading(&facts.snapshot.deals),
+            stages: stages.collect(),
+            parked: facts.snapshot.parked.count,
+            parked_until: facts.snapshot.parked.next,
+            dead_letters: facts.snapshot.dead_letters.stored,
+            outcomes: facts.outcomes,
+            bucket_requests: facts.bucket.map(|level| level.level),
+            bucket_at: facts.bucket.map(|level| level.at),
+        }
+    }
+}
+
+/// Tells it to people.
+pub fn text(answer: &Answer<Status>) -> String {
+    let status = &answer.result;
+    let mut lines =
+        vec![line_of("contacts", &status.contacts), line_of("deals", &status.deals), String::new()];
+    lines.push(format!("{:<15}{:>9}{:>11}  {:<19}last active", "stage", "waiting", "in flight", "condition"));
+    for stage in &status.stages {
+        let Stage { stage, waiting, in_flight, last_active, condition } = stage;
+        let active = last_active.map_or("never".to_owned(), |moment| ago(status.at - moment));
+        lines.push(format!("{stage:<15}{waiting:>9}{in_flight:>11}  {:<19}{active}", condition.words()));
+    }
+    lines.push(String::new());
+    lines.extend(outcome_lines(&status.outcomes));
+    let newest = status.outcomes.newest_success.map(|moment| ago(status.at - moment));
+    lines.push(format!("newest success: {}", newest.as_deref().unwrap_or("none in the last day")));
+    lines.push(format!("wait for another try: {}; dead letters: {}", status.parked, status.dead_letters));
+    if let (Some(requests), Some(at)) = (status.bucket_requests, status.bucket_at) {
+        lines.push(format!("requests in Bitrix24's bucket: {requests:.0}, {}", ago(status.at - at)));
+    }
+    let mut text = lines.join("\n");
+    // Writing to a string cannot fail.
+    let _ = write!(text, "\n\n{}{}", findings_text(&answer.findings), answer.summary);
+    text
+}
+
+fn line_of(entity: &str, reading: &Reading) -> String {
+    let Some(watermark) = reading.watermark else { return format!("{entity:<9} never read") };
+    let age = ago(TimeDelta::seconds(reading.age_seconds.unwrap_or(0)));
+    let walk = reading.walking_at_id.map_or(String::new(), |id| format!(", a walk is at id {id}"));
+    format!("{entity:<9} read up to {watermark} ({age}), {} polls{walk}", reading.polls)
+}
+
+fn outcome_lines(outcomes: &RecentOutcomes) -> Vec<String> {
+    let names: BTreeSet<&String> = outcomes.last_day.keys().chain(outcomes.last_hour.keys()).collect();
+    let count = |counts: &std::collections::BTreeMap<String, u64>, name: &str| {
+        counts.get(name).copied().unwrap_or_default()
+    };
+    let mut lines = vec![format!("{:<15}{:>9}{:>11}", "outcome", "last hour", "last day")];
+    lines.extend(names.into_iter().map(|name| {
+        format!("{name:<15}{:>9}{:>11}", count(&outcomes.last_hour, name), count(&outcomes.last_day, name))
+    }));
+    lines
+}
+
+fn ago(age: TimeDelta) -> String {
+    format!("{} ago", rounded(age))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::status::facts::StageFacts;
+
+    #[test]
+    fn the_text_tells_what_stands_still() {
+        let now = DateTime::from_timestamp(1_800_000_000, 0).unwrap();
+        let stage = StageFacts {
+            stage: "pusher",
+            waiting: 3,
+            in_flight: 1,
+            last_active: Some(now - TimeDelta::minutes(7)),
+            missing: Vec::new(),
+        };
+        let facts = Facts { stages: vec![stage], ..Facts::default() };
+        let findings = crate::status::judge::findings(&facts, now);
+        let text = text(&Answer::new("2 things need a look.", Status::of(facts, now), findings));
+        assert!(text.contains("pusher                 3          1  ACTIVE BUT FROZEN  7m ago"), "{text}");
+        assert!(text.contains("contacts  never read"), "{text}");
+        assert!(text.contains("ERROR    pusher: active but frozen: 4 messages"), "{text}");
+    }
+}
