@@ -40,22 +40,37 @@ pub struct LocalNats {
     child: Child,
     folder: PathBuf,
     port: u16,
+    note_started: NoteStarted,
 }
+
+/// Is told the process id of each server as soon as there is one, long before it is ready.
+type NoteStarted = Box<dyn Fn(u32) + Send + Sync>;
 
 const READY_SECONDS: u64 = 20;
 
 impl LocalNats {
     /// Starts a server with JetStream on disk under `folder`, on a free port of the loopback interface.
     pub async fn start(folder: &Path) -> Result<LocalNats, LocalNatsError> {
-        let port = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port();
-        LocalNats::start_on(folder, port).await
+        LocalNats::start_on(folder, free_port()?).await
     }
 
     /// Starts a server on this port.
     pub async fn start_on(folder: &Path, port: u16) -> Result<LocalNats, LocalNatsError> {
+        LocalNats::begin(folder, port, Box::new(|_| {})).await
+    }
+
+    /// Starts a server whose processes somebody else ends should this process be killed.
+    pub async fn start_noted(
+        folder: &Path,
+        note_started: impl Fn(u32) + Send + Sync + 'static,
+    ) -> Result<LocalNats, LocalNatsError> {
+        LocalNats::begin(folder, free_port()?, Box::new(note_started)).await
+    }
+
+    async fn begin(folder: &Path, port: u16, note_started: NoteStarted) -> Result<LocalNats, LocalNatsError> {
         std::fs::create_dir_all(folder)?;
-        let child = spawn(folder, port)?;
-        let mut server = LocalNats { child, folder: folder.to_owned(), port };
+        let child = spawn(folder, port, &note_started)?;
+        let mut server = LocalNats { child, folder: folder.to_owned(), port, note_started };
         server.wait_until_ready().await?;
         Ok(server)
     }
@@ -78,7 +93,7 @@ impl LocalNats {
 
     /// Starts it again on the same port and store.
     pub async fn restart(&mut self) -> Result<(), LocalNatsError> {
-        self.child = spawn(&self.folder, self.port)?;
+        self.child = spawn(&self.folder, self.port, &self.note_started)?;
         self.wait_until_ready().await
     }
 
@@ -113,10 +128,14 @@ fn program() -> OsString {
     std::env::var_os(PROGRAM_VARIABLE).unwrap_or_else(|| "nats-server".into())
 }
 
-fn spawn(folder: &Path, port: u16) -> Result<Child, LocalNatsError> {
+fn free_port() -> std::io::Result<u16> {
+    Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
+}
+
+fn spawn(folder: &Path, port: u16, note_started: &NoteStarted) -> Result<Child, LocalNatsError> {
     let log = folder.join("nats-server.log");
     let program = program();
-    Command::new(&program)
+    let child = Command::new(&program)
         .arg("--addr=127.0.0.1")
         .arg(format!("--port={port}"))
         .arg("--jetstream")
@@ -129,5 +148,12 @@ fn spawn(folder: &Path, port: u16) -> Result<Child, LocalNatsError> {
         .process_group(0)
         .kill_on_drop(true)
         .spawn()
-        .map_err(|source| LocalNatsError::Program { program: program.to_string_lossy().into_owned(), source })
+        .map_err(|source| LocalNatsError::Program {
+            program: program.to_string_lossy().into_owned(),
+            source,
+        })?;
+    if let Some(process) = child.id() {
+        note_started(process);
+    }
+    Ok(child)
 }

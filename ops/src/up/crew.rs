@@ -47,14 +47,27 @@ impl Crew {
         Crew { members: Vec::new(), reaper, incidents, hurry }
     }
 
+    /// Has a program ended with the others should this process be killed; to be called at once after its start.
+    pub fn note_started(&self, rank: Rank, child: &Child) {
+        self.reaper.note(rank, child);
+    }
+
     /// Keeps a program running that was just started.
     pub fn keep(&mut self, rank: Rank, program: Program, first: Child) {
+        // Not in its task: this process may be killed before the task's turn.
+        self.note_started(rank, &first);
         let (stopping, shift) = self.shift(rank, program.name);
         let task = tokio::spawn(keep_program(program, first, shift));
         self.members.push(Member { rank, stopping, task });
     }
 
-    /// Keeps a nats-server running.
+    /// Returns what a nats-server's processes are to be reported to.
+    pub fn nats_watch(&self) -> impl Fn(u32) + Send + Sync + 'static {
+        let reaper = self.reaper.clone();
+        move |process| reaper.note_started(Rank::Nats, process)
+    }
+
+    /// Keeps a nats-server running that reports to [`Crew::nats_watch`].
     pub fn keep_nats(&mut self, server: LocalNats) {
         let (stopping, shift) = self.shift(Rank::Nats, "nats-server");
         let task = tokio::spawn(keep_nats(server, shift));
@@ -147,16 +160,16 @@ async fn keep_program(program: Program, first: Child, mut shift: Shift) {
     loop {
         let Some(mut child) = running.take() else {
             match program.start() {
-                Ok(child) => running = Some(child),
+                Ok(child) => {
+                    shift.reaper.note(shift.rank, &child);
+                    running = Some(child);
+                }
                 Err(error) if shift.after_a_failed_start(error.to_string()).await => {}
                 Err(_) => return,
             }
             continue;
         };
         let process = child.id();
-        if let Some(process) = process {
-            shift.reaper.note_started(shift.rank, process);
-        }
         let began = Instant::now();
         let ended = tokio::select! {
             how = child.wait() => Some(how),
@@ -196,9 +209,6 @@ fn terminate(process: Option<u32>) {
 async fn keep_nats(mut server: LocalNats, mut shift: Shift) {
     loop {
         let process = server.process_id();
-        if let Some(process) = process {
-            shift.reaper.note_started(shift.rank, process);
-        }
         let began = Instant::now();
         let ended = tokio::select! {
             how = server.wait() => Some(how),

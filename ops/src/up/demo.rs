@@ -145,6 +145,7 @@ async fn start(
         Failure::environment(format!("{} did not start: {why}; see {}", program.name, program.log.display()))
     };
     let mut child = program.start_with_pipe().map_err(|error| failed(error.to_string()))?;
+    crew.note_started(Rank::Simulator, &child);
     let ready = ready(&mut child).await.map_err(failed)?;
     let address = address(&ready.admin_url).ok_or_else(|| failed("its address is unreadable".into()))?;
     // After a death it comes back where the stages know it to be.

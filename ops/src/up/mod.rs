@@ -148,7 +148,8 @@ impl Work<'_> {
                 let folder = self.plan.folder.join("nats");
                 // A log that cannot be shortened is no reason to stay down.
                 let _long = program::shorten(&folder.join("nats-server.log"));
-                let server = LocalNats::start(&folder).await.map_err(nats_missing)?;
+                let server =
+                    LocalNats::start_noted(&folder, crew.nats_watch()).await.map_err(nats_missing)?;
                 let url = server.url();
                 crew.keep_nats(server);
                 environment.set("NATS_URL", url.clone());

@@ -56,6 +56,13 @@ impl Reaper {
         Ok(Reaper(Arc::new(Mutex::new(Some((child, pipe))))))
     }
 
+    /// Notes that a child runs.
+    pub fn note(&self, rank: Rank, child: &tokio::process::Child) {
+        if let Some(process) = child.id() {
+            self.note_started(rank, process);
+        }
+    }
+
     /// Notes that a program runs.
     pub fn note_started(&self, rank: Rank, process: u32) {
         self.write(&format!("+{} {process}\n", rank as u8));

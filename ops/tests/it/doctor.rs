@@ -110,7 +110,7 @@ async fn missing_status_fields_are_found_and_created_on_request() {
 async fn missing_scopes_and_a_dead_webhook_are_found() {
     let mut neighbourhood = Neighbourhood::start().await;
     neighbourhood.bitrix24.post("settings", json!({"scopes": ["crm"]})).await;
-    neighbourhood.doctor(&[]).await.has_only(1, &["bitrix24.scope | Scopes of the webhook | user_brief"]);
+    neighbourhood.doctor(&[]).await.has_only(1, &["bitrix24.scope | Scopes of the webhook: user_brief"]);
     neighbourhood.bitrix24.post("settings", json!({"scopes": ["user_brief"]})).await;
     neighbourhood.doctor(&[]).await.has_only(1, &["crm is missing"]);
     let (front, _) = neighbourhood.bitrix24.url.trim_end_matches('/').rsplit_once('/').unwrap();
@@ -145,7 +145,7 @@ async fn a_nats_without_streams_and_an_absent_one_are_found() {
     let mut neighbourhood = Neighbourhood::start().await;
     let jetstream = neighbourhood.nats.broker().await.jetstream().clone();
     jetstream.delete_stream("DLQ").await.unwrap();
-    neighbourhood.doctor(&[]).await.has_only(1, &["nats.streams | stream DLQ | missing"]);
+    neighbourhood.doctor(&[]).await.has_only(1, &["nats.streams | stream DLQ: missing"]);
     neighbourhood.set("NATS_URL", "nats://127.0.0.1:1");
     neighbourhood.doctor(&[]).await.has_only(1, &["nats.connection"]);
 }
