@@ -159,7 +159,11 @@ impl Bench {
 
     /// Publishes what became of a version of a contact that showed this status when it was read.
     pub async fn outcome(&self, id: u64, version: u64, status: &str, shown: &str) {
-        let record = RecordRef::contact(RecordId::try_new(id).unwrap());
+        self.outcome_of(RecordRef::contact(RecordId::try_new(id).unwrap()), version, status, shown).await;
+    }
+
+    /// Publishes what became of a version of a record that showed this status when it was read.
+    pub async fn outcome_of(&self, record: RecordRef, version: u64, status: &str, shown: &str) {
         let observed = self.now().await;
         let envelope = envelope(record, version, observed);
         let data = RecordProcessed {
@@ -253,6 +257,12 @@ impl Bench {
         let contact = json!({"fields": {"NAME": "Нина", "LAST_NAME": "Озёрная"}});
         let made = self.post("contacts", &json!(vec![contact; count])).await;
         made["ids"].as_array().unwrap().iter().map(|id| id.as_u64().unwrap()).collect()
+    }
+
+    /// Creates a deal.
+    pub async fn deal(&self) -> RecordRef {
+        let made = self.post("deals", &json!([{"fields": {"TITLE": "Абонемент"}}])).await;
+        RecordRef::deal(RecordId::try_new(made["ids"][0].as_u64().unwrap()).unwrap())
     }
 
     /// Deletes a contact.

@@ -82,6 +82,23 @@ async fn a_deleted_field_stops_everything_until_it_is_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_field_that_is_gone_from_contacts_does_not_hold_up_deals() {
+    let bench = Bench::start().await;
+    bench.delete_field().await;
+    let deal = bench.deal().await;
+    // More than can be in flight.
+    for id in 1..=1_100 {
+        bench.outcome(id, 1, SUCCESS, "").await;
+    }
+    bench.outcome_of(deal, 1, SUCCESS, "").await;
+    bench.run().await;
+    bench.settled(1).await;
+    assert_eq!(bench.commands("crm.deal.update").await, 1);
+    assert_eq!(bench.unsettled().await, 1_100);
+    bench.stop_stage().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_field_that_is_missing_at_the_start_is_waited_for() {
     let bench = Bench::start().await;
     let id = bench.contacts(1).await[0];
