@@ -2,7 +2,7 @@
 
 use runtime::Broker;
 use runtime::bootstrap::{Finding as Bootstrapped, Mode, apply};
-use schemas::streams::DEAD_LETTERS;
+use schemas::streams::{COMMANDS, DEAD_LETTERS, RAW, RESULTS, STATUSES};
 
 use crate::answer::Finding;
 use crate::environment::Environment;
@@ -42,6 +42,7 @@ pub async fn look(environment: &Environment) -> (Vec<Finding>, Option<Broker>) {
     };
     findings.extend(bootstrapped(&broker, replicas).await);
     findings.extend(dead_letters(&broker).await);
+    findings.extend(behind(&broker).await);
     findings.extend(of_another_portal(&broker, environment).await);
     (findings, Some(broker))
 }
@@ -119,6 +120,35 @@ async fn of_another_portal(broker: &Broker, environment: &Environment) -> Option
     Some(Finding::error("nats.owner", "Streams", failure.text, remedy))
 }
 
+/// Finds a raw stream that was put back from a backup older than what was made of it.
+///
+/// Its next records would get sequences that were used before, and be taken for older than what is there.
+async fn behind(broker: &Broker) -> Option<Finding> {
+    let raw = broker.jetstream().get_stream(RAW.name).await.ok()?.cached_info().state.last_sequence;
+    let mut newest = 0;
+    for followers in [COMMANDS.name, RESULTS.name, STATUSES.name] {
+        newest = newest.max(newest_raw_sequence(broker, followers).await.unwrap_or(0));
+    }
+    (newest > raw).then(|| {
+        Finding::error(
+            "nats.raw_behind",
+            format!("stream {}", RAW.name),
+            format!("ends at {raw}, and something was made of its message {newest}: it is an older backup"),
+            format!(
+                "Stop the stages, remove {} (`nats stream rm {0}`), run `rollcall bootstrap`, which lets it go \
+                 on behind everything, and delete the keys of the bucket `checkpoint`, so that all is read again",
+                RAW.name
+            ),
+        )
+    })
+}
+
+async fn newest_raw_sequence(broker: &Broker, stream: &str) -> Option<u64> {
+    let stream = broker.jetstream().get_stream(stream).await.ok()?;
+    let message = stream.direct_get(stream.cached_info().state.last_sequence).await.ok()?;
+    message.headers.get("ce-rawsequence")?.as_str().parse().ok()
+}
+
 async fn dead_letters(broker: &Broker) -> Option<Finding> {
     let stream = broker.jetstream().get_stream(DEAD_LETTERS.name).await.ok()?;
     let count = stream.cached_info().state.messages;
@@ -129,7 +159,7 @@ async fn dead_letters(broker: &Broker) -> Option<Finding> {
         "nats.dead_letters",
         "Messages that nobody could process",
         count.to_string(),
-        format!("Read why with `nats stream view {}` (they hold personal data)", DEAD_LETTERS.name),
+        "`rollcall dead-letters list` shows them; `rollcall dead-letters redrive` tries them again",
     ))
 }
 

@@ -151,6 +151,18 @@ async fn a_nats_without_streams_and_an_absent_one_are_found() {
 }
 
 #[tokio::test]
+async fn a_raw_stream_older_than_what_was_made_of_it_is_found() {
+    let neighbourhood = Neighbourhood::start().await;
+    let jetstream = neighbourhood.nats.broker().await.jetstream().clone();
+    let mut headers = async_nats::HeaderMap::new();
+    headers.insert("ce-rawsequence", "7");
+    let publishing = jetstream.publish_with_headers("crm.result.01.contact.5", headers, "{}".into());
+    publishing.await.unwrap().await.unwrap();
+    let wanted = ["nats.raw_behind | stream B24_RAW: ends at 0, and something was made of its message 7"];
+    neighbourhood.doctor(&[]).await.has_only(1, &wanted);
+}
+
+#[tokio::test]
 async fn settings_outrank_everything_in_the_exit_code() {
     let mut neighbourhood = Neighbourhood::start().await;
     neighbourhood.set("CONTACT_SYNC_INTERVAL", "now and then");
