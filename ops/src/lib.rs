@@ -8,6 +8,7 @@ mod environment;
 mod exit;
 mod nats;
 mod owner;
+mod results;
 mod signals;
 mod stages;
 mod status;

@@ -3,11 +3,13 @@
 use std::collections::BTreeSet;
 
 use bitrix24::{Client, Error, ErrorClass, Lane};
+use chrono::{TimeDelta, Utc};
 use runtime::Broker;
 use runtime::budget::{self, SharedBudget};
 use schemas::Entity;
 use serde_json::{Map, Value, json};
 
+use super::canary;
 use super::mapping::{self, Fields};
 use super::settings::PortalSettings;
 use crate::answer::Finding;
@@ -17,6 +19,9 @@ const LANE: Lane = Lane::Live;
 
 /// Any one of these lets `user.get` tell a seller's name.
 const USER_SCOPES: [&str; 3] = ["user_brief", "user_basic", "user"];
+
+/// Difference between clocks that is nothing to worry about.
+const MOST_SKEW_SECONDS: i64 = 30;
 
 /// Label of the status fields in the portal's forms.
 const STATUS_LABEL: &str = "Статус синхронизации";
@@ -40,6 +45,7 @@ pub async fn look(settings: &PortalSettings, broker: Option<&Broker>, fix: bool)
             return findings;
         }
     }
+    findings.extend(look.clock());
     for entity in Entity::ALL {
         findings.extend(look.entity(entity, fix).await);
     }
@@ -110,7 +116,15 @@ impl Look<'_> {
             findings.extend(mapping::look(rules, entity, &fields));
         }
         findings.push(self.records(entity).await);
+        findings.extend(canary::look(&self.client, entity).await);
         findings
+    }
+
+    /// Says how far this machine's clock is from the portal's, once that has answered.
+    fn clock(&self) -> Option<Finding> {
+        let is_fast = self.settings.bucket.clock_speed != 1.0;
+        let portal = self.client.portal_now().filter(|_| !is_fast)?;
+        Some(of_clock(Utc::now().signed_duration_since(portal)))
     }
 
     async fn status_field(&self, entity: Entity, fields: &Fields, fix: bool) -> Finding {
@@ -190,7 +204,20 @@ impl Look<'_> {
     }
 }
 
-fn in_portal(entity: Entity) -> bitrix24::Entity {
+fn of_clock(ahead: TimeDelta) -> Finding {
+    let (check, what) = ("bitrix24.clock", "Clock of this machine");
+    let seconds = ahead.num_seconds();
+    if seconds.abs() <= MOST_SKEW_SECONDS {
+        return Finding::ok(check, what, "agrees with the portal's");
+    }
+    let direction = if seconds > 0 { "ahead of" } else { "behind" };
+    let found = format!("{} s {direction} the portal's", seconds.abs());
+    let action = "Switch time synchronisation (NTP) on. Nothing is missed, as windows go by the portal's clock, but pauses \
+                  and ages are wrong";
+    Finding::warning(check, what, found, action)
+}
+
+pub(super) fn in_portal(entity: Entity) -> bitrix24::Entity {
     match entity {
         Entity::Contact => bitrix24::Entity::Contact,
         Entity::Deal => bitrix24::Entity::Deal,
@@ -198,7 +225,7 @@ fn in_portal(entity: Entity) -> bitrix24::Entity {
 }
 
 /// Tells why the portal gave no answer, and what to do.
-fn failed(check: &'static str, what: &str, error: &Error) -> Finding {
+pub(super) fn failed(check: &'static str, what: &str, error: &Error) -> Finding {
     let remedy = match error.class() {
         ErrorClass::Refused => {
             "Make a new inbound webhook in Bitrix24, as a person who may read and change all contacts and deals, and \
@@ -323,6 +350,13 @@ mod tests {
             options: BTreeSet::new(),
         };
         Fields::from([("UF_CRM_SYNC_STATUS".to_owned(), field)])
+    }
+
+    #[test]
+    fn a_wrong_clock_is_told_with_its_direction() {
+        assert_eq!(of_clock(TimeDelta::seconds(30)).severity, Severity::Ok);
+        assert!(of_clock(TimeDelta::seconds(95)).message.contains("95 s ahead of"));
+        assert!(of_clock(TimeDelta::seconds(-40)).message.contains("40 s behind"));
     }
 
     #[test]

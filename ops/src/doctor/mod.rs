@@ -1,10 +1,12 @@
 //! `rollcall doctor`: looks at everything the pipeline depends on and says what to do.
 
 mod bitrix24;
+mod canary;
 mod mapping;
 mod otmechalka;
 mod settings;
 mod streams;
+mod visitors;
 
 use serde_json::json;
 
@@ -26,6 +28,9 @@ pub async fn run(environment: &Environment, arguments: &cli::Doctor, json: bool)
         findings.push(otmechalka::look(client).await);
     }
     findings.extend(seen);
+    if let Some(broker) = &broker {
+        findings.extend(visitors::look(broker).await);
+    }
     let count = |severity| findings.iter().filter(|finding| finding.severity == severity).count();
     let (checks, errors, warnings) = (findings.len(), count(Severity::Error), count(Severity::Warning));
     let summary = format!("{checks} checks: {errors} errors, {warnings} warnings.");

@@ -1,22 +1,18 @@
 //! Reads from NATS what `rollcall status` tells.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use async_nats::jetstream::consumer::DeliverPolicy;
-use async_nats::jetstream::consumer::pull::OrderedConfig;
 use chrono::{DateTime, TimeDelta, Utc};
-use futures::{StreamExt, TryStreamExt};
+use futures::TryStreamExt;
 use runtime::Broker;
 use runtime::budget::{Level, SharedBudget};
+use schemas::Outcome;
 use schemas::streams::{COMMANDS, RAW, RESULTS, consumers};
-use schemas::{Envelope, Outcome, RecordProcessed};
 use serde::Serialize;
 
+use crate::results;
 use crate::up::gauge::{self, Snapshot};
-
-/// Longest time for reading the outcomes of a day.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Everything that is told, at one moment.
 #[derive(Clone, Debug, Default)]
@@ -111,35 +107,9 @@ async fn stages(broker: &Broker) -> Result<Vec<StageFacts>, String> {
 }
 
 async fn outcomes(broker: &Broker, now: DateTime<Utc>) -> Result<RecentOutcomes, String> {
-    let reading = read_outcomes(broker, now);
-    let read = tokio::time::timeout(PATIENCE, reading).await;
-    read.map_err(|_| format!("the outcomes of a day were not read within {} s", PATIENCE.as_secs()))?
-}
-
-async fn read_outcomes(broker: &Broker, now: DateTime<Utc>) -> Result<RecentOutcomes, String> {
     let mut recent = RecentOutcomes::default();
-    let stream = broker.stream(RESULTS.name).await.map_err(|error| error.to_string())?;
-    let config = OrderedConfig {
-        deliver_policy: DeliverPolicy::ByStartTime { start_time: now - TimeDelta::days(1) },
-        ..OrderedConfig::default()
-    };
-    let consumer = stream.create_consumer(config).await.map_err(|error| error.to_string())?;
-    if consumer.cached_info().num_pending == 0 {
-        return Ok(recent);
-    }
-    let mut messages = consumer.messages().await.map_err(|error| error.to_string())?;
-    while let Some(message) = messages.next().await {
-        let message = message.map_err(|error| error.to_string())?;
-        let info = message.info().map_err(|error| error.to_string())?;
-        let (left, stored) = (info.pending, info.published);
-        let header = |name: &str| message.headers.as_ref()?.get(name).map(async_nats::HeaderValue::as_str);
-        if let Ok((_, processed)) = Envelope::decode::<RecordProcessed>(header, &message.payload) {
-            recent.note(processed.outcome, stored, now);
-        }
-        if left == 0 {
-            break;
-        }
-    }
+    let since = DeliverPolicy::ByStartTime { start_time: now - TimeDelta::days(1) };
+    results::each(broker, since, |ended| recent.note(ended.processed.outcome, ended.stored, now)).await?;
     Ok(recent)
 }
 

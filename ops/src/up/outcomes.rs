@@ -1,17 +1,12 @@
 //! What came of the records, read from the stream of outcomes.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use async_nats::jetstream::consumer::DeliverPolicy;
-use async_nats::jetstream::consumer::pull::OrderedConfig;
-use futures::StreamExt;
 use runtime::Broker;
-use schemas::streams::RESULTS;
-use schemas::{Entity, Envelope, Outcome, RecordProcessed, RecordRef};
+use schemas::{Entity, Outcome, RecordRef};
 
-/// Longest time for reading them all.
-const PATIENCE: Duration = Duration::from_secs(60);
+use crate::results;
 
 /// What came of one record. Holds no personal data.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,41 +93,11 @@ pub async fn read_from(broker: &Broker, sequence: u64) -> Result<Outcomes, Strin
 }
 
 async fn read(broker: &Broker, from: DeliverPolicy, into: &mut Outcomes) -> Result<(), String> {
-    tokio::time::timeout(PATIENCE, read_all(broker, from, into))
-        .await
-        .map_err(|_| format!("the outcomes were not read within {} s", PATIENCE.as_secs()))?
-}
-
-async fn read_all(broker: &Broker, from: DeliverPolicy, into: &mut Outcomes) -> Result<(), String> {
-    let stream = broker.stream(RESULTS.name).await.map_err(|error| error.to_string())?;
-    // The newest of each subject can only be asked for under a filter, be it all there is.
-    let filter_subject = RESULTS.subjects[0].to_owned();
-    let config = OrderedConfig { deliver_policy: from, filter_subject, ..OrderedConfig::default() };
-    let consumer = stream.create_consumer(config).await.map_err(|error| error.to_string())?;
-    if consumer.cached_info().num_pending == 0 {
-        return Ok(());
-    }
-    let mut messages = consumer.messages().await.map_err(|error| error.to_string())?;
-    while let Some(message) = messages.next().await {
-        let message = message.map_err(|error| error.to_string())?;
-        let left = message.info().map_err(|error| error.to_string())?.pending;
-        if let Some((record, ending)) = ending_of(&message) {
-            into.note(record, ending);
-        }
-        if left == 0 {
-            break;
-        }
-    }
-    Ok(())
-}
-
-/// Reads one outcome; a message that is none of ours is passed over.
-fn ending_of(message: &async_nats::jetstream::Message) -> Option<(RecordRef, Ending)> {
-    let headers = message.headers.as_ref()?;
-    let header = |name: &str| headers.get(name).map(async_nats::HeaderValue::as_str);
-    let (envelope, processed) = Envelope::decode::<RecordProcessed>(header, &message.payload).ok()?;
-    let problems = processed.problems.into_iter().map(|problem| problem.code).collect();
-    Some((envelope.record, Ending { outcome: processed.outcome, problems }))
+    results::each(broker, from, |ended| {
+        let problems = ended.processed.problems.into_iter().map(|problem| problem.code).collect();
+        into.note(ended.record, Ending { outcome: ended.processed.outcome, problems });
+    })
+    .await
 }
 
 #[cfg(test)]
