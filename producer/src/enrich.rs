@@ -79,7 +79,7 @@ impl Enricher {
                     rows.insert(deal, of_deal);
                 }
                 Err(error) if error.class() == ErrorClass::NotFound => {
-                    tracing::info!(deal.id = deal, "Deal {deal} was deleted while it was read");
+                    tracing::info!(deal.id = %deal, "Deal {deal} was deleted while it was read");
                 }
                 Err(error) => return Err(bitrix24::Error::from(error).into()),
             }
