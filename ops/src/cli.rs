@@ -27,6 +27,7 @@ pub enum Verb {
     Bootstrap(Bootstrap),
     Doctor(Doctor),
     Status(Status),
+    Serve(Serve),
     /// Prints a script that completes this command line in a shell
     Completions {
         /// The shell
@@ -135,6 +136,15 @@ pub struct Status {
     /// With --watch: time between two looks
     #[arg(long, default_value = "2s", value_name = "TIME", value_parser = humantime::parse_duration)]
     pub interval: Duration,
+}
+
+/// Serves a read-only page with the flow and the records to be corrected, without personal data
+#[derive(Args)]
+#[command(after_help = EXPLANATION)]
+pub struct Serve {
+    /// Address and port to listen at
+    #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDRESS:PORT", env = "SERVE_LISTEN")]
+    pub listen: std::net::SocketAddr,
 }
 
 #[cfg(test)]

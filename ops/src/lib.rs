@@ -9,6 +9,7 @@ mod exit;
 mod nats;
 mod owner;
 mod results;
+mod serve;
 mod signals;
 mod stages;
 mod status;
@@ -67,6 +68,7 @@ fn start(command_line: &CommandLine) -> Result<Exit, Failure> {
             Verb::Bootstrap(arguments) => bootstrap::run(&environment, arguments, json).await,
             Verb::Doctor(arguments) => doctor::run(&environment, arguments, json).await,
             Verb::Status(arguments) => status::run(&environment, arguments, json).await,
+            Verb::Serve(arguments) => serve::run(&environment, arguments).await,
             Verb::Probe { address } => Ok(wire::probe(address).await),
             Verb::Forward { listen, to, beside } => wire::forward(listen, to, beside.as_deref()).await,
             Verb::Reap { lock } => Ok(up::reap(lock)),

@@ -30,6 +30,18 @@ pub fn portal(environment: &Environment) -> Option<String> {
     name(webhook.expose_secret())
 }
 
+/// Returns the portal's address for links to its records, without the secret part.
+pub fn portal_address(environment: &Environment) -> Option<String> {
+    let source = environment.source();
+    let webhook = Reader::new(&source).optional_secret("BITRIX24_WEBHOOK_URL", "", "", |_| true)??;
+    address(webhook.expose_secret())
+}
+
+fn address(webhook: &str) -> Option<String> {
+    let url = Url::parse(webhook).ok().filter(|url| matches!(url.scheme(), "http" | "https"))?;
+    Some(format!("{}://{}", url.scheme(), name(webhook)?))
+}
+
 fn name(webhook: &str) -> Option<String> {
     let url = Url::parse(webhook).ok()?;
     let host = url.host_str()?;
@@ -73,5 +85,7 @@ mod tests {
         assert_eq!(name("https://portal.example/rest/1/hunter2/").as_deref(), Some("portal.example"));
         assert_eq!(name("http://127.0.0.1:8080/rest/1/hunter2/").as_deref(), Some("127.0.0.1:8080"));
         assert_eq!(name("no address"), None);
+        let address = address("https://portal.example/rest/1/hunter2/");
+        assert_eq!(address.as_deref(), Some("https://portal.example"));
     }
 }

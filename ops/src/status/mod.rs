@@ -1,6 +1,6 @@
 //! `rollcall status`: how far everything is, and what stands still.
 
-mod facts;
+pub mod facts;
 mod judge;
 mod told;
 
@@ -14,7 +14,8 @@ use crate::cli;
 use crate::environment::Environment;
 use crate::exit::{Exit, Failure};
 use crate::nats;
-use told::Status;
+pub use judge::{Condition, rounded};
+pub use told::{Reading, Status};
 
 /// Clears a terminal.
 const CLEAR: &str = "\u{1b}[2J\u{1b}[H";

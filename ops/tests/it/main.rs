@@ -2,5 +2,6 @@
 
 mod bootstrap;
 mod doctor;
+mod serve;
 mod support;
 mod up;

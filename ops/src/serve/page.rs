@@ -1,0 +1,321 @@
+//! The page as HTML. Pure. It works without scripts and loads nothing but its style sheet.
+
+use chrono::{DateTime, TimeDelta, Utc};
+use maud::{DOCTYPE, Markup, html};
+use schemas::problem::catalogue;
+use schemas::{Entity, RecordRef};
+
+use super::view::{ProblemRecord, View};
+use super::words::Language;
+use crate::status::{Condition, Reading, Status, rounded};
+
+/// Problem records on one page.
+const ON_A_PAGE: usize = 50;
+
+/// Seconds after which the browser asks again by itself.
+const REFRESH_SECONDS: u32 = 15;
+
+/// Which problem records a reader wants to see.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Choice {
+    entity: Option<Entity>,
+    problem: Option<String>,
+    page: usize,
+}
+
+impl Choice {
+    /// Takes what stands in the address; what makes no sense is left out.
+    pub fn new(entity: Option<&str>, problem: Option<String>, page: Option<usize>) -> Choice {
+        Choice {
+            entity: entity.and_then(Entity::from_token),
+            problem: problem.filter(|code| !code.is_empty()),
+            page: page.unwrap_or(1).max(1),
+        }
+    }
+
+    fn takes(&self, problem: &ProblemRecord) -> bool {
+        self.entity.is_none_or(|entity| problem.record.entity == entity)
+            && self.problem.as_ref().is_none_or(|code| problem.codes.contains(code))
+    }
+
+    fn address(&self, language: Language, page: usize) -> String {
+        let mut query = form_urlencoded::Serializer::for_suffix(String::from("/?"), 2);
+        query.append_pair("lang", language.tag());
+        if let Some(entity) = self.entity {
+            query.append_pair("entity", entity.token());
+        }
+        if let Some(code) = &self.problem {
+            query.append_pair("problem", code);
+        }
+        if page > 1 {
+            query.append_pair("page", &page.to_string());
+        }
+        query.finish()
+    }
+}
+
+/// Draws the page.
+pub fn front(view: &View, choice: &Choice, language: Language, portal: Option<&str>) -> String {
+    let status = &view.status;
+    let body = html! {
+        header {
+            h1 { (language.pick("Rollcall: как идёт синхронизация", "Rollcall: how the sync is going")) }
+            a href=(choice.address(language.other(), choice.page)) hreflang=(language.other().tag()) {
+                (language.pick("English", "По-русски"))
+            }
+        }
+        (reading(status, language))
+        (flow(status, language))
+        (outcomes(status, language))
+        (problems(view, choice, language, portal))
+        footer {
+            (language.pick("Состояние на", "As of")) " " (moment(status.at)) ". "
+            a href="/status.json" { "status.json" }
+        }
+    };
+    document(language, &body)
+}
+
+/// Draws the page when there is nothing to show.
+pub fn out_of_order(reason: &str, language: Language) -> String {
+    let body = html! {
+        h1 { (language.pick("Состояние сейчас не прочитать", "The state cannot be read now")) }
+        p.bad { (reason) }
+    };
+    document(language, &body)
+}
+
+fn document(language: Language, body: &Markup) -> String {
+    let page = html! {
+        (DOCTYPE)
+        html lang=(language.tag()) {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                meta http-equiv="refresh" content=(REFRESH_SECONDS);
+                title { "Rollcall" }
+                link rel="stylesheet" href="/style.css";
+            }
+            body { (body) }
+        }
+    };
+    page.into_string()
+}
+
+fn reading(status: &Status, language: Language) -> Markup {
+    let line = |entity: Entity, reading: &Reading| {
+        html! {
+            tr {
+                th scope="row" { (language.records(entity)) }
+                td {
+                    @match reading.watermark {
+                        Some(watermark) => {
+                            (watermark.format("%Y-%m-%d %H:%M:%S %:z")) " (" (ago(reading.age_seconds, language)) ")"
+                        }
+                        None => span.bad { (language.pick("ещё не читались", "never read")) }
+                    }
+                }
+                td.number { (reading.polls) }
+            }
+        }
+    };
+    html! {
+        h2 { (language.pick("Прочитано из Битрикс24", "Read from Bitrix24")) }
+        table id="reading" {
+            thead { tr {
+                th scope="col" {}
+                th scope="col" { (language.pick("изменения до", "changes up to")) }
+                th.number scope="col" { (language.pick("опросов", "polls")) }
+            } }
+            tbody {
+                (line(Entity::Contact, &status.contacts))
+                (line(Entity::Deal, &status.deals))
+            }
+        }
+    }
+}
+
+fn flow(status: &Status, language: Language) -> Markup {
+    let is_bad = |condition| matches!(condition, Condition::ActiveButFrozen | Condition::Missing);
+    html! {
+        h2 { (language.pick("Поток", "The flow")) }
+        table id="flow" {
+            thead { tr {
+                th scope="col" { (language.pick("Этап", "Stage")) }
+                th.number scope="col" { (language.pick("ждут", "waiting")) }
+                th.number scope="col" { (language.pick("в работе", "in flight")) }
+                th scope="col" { (language.pick("состояние", "condition")) }
+            } }
+            tbody { @for stage in &status.stages { tr {
+                th scope="row" { (stage.stage) }
+                td.number { (stage.waiting) }
+                td.number { (stage.in_flight) }
+                td.bad[is_bad(stage.condition)] { (language.condition(stage.condition)) }
+            } } }
+        }
+        p {
+            (language.pick("Ждут новой попытки", "Waiting for another try")) ": " (status.parked) ". "
+            (language.pick("Сообщений, которым нужен человек", "Messages that need a person")) ": "
+            span.bad[status.dead_letters > 0] { (status.dead_letters) } "."
+        }
+    }
+}
+
+fn outcomes(status: &Status, language: Language) -> Markup {
+    let counts = &status.outcomes;
+    html! {
+        h2 { (language.pick("Результаты", "Outcomes")) }
+        table id="outcomes" {
+            thead { tr {
+                th scope="col" {}
+                th.number scope="col" { (language.pick("за час", "last hour")) }
+                th.number scope="col" { (language.pick("за сутки", "last day")) }
+            } }
+            tbody { @for (name, day) in &counts.last_day { tr {
+                th scope="row" { (language.outcome(name)) }
+                td.number { (counts.last_hour.get(name).copied().unwrap_or_default()) }
+                td.number { (day) }
+            } } }
+        }
+    }
+}
+
+fn problems(view: &View, choice: &Choice, language: Language, portal: Option<&str>) -> Markup {
+    let chosen: Vec<&ProblemRecord> = view.problems.iter().filter(|problem| choice.takes(problem)).collect();
+    let pages = chosen.len().div_ceil(ON_A_PAGE).max(1);
+    let page = choice.page.min(pages);
+    let shown = chosen.iter().skip((page - 1) * ON_A_PAGE).take(ON_A_PAGE);
+    html! {
+        h2 { (language.pick("Записи, которые нужно исправить", "Records to be corrected")) ": " (chosen.len()) }
+        (filters(view, choice, language))
+        table id="problems" {
+            thead { tr {
+                th scope="col" { (language.pick("Запись", "Record")) }
+                th scope="col" { (language.pick("Что не так", "What is wrong")) }
+                th scope="col" { (language.pick("С какого времени", "Since")) }
+            } }
+            tbody { @for problem in shown { tr {
+                td { (link(problem.record, language, portal)) }
+                td { ul { @for code in &problem.codes { li { (meaning(code)) } } } }
+                td { (moment(problem.since)) }
+            } } }
+        }
+        @if pages > 1 { nav { p {
+            @if page > 1 { a href=(choice.address(language, page - 1)) rel="prev" { "←" } " " }
+            (page) " / " (pages)
+            @if page < pages { " " a href=(choice.address(language, page + 1)) rel="next" { "→" } }
+        } } }
+    }
+}
+
+fn filters(view: &View, choice: &Choice, language: Language) -> Markup {
+    html! {
+        form method="get" action="/" {
+            input type="hidden" name="lang" value=(language.tag());
+            label { (language.pick("Что", "Kind")) " "
+                select name="entity" {
+                    option value="" { (language.pick("все", "all")) }
+                    @for entity in Entity::ALL {
+                        option value=(entity.token()) selected[choice.entity == Some(entity)] {
+                            (language.records(entity))
+                        }
+                    }
+                }
+            }
+            label { (language.pick("Ошибка", "Problem")) " "
+                select name="problem" {
+                    option value="" { (language.pick("любая", "any")) }
+                    @for (code, count) in view.codes(choice.entity) {
+                        option value=(code) selected[choice.problem.as_deref() == Some(code)] {
+                            (meaning(code)) " (" (count) ")"
+                        }
+                    }
+                }
+            }
+            button type="submit" { (language.pick("Показать", "Show")) }
+        }
+    }
+}
+
+/// Links to the record in the portal, where that is known.
+fn link(record: RecordRef, language: Language, portal: Option<&str>) -> Markup {
+    let name = format!("{} {}", language.record(record.entity), record.id);
+    match portal {
+        None => html! { (name) },
+        Some(portal) => {
+            let address = format!("{portal}/crm/{}/details/{}/", record.entity.token(), record.id);
+            html! { a href=(address) rel="noreferrer" { (name) } }
+        }
+    }
+}
+
+/// Says what a code means: the status texts themselves quote what people typed.
+fn meaning(code: &str) -> String {
+    let known = catalogue().into_iter().find(|example| example.problem.code == code);
+    known.map_or_else(|| code.to_owned(), |example| format!("{} ({code})", example.when))
+}
+
+fn moment(moment: DateTime<Utc>) -> String {
+    moment.format("%Y-%m-%d %H:%M UTC").to_string()
+}
+
+fn ago(seconds: Option<i64>, language: Language) -> String {
+    let age = rounded(TimeDelta::seconds(seconds.unwrap_or(0)));
+    match language {
+        Language::Russian => format!("{age} назад"),
+        Language::English => format!("{age} ago"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::status::facts::Facts;
+
+    fn view(problems: usize) -> View {
+        let at = DateTime::from_timestamp(1_800_000_000, 0).unwrap();
+        let problem = |id: usize| ProblemRecord {
+            record: RecordRef::parse(&format!(
+                "{}.{id}",
+                if id.is_multiple_of(2) { "deal" } else { "contact" }
+            ))
+            .unwrap(),
+            codes: BTreeSet::from([
+                if id.is_multiple_of(2) { "contact.missing" } else { "phone.invalid" }.to_owned()
+            ]),
+            since: at,
+        };
+        View { status: Status::of(Facts::default(), at), problems: (1..=problems).map(problem).collect() }
+    }
+
+    fn draw(choice: &Choice, language: Language) -> String {
+        front(&view(120), choice, language, Some("https://school.example"))
+    }
+
+    #[test]
+    fn problem_records_are_linked_filtered_and_paged() {
+        let all = draw(&Choice::new(None, None, None), Language::Russian);
+        assert!(all.contains(r#"href="https://school.example/crm/contact/details/1/""#), "{all}");
+        assert!(all.contains("Вместо телефона что-то другое (phone.invalid)"), "{all}");
+        assert!(all.contains("1 / 3"), "{all}");
+        let deals = draw(&Choice::new(Some("deal"), None, Some(2)), Language::English);
+        assert!(deals.contains("Records to be corrected: 60") && deals.contains("2 / 2"), "{deals}");
+        assert!(!deals.contains("/crm/contact/"), "{deals}");
+        assert!(deals.contains("/?lang=en&amp;entity=deal"), "{deals}");
+        let none =
+            draw(&Choice::new(Some("contact"), Some("contact.missing".into()), None), Language::English);
+        assert!(none.contains("Records to be corrected: 0"), "{none}");
+    }
+
+    #[test]
+    fn what_stands_in_the_address_cannot_become_code() {
+        let choice =
+            Choice::new(Some("<script>"), Some("\"><script>alert(1)</script>".into()), Some(usize::MAX));
+        let page = draw(&choice, Language::English);
+        assert!(!page.contains("<script"), "{page}");
+        let page = out_of_order("<b>no</b>", Language::Russian);
+        assert!(page.contains("&lt;b&gt;no"), "{page}");
+    }
+}

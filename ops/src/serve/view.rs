@@ -1,0 +1,104 @@
+//! What the page shows, read from NATS. Holds no personal data: ids, codes, times and counts.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use async_nats::jetstream::consumer::DeliverPolicy;
+use chrono::{DateTime, Utc};
+use runtime::Broker;
+use schemas::{Entity, Outcome, RecordRef};
+
+use crate::results;
+use crate::status::{Status, facts};
+
+/// Everything that the page shows, at one moment.
+#[derive(Debug)]
+pub struct View {
+    /// How far everything is.
+    pub status: Status,
+    /// Records that a person has to correct, the newest first.
+    pub problems: Vec<ProblemRecord>,
+}
+
+/// A record whose newest version was refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProblemRecord {
+    /// The record.
+    pub record: RecordRef,
+    /// Codes of what is wrong with it.
+    pub codes: BTreeSet<String>,
+    /// Since when.
+    pub since: DateTime<Utc>,
+}
+
+impl View {
+    /// Reads everything.
+    pub async fn read(broker: &Broker) -> Result<View, String> {
+        let now = Utc::now();
+        let status = Status::of(facts::read(broker, now).await?, now);
+        let mut newest = Newest::default();
+        results::each(broker, DeliverPolicy::LastPerSubject, |ended| {
+            let codes = ended.processed.problems.into_iter().map(|problem| problem.code).collect();
+            newest.note(ended.record, ended.processed.outcome, codes, ended.stored);
+        })
+        .await?;
+        Ok(View { status, problems: newest.problems() })
+    }
+
+    /// Returns the codes of all problems with the number of records that have them, the most frequent first.
+    pub fn codes(&self, entity: Option<Entity>) -> Vec<(&str, usize)> {
+        let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+        for problem in
+            self.problems.iter().filter(|problem| entity.is_none_or(|of| problem.record.entity == of))
+        {
+            problem.codes.iter().for_each(|code| *counts.entry(code).or_default() += 1);
+        }
+        let mut counts: Vec<(&str, usize)> = counts.into_iter().collect();
+        counts.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+        counts
+    }
+}
+
+/// The newest outcome of each record.
+#[derive(Default)]
+struct Newest(BTreeMap<RecordRef, ProblemRecord>);
+
+impl Newest {
+    fn note(&mut self, record: RecordRef, outcome: Outcome, codes: BTreeSet<String>, since: DateTime<Utc>) {
+        match outcome {
+            Outcome::Refused => {
+                self.0.insert(record, ProblemRecord { record, codes, since });
+            }
+            // A version that came too late says nothing about the record.
+            Outcome::Superseded => {}
+            _ => {
+                self.0.remove(&record);
+            }
+        }
+    }
+
+    fn problems(self) -> Vec<ProblemRecord> {
+        let mut problems: Vec<ProblemRecord> = self.0.into_values().collect();
+        problems.sort_by_key(|problem| (std::cmp::Reverse(problem.since), problem.record));
+        problems
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_newest_outcome_of_a_record_counts() {
+        let record = |text| RecordRef::parse(text).unwrap();
+        let at = |seconds| DateTime::from_timestamp(seconds, 0).unwrap();
+        let codes = |code: &str| BTreeSet::from([code.to_owned()]);
+        let mut newest = Newest::default();
+        newest.note(record("contact.1"), Outcome::Refused, codes("phone.missing"), at(1));
+        newest.note(record("deal.2"), Outcome::Refused, codes("contact.missing"), at(2));
+        newest.note(record("deal.2"), Outcome::Superseded, BTreeSet::new(), at(3));
+        newest.note(record("contact.1"), Outcome::Updated, BTreeSet::new(), at(4));
+        let problems = newest.problems();
+        assert_eq!(problems.len(), 1);
+        assert_eq!((problems[0].record, problems[0].since), (record("deal.2"), at(2)));
+    }
+}
