@@ -119,7 +119,6 @@ pub fn outgoing(
         source: format!("/rollcall/{}", Mapper::NAME),
         pupil,
         version: Some(Version { raw_sequence, redrive }),
-        attempt: 0,
         ..raw
     };
     let encoded = envelope.encode(&RecordMapped { mapping, shown })?;

@@ -1,5 +1,7 @@
 #![doc = include_str!("../README.md")]
 
+#[allow(dead_code, reason = "the verbs that send again come next")]
+mod again;
 mod answer;
 mod bootstrap;
 mod cli;
