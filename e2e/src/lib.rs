@@ -5,7 +5,7 @@ mod school;
 mod simulator;
 
 pub use process::{Program, program_path};
-pub use school::{School, SchoolBuilder, Stage};
+pub use school::{PATIENCE, School, SchoolBuilder, Stage, Told};
 pub use simulator::{Bitrix24, Otmechalka};
 
 use std::time::Duration;

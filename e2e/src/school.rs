@@ -16,7 +16,7 @@ use schemas::{Checkpoint, Entity};
 use serde_json::Value;
 
 use crate::eventually;
-use crate::process::Program;
+use crate::process::{Program, program_path};
 use crate::simulator::{Bitrix24, Otmechalka};
 
 /// The stages, by the names of their programs.
@@ -120,6 +120,24 @@ pub struct School {
     folder: tempfile::TempDir,
 }
 
+/// What an operator was told.
+#[derive(Debug)]
+pub struct Told {
+    /// The exit code.
+    pub code: i32,
+    /// Standard output.
+    pub out: String,
+    /// Standard error.
+    pub err: String,
+}
+
+impl Told {
+    /// Reads the answer of a command with `--json`.
+    pub fn json(&self) -> anyhow::Result<Value> {
+        serde_json::from_str(&self.out).with_context(|| format!("no JSON: {self:?}"))
+    }
+}
+
 /// Longest time for anything to come to rest in a test; the machine may be busy.
 pub const PATIENCE: Duration = Duration::from_secs(180);
 
@@ -182,6 +200,17 @@ impl School {
     pub async fn kill_and_start(&mut self, stage: Stage) -> anyhow::Result<()> {
         self.stage(stage)?.kill().await?;
         self.start(stage)
+    }
+
+    /// Runs `rollcall` to its end, with the settings of the stages.
+    pub async fn rollcall(&self, arguments: &[&str]) -> anyhow::Result<Told> {
+        let mut command = tokio::process::Command::new(program_path("rollcall")?);
+        command.args(arguments).env_clear().envs(&self.environment).current_dir(self.folder.path());
+        let finished = tokio::time::timeout(PATIENCE, command.kill_on_drop(true).output()).await;
+        let output = finished.with_context(|| format!("rollcall {arguments:?} did not end"))??;
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let code = output.status.code().context("rollcall was killed by a signal")?;
+        Ok(Told { code, out: text(&output.stdout), err: text(&output.stderr) })
     }
 
     /// Returns the folder of the stages' caches.
