@@ -6,6 +6,8 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 use crate::exit::EXPLANATION;
+use crate::history::History;
+use crate::letters::DeadLetters;
 
 /// Operates Rollcall: starts everything, prepares NATS, checks what the pipeline depends on.
 #[derive(Parser)]
@@ -28,6 +30,8 @@ pub enum Verb {
     Doctor(Doctor),
     Status(Status),
     Serve(Serve),
+    DeadLetters(DeadLetters),
+    History(History),
     /// Prints a script that completes this command line in a shell
     Completions {
         /// The shell

@@ -1,6 +1,5 @@
 #![doc = include_str!("../README.md")]
 
-#[allow(dead_code, reason = "the verbs that send again come next")]
 mod again;
 mod answer;
 mod bootstrap;
@@ -8,13 +7,20 @@ mod cli;
 mod doctor;
 mod environment;
 mod exit;
+mod history;
+mod letters;
+mod mapping_file;
+mod mask;
+mod moment;
 mod nats;
 mod owner;
+mod progress;
 mod results;
 mod serve;
 mod signals;
 mod stages;
 mod status;
+mod stored;
 mod up;
 mod wire;
 
@@ -71,6 +77,8 @@ fn start(command_line: &CommandLine) -> Result<Exit, Failure> {
             Verb::Doctor(arguments) => doctor::run(&environment, arguments, json).await,
             Verb::Status(arguments) => status::run(&environment, arguments, json).await,
             Verb::Serve(arguments) => serve::run(&environment, arguments).await,
+            Verb::DeadLetters(arguments) => letters::run(&environment, arguments, json).await,
+            Verb::History(arguments) => history::run(&environment, arguments, json).await,
             Verb::Probe { address } => Ok(wire::probe(address).await),
             Verb::Forward { listen, to, beside } => wire::forward(listen, to, beside.as_deref()).await,
             Verb::Reap { lock } => Ok(up::reap(lock)),

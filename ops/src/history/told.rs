@@ -1,0 +1,119 @@
+//! A record's story as a timeline.
+
+use std::fmt::Write as _;
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use schemas::{Outcome, Problem, StatusSettled};
+use serde_json::Value;
+
+use super::Story;
+use super::diff::Change;
+use super::entry::{Entry, Made, What};
+use crate::answer::{Answer, findings_text};
+
+/// Tells it.
+pub fn text(answer: &Answer<Story>) -> String {
+    let mut text = String::new();
+    if answer.result.left_out > 0 {
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "… {} older entries; --last N shows more", answer.result.left_out);
+    }
+    for entry in &answer.result.entries {
+        let _ = writeln!(text, "{}  {:<12}  {}", moment(entry.at), version(entry), what(&entry.what));
+        for line in lines(&entry.what) {
+            let _ = writeln!(text, "{:36}{line}", "");
+        }
+    }
+    format!("{text}{}{}", findings_text(&answer.findings), answer.summary)
+}
+
+fn moment(at: DateTime<Utc>) -> String {
+    at.to_rfc3339_opts(SecondsFormat::Secs, true)
+}
+
+/// Writes a version as `12`, one that was sent again as `12.1`.
+fn version(entry: &Entry) -> String {
+    match (entry.raw_sequence, entry.redrive) {
+        (None, _) => "-".to_owned(),
+        (Some(raw_sequence), 0) => format!("version {raw_sequence}"),
+        (Some(raw_sequence), redrive) => format!("version {raw_sequence}.{redrive}"),
+    }
+}
+
+fn what(what: &What) -> String {
+    match what {
+        What::Read { modified, fields, is_first: true, .. } => {
+            format!("read from Bitrix24, changed {modified}: first version that is kept, {fields} fields")
+        }
+        What::Read { modified, changes, .. } => {
+            format!("read from Bitrix24, changed {modified}: {} fields differ", changes.len())
+        }
+        What::Mapped(made) => format!("mapped: {}", outcome(made)),
+        What::SentAgain(made) => format!("sent round again: {}", outcome(made)),
+        What::TriedAgain(made) => format!("tried again after {} failures: {}", made.failures, outcome(made)),
+        What::Waits { until, failures } => {
+            format!("waits until {until} for another try, {failures} failures so far")
+        }
+        What::Processed { outcome, target_id, .. } => {
+            let id = target_id.as_ref().map(|id| format!(", id {id} there")).unwrap_or_default();
+            format!("otmechalka: {}{id}", said(*outcome))
+        }
+        What::Status { status, how, .. } => format!("status {}: {status}", settled(*how)),
+        What::DeadLetter { stage, reason, deliveries } => {
+            format!("DEAD LETTER of {stage} after {deliveries} deliveries: {reason}")
+        }
+        What::Unreadable { why } => format!("a message that cannot be read: {why}"),
+    }
+}
+
+fn outcome(made: &Made) -> String {
+    match made.outcome.as_str() {
+        "client" | "ticket" => format!("{} to be sent", made.outcome),
+        "out_of_scope" => "nothing in it concerns otmechalka".to_owned(),
+        other => other.to_owned(),
+    }
+}
+
+fn said(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Created => "created",
+        Outcome::Updated => "updated",
+        Outcome::Unchanged => "held exactly this already; nothing was sent",
+        Outcome::AlreadyThere => "had the ticket already; it was left alone",
+        Outcome::OutOfScope => "not concerned; nothing was sent",
+        Outcome::Refused => "refused",
+        Outcome::Superseded => "a newer version was first; nothing was sent",
+    }
+}
+
+fn settled(how: StatusSettled) -> &'static str {
+    match how {
+        StatusSettled::Written => "written",
+        StatusSettled::AlreadyShown => "shown already",
+        StatusSettled::RecordGone => "for a record that is gone",
+    }
+}
+
+fn lines(what: &What) -> Vec<String> {
+    match what {
+        What::Read { changes, trimmed, .. } => {
+            let trimmed = trimmed.iter().map(|field| format!("{field}: too big to travel, left out"));
+            changes.iter().map(change).chain(trimmed).collect()
+        }
+        What::Mapped(made) | What::SentAgain(made) | What::TriedAgain(made) => {
+            made.problems.iter().map(problem).chain(made.changes.iter().map(change)).collect()
+        }
+        What::Processed { problems, .. } => problems.iter().map(problem).collect(),
+        _ => Vec::new(),
+    }
+}
+
+fn problem(problem: &Problem) -> String {
+    format!("{}: {}", problem.code, problem.text)
+}
+
+fn change(change: &Change) -> String {
+    let title = change.title.as_ref().map(|title| format!(" «{title}»")).unwrap_or_default();
+    let value = |value: &Option<Value>| value.as_ref().map_or_else(|| "nothing".to_owned(), Value::to_string);
+    format!("{}{title}: {} -> {}", change.field, value(&change.before), value(&change.after))
+}

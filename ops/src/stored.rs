@@ -1,0 +1,57 @@
+//! Reads what a stream holds, message by message, so that memory does not grow with the stream.
+
+use std::ops::ControlFlow;
+use std::time::Duration;
+
+use async_nats::jetstream::consumer::DeliverPolicy;
+use async_nats::jetstream::consumer::pull::OrderedConfig;
+use futures::StreamExt;
+use runtime::Broker;
+use runtime::broker::StoredMessage;
+
+use crate::exit::Failure;
+
+/// Longest wait for the next message of a stream that has one.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Gives every stored message under these subjects to `each`, in their order, until it has read enough.
+///
+/// What is stored after this began is not among them.
+pub async fn read(
+    broker: &Broker,
+    stream: &'static str,
+    filters: Vec<String>,
+    from: DeliverPolicy,
+    mut each: impl FnMut(StoredMessage) -> ControlFlow<()>,
+) -> Result<(), Failure> {
+    let failed = |error: &dyn std::fmt::Display| Failure::trouble(format!("cannot read {stream}: {error}"));
+    let handle = broker.stream(stream).await.map_err(Failure::trouble)?;
+    let config = OrderedConfig { deliver_policy: from, filter_subjects: filters, ..OrderedConfig::default() };
+    let consumer = handle.create_consumer(config).await.map_err(|error| {
+        Failure::environment(format!("cannot read stream {stream}: {error}. `rollcall bootstrap` makes it"))
+    })?;
+    let mut left = consumer.cached_info().num_pending;
+    if left == 0 {
+        return Ok(());
+    }
+    let mut messages = consumer.messages().await.map_err(|error| failed(&error))?;
+    loop {
+        let next = tokio::time::timeout(PATIENCE, messages.next()).await;
+        let Some(message) = next.map_err(|_| failed(&"NATS went silent"))? else { return Ok(()) };
+        let message = message.map_err(|error| failed(&error))?;
+        let info = message.info().map_err(|error| failed(&error))?;
+        let (sequence, stored, pending) = (info.stream_sequence, info.published, info.pending);
+        let message = message.message;
+        let stored = StoredMessage {
+            sequence,
+            stored,
+            subject: message.subject.to_string(),
+            headers: message.headers.unwrap_or_default(),
+            payload: message.payload,
+        };
+        left = left.saturating_sub(1).min(pending);
+        if each(stored).is_break() || left == 0 {
+            return Ok(());
+        }
+    }
+}
