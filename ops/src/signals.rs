@@ -1,5 +1,6 @@
 //! Signals that mean "stop".
 
+use runtime::CancellationToken;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::exit::Failure;
@@ -27,5 +28,26 @@ impl Signals {
             _ = terminate.recv() => {}
             _ = hangup.recv() => {}
         }
+    }
+}
+
+/// Tells work of many steps whether to end after the present one.
+pub struct Stop(CancellationToken);
+
+impl Stop {
+    /// Takes the signals over from now on.
+    pub fn listen() -> Result<Stop, Failure> {
+        let (mut signals, token) = (Signals::listen()?, CancellationToken::new());
+        let stop = Stop(token.clone());
+        tokio::spawn(async move {
+            signals.next().await;
+            token.cancel();
+        });
+        Ok(stop)
+    }
+
+    /// Tells whether a signal came.
+    pub fn is_asked(&self) -> bool {
+        self.0.is_cancelled()
     }
 }

@@ -235,7 +235,7 @@ async fn a_letter_older_than_a_newer_version_changes_nothing() -> anyhow::Result
     assert_eq!(school.messages(DLQ).await?, 1);
     let done = school.rollcall(&["dead-letters", "discard", "--stage", "mapper", "--yes"]).await?;
     assert!(
-        done.out.contains(&format!("contact/{id}")) && done.out.contains("1 dead letter deleted"),
+        done.out.contains(&format!("contact/{id}")) && done.out.contains("1 dead letter of 1 deleted"),
         "{done:?}"
     );
     assert_eq!(school.messages(DLQ).await?, 0);

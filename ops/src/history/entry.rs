@@ -261,3 +261,59 @@ fn about(stream: &str, message: &StoredMessage) -> Option<u64> {
     let letter = (stream == DEAD_LETTERS.name).then(|| serde_json::from_slice(&message.payload).ok())??;
     crate::letters::select::raw_sequence_of(&letter)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use schemas::{RecordId, RecordRef, Shown};
+
+    fn command(subject: &str, version: Version, attempt: u64, more: &[(&str, &str)]) -> StoredMessage {
+        let record = RecordRef::contact(RecordId::try_new(39910).unwrap());
+        let modified = DateTime::parse_from_rfc3339("2026-01-10T12:00:00+03:00").unwrap();
+        let envelope = Envelope {
+            record,
+            source: "/rollcall/mapper".into(),
+            pupil: Some(record.id),
+            modified,
+            fingerprint: "ab".into(),
+            version: Some(version),
+            attempt,
+        };
+        let shown = Shown { status: None, observed: modified };
+        let problems = vec![Problem::new("phone.invalid", "В поле «Телефон» не номер телефона: «нет».")];
+        let encoded = envelope.encode(&RecordMapped { mapping: Mapping::Refused(problems), shown }).unwrap();
+        let own = encoded.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        let mut headers = async_nats::HeaderMap::new();
+        own.chain(more.iter().copied()).for_each(|(name, value)| headers.insert(name, value));
+        let (subject, payload) = (subject.to_owned(), encoded.payload.into());
+        StoredMessage { sequence: 3, stored: DateTime::UNIX_EPOCH, subject, headers, payload }
+    }
+
+    fn told(subject: &str, redrive: u64, attempt: u64, more: &[(&str, &str)]) -> Entry {
+        let mask = Mask::default();
+        let version = Version { raw_sequence: 7, redrive };
+        Teller::new(&mask).tell(COMMANDS.name, &command(subject, version, attempt, more))
+    }
+
+    #[test]
+    fn first_tries_waits_later_tries_and_redrives_are_told_apart() {
+        let subject = "crm.cmd.01.contact.39910";
+        let what = |redrive, attempt, more: &[(&str, &str)]| told(subject, redrive, attempt, more).what;
+        assert!(matches!(what(0, 0, &[]), What::Mapped(_)));
+        assert!(matches!(what(1, 1, &[]), What::SentAgain(_)));
+        let failures = [("ce-failures", "2")];
+        assert!(matches!(what(0, 2, &failures), What::TriedAgain(Made { failures: 2, .. })));
+        assert!(matches!(what(1, 2, &failures), What::TriedAgain(_)));
+        let schedule = [("Nats-Schedule", "@at 2026-01-10T12:05:00Z"), ("ce-failures", "1")];
+        let waits = told("crm.later.01.contact.39910", 0, 1, &schedule);
+        assert_eq!(waits.what, What::Waits { until: "2026-01-10T12:05:00Z".into(), failures: 1 });
+        assert_eq!((waits.raw_sequence, waits.redrive, waits.attempt), (Some(7), 0, 1));
+    }
+
+    #[test]
+    fn a_refusal_is_told_without_the_value_that_it_quotes() {
+        let What::Mapped(made) = told("crm.cmd.01.contact.39910", 0, 0, &[]).what else { panic!() };
+        assert_eq!((made.outcome.as_str(), made.problems[0].code.as_str()), ("refused", "phone.invalid"));
+        assert!(!made.problems[0].text.contains("нет"), "{}", made.problems[0].text);
+    }
+}

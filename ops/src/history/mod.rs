@@ -108,8 +108,11 @@ fn judge(story: &Story) -> (String, Vec<Finding>) {
         let action = format!("`rollcall dead-letters show {}`, then `redrive` or `discard`", entry.sequence);
         Finding::warning("history.dead_letter", record.as_str(), "a stage gave it up", action)
     });
-    let versions = story.entries.iter().filter(|entry| matches!(entry.what, What::Read { .. })).count();
-    let summary = format!("{record}: {versions} versions, {} entries.", story.entries.len());
+    let shown = story.entries.len();
+    let summary = match story.left_out {
+        0 => format!("{record}: {shown} entries."),
+        left_out => format!("{record}: the newest {shown} of {} entries.", shown as u64 + left_out),
+    };
     (summary, findings.collect())
 }
 

@@ -43,9 +43,11 @@ fn version(entry: &Entry) -> String {
 fn what(what: &What) -> String {
     match what {
         What::Read { modified, fields, is_first: true, .. } => {
+            let modified = modified.to_rfc3339();
             format!("read from Bitrix24, changed {modified}: first version that is kept, {fields} fields")
         }
         What::Read { modified, changes, .. } => {
+            let modified = modified.to_rfc3339();
             format!("read from Bitrix24, changed {modified}: {} fields differ", changes.len())
         }
         What::Mapped(made) => format!("mapped: {}", outcome(made)),
@@ -53,6 +55,9 @@ fn what(what: &What) -> String {
         What::TriedAgain(made) => format!("tried again after {} failures: {}", made.failures, outcome(made)),
         What::Waits { until, failures } => {
             format!("waits until {until} for another try, {failures} failures so far")
+        }
+        What::Processed { outcome: Outcome::Refused, problems, .. } if !of_otmechalka(problems) => {
+            "refused; nothing was sent to otmechalka".to_owned()
         }
         What::Processed { outcome, target_id, .. } => {
             let id = target_id.as_ref().map(|id| format!(", id {id} there")).unwrap_or_default();
@@ -86,6 +91,13 @@ fn said(outcome: Outcome) -> &'static str {
     }
 }
 
+/// Tells whether a refusal came of asking otmechalka, and not of the record alone.
+fn of_otmechalka(problems: &[Problem]) -> bool {
+    let is_theirs =
+        |problem: &Problem| ["otmechalka.", "client."].iter().any(|of| problem.code.starts_with(of));
+    problems.iter().any(is_theirs)
+}
+
 fn settled(how: StatusSettled) -> &'static str {
     match how {
         StatusSettled::Written => "written",
@@ -103,7 +115,8 @@ fn lines(what: &What) -> Vec<String> {
         What::Mapped(made) | What::SentAgain(made) | What::TriedAgain(made) => {
             made.problems.iter().map(problem).chain(made.changes.iter().map(change)).collect()
         }
-        What::Processed { problems, .. } => problems.iter().map(problem).collect(),
+        // What the mapper found was told with what it made.
+        What::Processed { problems, .. } if of_otmechalka(problems) => problems.iter().map(problem).collect(),
         _ => Vec::new(),
     }
 }

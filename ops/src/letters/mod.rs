@@ -16,6 +16,7 @@ use crate::exit::{EXPLANATION, Exit, Failure};
 use crate::mapping_file;
 use crate::mask::Mask;
 use crate::nats;
+use crate::signals::Stop;
 use desk::{delete, fetch, open_payload};
 use redrive::{Done, Fate, Mode};
 use select::{Filter, Letter};
@@ -85,10 +86,10 @@ pub struct Listed {
     pub letters: Vec<Letter>,
 }
 
-/// What was discarded.
+/// Letters that were deleted, or would be.
 #[derive(Debug, Serialize)]
 pub struct Discarded {
-    /// Tells whether they were really deleted.
+    /// Tells whether they are deleted.
     pub deleted: bool,
     /// The letters.
     pub letters: Vec<Letter>,
@@ -183,19 +184,29 @@ async fn discard(
     json: bool,
 ) -> Result<Exit, Failure> {
     let broker = nats::connect(environment).await?;
-    let letters = letters(&broker, chosen).await?;
-    if really {
-        for letter in &letters {
-            delete(&broker, letter.sequence).await?;
+    let chosen = letters(&broker, chosen).await?;
+    if !really {
+        let count = told::count(chosen.len(), "dead letter");
+        let summary = format!("{count} would be deleted; --yes does it.");
+        let result = Discarded { deleted: false, letters: chosen };
+        return Answer::new(summary, result, Vec::new()).tell(json, told::discarded);
+    }
+    let stop = Stop::listen()?;
+    let (all, mut letters, mut findings) = (chosen.len(), Vec::new(), Vec::new());
+    for letter in chosen {
+        if stop.is_asked() {
+            break;
         }
+        if let Err(failure) = delete(&broker, letter.sequence).await {
+            let what = format!("Letter {}", letter.sequence);
+            findings.push(Finding::error("letters.failed", what, failure.text, "discard it again"));
+            break;
+        }
+        letters.push(letter);
     }
     let count = told::count(letters.len(), "dead letter");
-    let summary = if really {
-        format!("{count} deleted; their records were not touched.")
-    } else {
-        format!("{count} would be deleted; --yes does it.")
-    };
-    Answer::new(summary, Discarded { deleted: really, letters }, Vec::new()).tell(json, told::discarded)
+    let summary = format!("{count} of {all} deleted; their records were not touched.");
+    Answer::new(summary, Discarded { deleted: true, letters }, findings).tell(json, told::discarded)
 }
 
 /// Reads the letters that were chosen. Those that come later are not among them.

@@ -13,6 +13,7 @@ use super::select::{Letter, header, raw_sequence_of};
 use crate::again::{Again, Found, Sent, find_raw, look, send_again};
 use crate::exit::Failure;
 use crate::progress::Progress;
+use crate::signals::Stop;
 
 /// Whether to do it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,36 +70,56 @@ pub enum Fate {
 }
 
 /// Works through the letters in their order. Letters about one version are settled by sending it once.
+///
+/// Ends early, and says so of each letter that is left, when it is told to stop or NATS does not do as it should.
 pub async fn all(
     broker: &Broker,
     rules: &Rules,
     letters: Vec<Letter>,
     mode: Mode,
 ) -> Result<Vec<Done>, Failure> {
+    let stop = Stop::listen()?;
     let progress = Progress::new(letters.len(), "letters");
     let mut sent: BTreeMap<(Option<String>, u64), Fate> = BTreeMap::new();
-    let mut done = Vec::with_capacity(letters.len());
+    let mut done: Vec<Done> = Vec::with_capacity(letters.len());
     for letter in letters {
-        let key = letter.raw_sequence.map(|raw_sequence| (letter.record.clone(), raw_sequence));
-        let mut fate = match key.as_ref().and_then(|key| sent.get(key)) {
-            Some(fate) => fate.clone(),
-            None => one(broker, rules, letter.sequence, mode).await,
+        let has_failed = done.last().is_some_and(|done| matches!(done.fate, Fate::Failed { .. }));
+        let fate = if stop.is_asked() || has_failed {
+            Fate::Failed { why: "its turn did not come; it is as it was".to_owned() }
+        } else {
+            settle(broker, rules, &letter, mode, &mut sent).await
         };
-        if let (Some(key), Fate::Sent { .. }) = (key, &fate) {
-            sent.insert(key, fate.clone());
-        }
-        // Only now that the stream has it, and only this one: letters that came meanwhile have other sequences.
-        if mode == Mode::Send
-            && let Fate::Sent { .. } = &fate
-            && let Err(failure) = delete(broker, letter.sequence).await
-        {
-            fate = Fate::Failed { why: format!("its record was sent, but {}", failure.text) };
-        }
         progress.step();
         done.push(Done { letter, fate });
     }
     progress.end();
     Ok(done)
+}
+
+async fn settle(
+    broker: &Broker,
+    rules: &Rules,
+    letter: &Letter,
+    mode: Mode,
+    sent: &mut BTreeMap<(Option<String>, u64), Fate>,
+) -> Fate {
+    let key = letter.raw_sequence.map(|raw_sequence| (letter.record.clone(), raw_sequence));
+    let fate = match key.as_ref().and_then(|key| sent.get(key)) {
+        Some(fate) => fate.clone(),
+        None => one(broker, rules, letter.sequence, mode).await,
+    };
+    let Fate::Sent { .. } = &fate else { return fate };
+    if let Some(key) = key {
+        sent.insert(key, fate.clone());
+    }
+    // Only now that the stream has it, and only this one: letters that came meanwhile have other sequences.
+    match mode {
+        Mode::Look => fate,
+        Mode::Send => match delete(broker, letter.sequence).await {
+            Ok(()) => fate,
+            Err(failure) => Fate::Failed { why: format!("its record was sent, but {}", failure.text) },
+        },
+    }
 }
 
 async fn one(broker: &Broker, rules: &Rules, sequence: u64, mode: Mode) -> Fate {

@@ -76,7 +76,8 @@ pub fn list(answer: &Answer<Listed>) -> String {
 
 /// Tells what was discarded.
 pub fn discarded(answer: &Answer<Discarded>) -> String {
-    format!("{}{}", table(&answer.result.letters, Utc::now()), answer.summary)
+    let table = table(&answer.result.letters, Utc::now());
+    format!("{table}{}{}", findings_text(&answer.findings), answer.summary)
 }
 
 fn table(letters: &[Letter], now: DateTime<Utc>) -> String {
