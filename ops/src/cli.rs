@@ -3,11 +3,14 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use schemas::{Outcome, RecordId};
 
 use crate::exit::EXPLANATION;
 use crate::history::History;
 use crate::letters::DeadLetters;
+use crate::moment::Moment;
+use crate::replay::{self, PlanHash};
 
 /// Operates Rollcall: starts everything, prepares NATS, checks what the pipeline depends on.
 #[derive(Parser)]
@@ -32,6 +35,8 @@ pub enum Verb {
     Serve(Serve),
     DeadLetters(DeadLetters),
     History(History),
+    Preview(Preview),
+    Replay(Replay),
     /// Prints a script that completes this command line in a shell
     Completions {
         /// The shell
@@ -149,6 +154,109 @@ pub struct Serve {
     /// Address and port to listen at
     #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDRESS:PORT", env = "SERVE_LISTEN")]
     pub listen: std::net::SocketAddr,
+}
+
+/// Shows what the mapping would send for a record, beside what was sent last; changes nothing
+#[derive(Args)]
+#[command(after_help = EXPLANATION)]
+pub struct Preview {
+    /// The record, `contact 39910` or `deal/96038`; `-` reads a raw event from standard input
+    #[arg(value_name = "RECORD", num_args = 0..=2)]
+    pub record: Vec<String>,
+    /// Read a raw event, or its data alone, from a file; schemas/golden shows the form
+    #[arg(long, value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    /// Look at the newest raw records and sum up what differs
+    #[arg(long)]
+    pub from_stream: bool,
+    /// With --from-stream: how many raw messages
+    #[arg(long, value_name = "N", default_value_t = 500)]
+    pub last: u64,
+    /// Take the event of a file or of standard input for one of this entity
+    #[arg(long, value_name = "ENTITY", value_parser = ["contact", "deal"])]
+    pub entity: Option<String>,
+    /// Mapping file to use [default: `MAPPING_FILE`, or the one built in]
+    #[arg(long, value_name = "FILE")]
+    pub mapping: Option<PathBuf>,
+    /// Show personal data
+    #[arg(long)]
+    pub reveal: bool,
+}
+
+/// Sends records round again, from what Bitrix24 told through today's mapping
+///
+/// Without --apply it only shows the plan: what would be created, updated, left or refused, and the plan's hash. With
+/// --apply HASH and the same choice it does that and nothing else, behind live traffic. Always the newest raw version
+/// of a record goes, whichever version it was chosen by.
+#[derive(Args)]
+#[command(after_help = EXPLANATION)]
+pub struct Replay {
+    /// Choose this contact; may be repeated
+    #[arg(long, value_name = "ID", value_parser = record_id)]
+    pub contact: Vec<RecordId>,
+    /// Choose this deal; may be repeated
+    #[arg(long, value_name = "ID", value_parser = record_id)]
+    pub deal: Vec<RecordId>,
+    /// Choose records of this entity
+    #[arg(long, value_name = "ENTITY", value_parser = ["contact", "deal"])]
+    pub entity: Option<String>,
+    /// Choose what changed (with --outcome or --reason: ended) since then: 2026-01-31, monday, 3h
+    #[arg(long, value_name = "MOMENT", value_parser = Moment::parse)]
+    pub since: Option<Moment>,
+    /// Choose what changed (with --outcome or --reason: ended) before then
+    #[arg(long, value_name = "MOMENT", value_parser = Moment::parse)]
+    pub until: Option<Moment>,
+    /// Choose by the sequence of a raw message: this one and later ones
+    #[arg(long, value_name = "N")]
+    pub from_sequence: Option<u64>,
+    /// Choose by the sequence of a raw message: this one and earlier ones
+    #[arg(long, value_name = "N")]
+    pub to_sequence: Option<u64>,
+    /// Choose by the newest outcome, for example refused
+    #[arg(long, value_name = "OUTCOME", value_parser = replay::outcome)]
+    pub outcome: Option<Outcome>,
+    /// Choose by a reason of the newest outcome: phone.missing
+    #[arg(long, value_name = "CODE")]
+    pub reason: Option<String>,
+    /// Also send again what would come to the same
+    #[arg(long)]
+    pub resend: bool,
+    /// Send to this stage; `status-writer` gets the outcomes alone, and writes the statuses again
+    #[arg(long, value_name = "STAGE", conflicts_with = "to")]
+    pub to_stage: Option<ReplayStage>,
+    /// Publish plain messages under this subject instead, and touch nothing: sandbox.crm.cmd
+    #[arg(long, value_name = "SUBJECT", value_parser = replay::sandbox)]
+    pub to: Option<String>,
+    /// Carry out the plan that has this hash
+    #[arg(long, value_name = "HASH", value_parser = PlanHash::parse)]
+    pub apply: Option<PlanHash>,
+    /// Only show the plan, which is what happens without --apply
+    #[arg(long, conflicts_with = "apply")]
+    pub dry_run: bool,
+    /// With --apply: most records a second
+    #[arg(long, value_name = "N", default_value_t = 5.0, value_parser = rate)]
+    pub rate: f64,
+    /// Show personal data in the plan
+    #[arg(long)]
+    pub reveal: bool,
+}
+
+/// A stage that a replay can begin at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ReplayStage {
+    /// Commands, through otmechalka to the status.
+    Pusher,
+    /// Outcomes alone.
+    StatusWriter,
+}
+
+fn record_id(text: &str) -> Result<RecordId, String> {
+    RecordId::parse(text).map_err(|error| error.to_string())
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    let rate = text.parse().ok().filter(|rate: &f64| (0.01..=1_000.0).contains(rate));
+    rate.ok_or_else(|| "a number of records from 0.01 to 1000".to_owned())
 }
 
 #[cfg(test)]

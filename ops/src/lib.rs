@@ -4,17 +4,21 @@ mod again;
 mod answer;
 mod bootstrap;
 mod cli;
+mod comparison;
 mod doctor;
 mod environment;
 mod exit;
 mod history;
+mod ledger;
 mod letters;
 mod mapping_file;
 mod mask;
 mod moment;
 mod nats;
 mod owner;
+mod preview;
 mod progress;
+mod replay;
 mod results;
 mod serve;
 mod signals;
@@ -79,6 +83,8 @@ fn start(command_line: &CommandLine) -> Result<Exit, Failure> {
             Verb::Serve(arguments) => serve::run(&environment, arguments).await,
             Verb::DeadLetters(arguments) => letters::run(&environment, arguments, json).await,
             Verb::History(arguments) => history::run(&environment, arguments, json).await,
+            Verb::Preview(arguments) => preview::run(&environment, arguments, json).await,
+            Verb::Replay(arguments) => replay::run(&environment, arguments, json).await,
             Verb::Probe { address } => Ok(wire::probe(address).await),
             Verb::Forward { listen, to, beside } => wire::forward(listen, to, beside.as_deref()).await,
             Verb::Reap { lock } => Ok(up::reap(lock)),

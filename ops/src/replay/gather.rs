@@ -1,0 +1,101 @@
+//! Reads from the streams what a plan is made of, up to a mark.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use async_nats::jetstream::consumer::DeliverPolicy;
+use futures::{StreamExt, TryStreamExt};
+use mapper::Rules;
+use schemas::{Envelope, RecordChanged, RecordRef};
+
+use super::choice::{Choice, Newest};
+use super::plan::Candidate;
+use crate::exit::Failure;
+use crate::ledger::{Ledger, Mark, Settled, tails};
+
+/// Most raw records that are asked for at the same time.
+const AT_ONCE: usize = 16;
+
+/// Finds the chosen records and all that decides about them.
+pub async fn candidates(
+    ledger: &Ledger,
+    rules: &Rules,
+    choice: &Choice,
+    mark: Mark,
+) -> Result<Vec<Candidate>, Failure> {
+    let settled_first = if choice.is_by_outcome() { Some(ended(ledger, choice, mark).await?) } else { None };
+    let named: Option<BTreeSet<RecordRef>> =
+        settled_first.as_ref().map(|settled| settled.keys().copied().collect());
+    let raw_tails = named.as_ref().map_or_else(|| choice.tails(), tails);
+    let mut newest = Newest::default();
+    ledger
+        .raw_heads(&raw_tails, start_of_raw(choice), mark.raw, |record, sequence, stored| {
+            if named.as_ref().is_none_or(|named| named.contains(&record)) {
+                newest.note(choice, record, sequence, stored);
+            }
+        })
+        .await?;
+    let chosen = newest.chosen();
+    let records: BTreeSet<RecordRef> = chosen.keys().copied().collect();
+    let mut settled = match settled_first {
+        Some(settled) => settled,
+        None => ledger.newest_results(&records, mark).await?,
+    };
+    let mut sent = ledger.newest_commands(&records, mark).await?;
+    let mapped = futures::stream::iter(chosen).map(async |(record, raw_sequence)| {
+        let today = map(ledger, rules, record, raw_sequence).await?;
+        Ok::<_, Failure>((record, raw_sequence, today))
+    });
+    let mapped: Vec<_> = mapped.buffered(AT_ONCE).try_collect().await?;
+    let candidate = |(record, raw_sequence, today)| Candidate {
+        record,
+        raw_sequence,
+        today,
+        sent: sent.remove(&record),
+        settled: settled.remove(&record),
+    };
+    Ok(mapped.into_iter().map(candidate).collect())
+}
+
+/// Reads a raw version as it can be sent again; `None` where it is gone or nobody can read it.
+pub async fn raw(ledger: &Ledger, sequence: u64) -> Result<Option<(Envelope, RecordChanged)>, Failure> {
+    let message = ledger.raw_at(sequence).await?;
+    Ok(message.and_then(|message| message.decode::<RecordChanged>().ok()))
+}
+
+async fn map(
+    ledger: &Ledger,
+    rules: &Rules,
+    record: RecordRef,
+    raw_sequence: u64,
+) -> Result<Option<schemas::Mapping>, Failure> {
+    let raw = raw(ledger, raw_sequence).await?;
+    Ok(raw.map(|(_, changed)| mapper::map_record(rules, record, &changed).1))
+}
+
+/// Reads the newest outcomes that are asked for.
+async fn ended(
+    ledger: &Ledger,
+    choice: &Choice,
+    mark: Mark,
+) -> Result<BTreeMap<RecordRef, Settled>, Failure> {
+    let mut newest = BTreeMap::new();
+    // An outcome before `since` matters to nobody: it is either too old, or not the newest.
+    let from =
+        choice.since.map_or(DeliverPolicy::All, |start_time| DeliverPolicy::ByStartTime { start_time });
+    ledger
+        .results(&choice.tails(), from, mark.results, |record, settled| {
+            newest.insert(record, settled);
+        })
+        .await?;
+    newest.retain(|record, settled| choice.takes_outcome(*record, settled));
+    Ok(newest)
+}
+
+/// Nothing before it can be chosen, and the newest version of what is chosen is behind it.
+fn start_of_raw(choice: &Choice) -> DeliverPolicy {
+    match (choice.from_sequence, choice.since) {
+        (Some(start_sequence), _) if start_sequence > 0 => DeliverPolicy::ByStartSequence { start_sequence },
+        (_, Some(start_time)) if !choice.is_by_outcome() => DeliverPolicy::ByStartTime { start_time },
+        _ => DeliverPolicy::All,
+    }
+}

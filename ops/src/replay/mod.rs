@@ -1,0 +1,113 @@
+//! `rollcall replay`: sends records round again, from what Bitrix24 told through today's mapping.
+
+mod apply;
+mod choice;
+mod gather;
+mod plan;
+mod told;
+
+use std::collections::BTreeSet;
+
+use chrono::Utc;
+use schemas::{Entity, RecordRef};
+
+use crate::answer::{Answer, findings_text};
+use crate::cli;
+use crate::comparison::Privacy;
+use crate::environment::Environment;
+use crate::exit::{Exit, Failure};
+use crate::ledger::Ledger;
+use crate::mapping_file::{self, MappingFile};
+use crate::nats;
+use apply::Replay;
+use choice::Choice;
+use plan::{Plan, Target};
+
+pub use apply::sandbox;
+pub use choice::outcome;
+pub use plan::PlanHash;
+
+/// Carries the command out.
+pub async fn run(environment: &Environment, arguments: &cli::Replay, json: bool) -> Result<Exit, Failure> {
+    let choice = choice_of(arguments);
+    if choice.is_empty() {
+        return Err(Failure::settings(
+            "nothing is chosen. Name records (--contact 39910), a time (--since monday), sequences, an entity or an \
+             outcome (--outcome refused)",
+        ));
+    }
+    let mapping = match mapping_file::load(environment, None) {
+        Ok(mapping) => mapping,
+        Err(mistakes) => {
+            let summary = "The mapping has mistakes; nothing was replayed.";
+            return Answer::new(summary, (), mistakes).tell(json, |answer| findings_text(&answer.findings));
+        }
+    };
+    let ledger = Ledger::open(nats::connect(environment).await?).await?;
+    let target = target_of(arguments);
+    match &arguments.apply {
+        None => show(&ledger, &mapping, arguments, &choice, &target, json).await,
+        Some(hash) => carry_out(&ledger, &mapping, arguments, &choice, &target, hash, json).await,
+    }
+}
+
+async fn show(
+    ledger: &Ledger,
+    mapping: &MappingFile,
+    arguments: &cli::Replay,
+    choice: &Choice,
+    target: &Target,
+    json: bool,
+) -> Result<Exit, Failure> {
+    let mark = ledger.mark().await?;
+    let candidates = gather::candidates(ledger, &mapping.rules, choice, mark).await?;
+    let plan = Plan::of(candidates, target, arguments.resend, mark);
+    let command = told::command(choice, target, arguments.resend, &plan.hash);
+    told::plan(&plan, &mapping.origin, &command, Privacy::of(arguments.reveal)).tell(json, told::plan_text)
+}
+
+async fn carry_out(
+    ledger: &Ledger,
+    mapping: &MappingFile,
+    arguments: &cli::Replay,
+    choice: &Choice,
+    target: &Target,
+    hash: &PlanHash,
+    json: bool,
+) -> Result<Exit, Failure> {
+    let candidates = gather::candidates(ledger, &mapping.rules, choice, hash.mark).await?;
+    let plan = Plan::of(candidates, target, arguments.resend, hash.mark);
+    if plan.hash != *hash {
+        return Err(Failure::trouble(format!(
+            "The plan is another one now than {hash}: the mapping, the choice or what the streams keep has changed. \
+             Nothing was replayed. Look at the new plan without --apply."
+        )));
+    }
+    let rate = arguments.rate;
+    let report = Replay { ledger, rules: &mapping.rules, target, rate }.carry_out(&plan).await?;
+    told::report(&plan, &report).tell(json, told::report_text)
+}
+
+fn choice_of(arguments: &cli::Replay) -> Choice {
+    let now = Utc::now();
+    let contacts = arguments.contact.iter().map(|id| RecordRef::contact(*id));
+    let deals = arguments.deal.iter().map(|id| RecordRef::deal(*id));
+    Choice {
+        records: contacts.chain(deals).collect::<BTreeSet<_>>(),
+        entity: arguments.entity.as_deref().and_then(Entity::from_token),
+        since: arguments.since.map(|moment| moment.at(now)),
+        until: arguments.until.map(|moment| moment.at(now)),
+        from_sequence: arguments.from_sequence,
+        to_sequence: arguments.to_sequence,
+        outcome: arguments.outcome,
+        reason: arguments.reason.clone(),
+    }
+}
+
+fn target_of(arguments: &cli::Replay) -> Target {
+    match (&arguments.to, arguments.to_stage) {
+        (Some(prefix), _) => Target::Sandbox(prefix.clone()),
+        (None, Some(cli::ReplayStage::StatusWriter)) => Target::StatusWriter,
+        (None, None | Some(cli::ReplayStage::Pusher)) => Target::Pipeline,
+    }
+}

@@ -1,0 +1,363 @@
+//! What a replay would do, record by record, and the hash that stands for it. Pure.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use schemas::{Entity, Mapping, Outcome, RecordRef};
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+use crate::comparison::{self, Difference, Privacy};
+use crate::ledger::{Mark, Sent, Settled};
+
+/// Where a replay goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// Through otmechalka to the status.
+    Pipeline,
+    /// Outcomes alone, so that statuses are written again.
+    StatusWriter,
+    /// Plain messages under another subject.
+    Sandbox(String),
+}
+
+/// What comes of a record, as far as can be told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Action {
+    /// otmechalka gets a new client or ticket.
+    Created,
+    /// otmechalka's client is sent again.
+    Updated,
+    /// Nothing is sent to otmechalka, and the status says that a person has to correct something.
+    Refused,
+    /// Nothing is sent to otmechalka, and the status is a success.
+    OutOfScope,
+    /// Its outcome goes to the status-writer again.
+    Retold,
+    /// It goes to the sandbox.
+    Copied,
+    /// It is as it would be: nothing is done.
+    Left,
+    /// Its raw record cannot be read, or is no longer kept: nothing is done.
+    Unreadable,
+}
+
+impl Action {
+    /// Tells whether anything is published.
+    pub fn is_done(self) -> bool {
+        !matches!(self, Action::Left | Action::Unreadable)
+    }
+
+    /// Returns its name.
+    pub fn word(self) -> &'static str {
+        match self {
+            Action::Created => "created",
+            Action::Updated => "updated",
+            Action::Refused => "refused",
+            Action::OutOfScope => "out_of_scope",
+            Action::Retold => "retold",
+            Action::Copied => "copied",
+            Action::Left => "left",
+            Action::Unreadable => "unreadable",
+        }
+    }
+}
+
+/// A chosen record with all that decides about it.
+#[derive(Clone, Debug)]
+pub struct Candidate {
+    /// The record.
+    pub record: RecordRef,
+    /// Sequence of its newest raw version.
+    pub raw_sequence: u64,
+    /// What today's mapping makes of that; `None` where it cannot be read.
+    pub today: Option<Mapping>,
+    /// The command of its highest version.
+    pub sent: Option<Sent>,
+    /// Its newest outcome.
+    pub settled: Option<Settled>,
+}
+
+/// What happens to one record.
+#[derive(Clone, Debug)]
+pub struct Step {
+    /// The record and what decided about it.
+    pub candidate: Candidate,
+    /// What is done.
+    pub action: Action,
+}
+
+impl Step {
+    /// Returns what today's command has other than the one sent last.
+    pub fn differences(&self, privacy: Privacy) -> Vec<Difference> {
+        let before = self.candidate.sent.as_ref().map(|sent| &sent.mapping);
+        let today = self.candidate.today.as_ref();
+        today.map(|today| comparison::differences(before, today, privacy)).unwrap_or_default()
+    }
+}
+
+/// A replay, ready to be carried out.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// What is done, contacts before deals: a ticket needs its client.
+    pub steps: Vec<Step>,
+    /// Stands for all of it.
+    pub hash: PlanHash,
+}
+
+impl Plan {
+    /// Makes a plan out of the chosen records; `resend` also sends what is as it would be.
+    pub fn of(candidates: Vec<Candidate>, target: &Target, resend: bool, mark: Mark) -> Plan {
+        let step = |candidate: Candidate| Step { action: decide(&candidate, target, resend), candidate };
+        let mut steps: Vec<Step> = candidates.into_iter().map(step).collect();
+        steps.sort_by_key(|step| step.candidate.record);
+        let hash = PlanHash { mark, digest: digest(&steps, target) };
+        Plan { steps, hash }
+    }
+
+    /// Counts the records by what is done.
+    pub fn counts(&self) -> BTreeMap<&'static str, usize> {
+        let mut counts = BTreeMap::new();
+        self.steps.iter().for_each(|step| *counts.entry(step.action.word()).or_default() += 1);
+        counts
+    }
+
+    /// Counts the records for which something is published.
+    pub fn work(&self) -> usize {
+        self.steps.iter().filter(|step| step.action.is_done()).count()
+    }
+}
+
+fn decide(candidate: &Candidate, target: &Target, resend: bool) -> Action {
+    match (target, &candidate.today) {
+        // What came of it is stored already.
+        (Target::StatusWriter, _) => retell(candidate),
+        (_, None) => Action::Unreadable,
+        (Target::Sandbox(_), Some(_)) => Action::Copied,
+        (Target::Pipeline, Some(today)) => send(candidate, today, resend),
+    }
+}
+
+/// An outcome is told again where it is the record's newest word and nothing is on its way.
+fn retell(candidate: &Candidate) -> Action {
+    let Some(settled) = &candidate.settled else { return Action::Left };
+    let is_on_its_way = candidate.sent.as_ref().is_some_and(|sent| sent.version > settled.version);
+    let is_newest = settled.version.raw_sequence >= candidate.raw_sequence;
+    match is_newest && !is_on_its_way && settled.outcome != Outcome::Superseded {
+        true => Action::Retold,
+        false => Action::Left,
+    }
+}
+
+fn send(candidate: &Candidate, today: &Mapping, resend: bool) -> Action {
+    let is_there = candidate.settled.as_ref().is_some_and(|settled| settled.is_in_otmechalka);
+    let is_ticket_there = candidate.record.entity == Entity::Deal && is_there;
+    if !resend && (is_ticket_there || is_settled(candidate, today) || is_on_its_way(candidate, today)) {
+        return Action::Left;
+    }
+    match today {
+        Mapping::Refused(_) => Action::Refused,
+        Mapping::OutOfScope => Action::OutOfScope,
+        Mapping::Client(_) if is_there => Action::Updated,
+        Mapping::Client(_) | Mapping::Ticket(_) => Action::Created,
+    }
+}
+
+/// Tells whether the newest outcome is the one that today's mapping would come to.
+fn is_settled(candidate: &Candidate, today: &Mapping) -> bool {
+    let Some(settled) = &candidate.settled else { return false };
+    if settled.version.raw_sequence < candidate.raw_sequence {
+        return false;
+    }
+    match today {
+        Mapping::Refused(problems) => settled.outcome == Outcome::Refused && settled.problems == *problems,
+        Mapping::OutOfScope => settled.outcome == Outcome::OutOfScope,
+        Mapping::Client(_) | Mapping::Ticket(_) => {
+            let sent = candidate.sent.as_ref().filter(|sent| sent.version == settled.version);
+            settled.outcome.is_in_otmechalka() && sent.is_some_and(|sent| sent.mapping == *today)
+        }
+    }
+}
+
+/// Tells whether just this command was sent and has no outcome yet.
+fn is_on_its_way(candidate: &Candidate, today: &Mapping) -> bool {
+    let Some(sent) = &candidate.sent else { return false };
+    let is_open = candidate.settled.as_ref().is_none_or(|settled| settled.version < sent.version);
+    is_open && sent.version.raw_sequence >= candidate.raw_sequence && sent.mapping == *today
+}
+
+/// Stands for a plan, and for where the streams stood when it was made.
+///
+/// A plan is made again from the streams up to there, so what is published later, by itself or by live traffic,
+/// does not make it another plan.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlanHash {
+    /// Where the streams stood.
+    pub mark: Mark,
+    digest: String,
+}
+
+impl PlanHash {
+    /// Reads what [`fmt::Display`] writes.
+    pub fn parse(text: &str) -> Result<PlanHash, String> {
+        let parts: Vec<&str> = text.trim().split('-').collect();
+        let number = |part: &str| part.parse::<u64>().ok();
+        let hash = match parts[..] {
+            [raw, commands, results, digest] => (|| {
+                let mark = Mark { raw: number(raw)?, commands: number(commands)?, results: number(results)? };
+                Some(PlanHash { mark, digest: digest.to_ascii_lowercase() })
+            })(),
+            _ => None,
+        };
+        hash.ok_or_else(|| "the hash that the plan ends with, like 120-118-117-9f86d081…".to_owned())
+    }
+}
+
+impl fmt::Display for PlanHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Mark { raw, commands, results } = self.mark;
+        write!(f, "{raw}-{commands}-{results}-{}", self.digest)
+    }
+}
+
+/// Digests records, raw sequences, commands, and what is done with them where.
+fn digest(steps: &[Step], target: &Target) -> String {
+    let mut sha = Sha256::new();
+    sha.update(format!("{target:?}\n"));
+    for Step { candidate, action } in steps {
+        // Mappings always serialise; one that is absent is told from every one that is there.
+        let today = candidate.today.as_ref().and_then(|today| serde_json::to_string(today).ok());
+        let settled = candidate.settled.as_ref().filter(|_| *action == Action::Retold);
+        let settled = settled.map(|settled| settled.sequence);
+        let (record, raw_sequence) = (candidate.record, candidate.raw_sequence);
+        sha.update(format!("{record} {raw_sequence} {} {settled:?} {today:?}\n", action.word()));
+    }
+    sha.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::comparison::tests::client;
+    use chrono::DateTime;
+    use schemas::{Problem, RecordId, Version};
+
+    const MARK: Mark = Mark { raw: 120, commands: 118, results: 117 };
+
+    fn contact(id: u64) -> RecordRef {
+        RecordRef::contact(RecordId::try_new(id).unwrap())
+    }
+
+    fn sent(raw_sequence: u64, redrive: u64, mapping: Mapping) -> Option<Sent> {
+        Some(Sent { sequence: 1, version: Version { raw_sequence, redrive }, mapping })
+    }
+
+    fn settled(raw_sequence: u64, redrive: u64, outcome: Outcome) -> Option<Settled> {
+        Some(Settled {
+            sequence: 1,
+            stored: DateTime::from_timestamp(1_800_000_000, 0).unwrap(),
+            version: Version { raw_sequence, redrive },
+            outcome,
+            problems: Vec::new(),
+            is_in_otmechalka: outcome.is_in_otmechalka(),
+        })
+    }
+
+    fn candidate(today: Mapping, sent: Option<Sent>, settled: Option<Settled>) -> Candidate {
+        Candidate { record: contact(1), raw_sequence: 5, today: Some(today), sent, settled }
+    }
+
+    fn action(candidate: &Candidate) -> Action {
+        decide(candidate, &Target::Pipeline, false)
+    }
+
+    #[test]
+    fn what_differs_from_what_was_sent_is_sent() {
+        let (old, new) = (client("Берёзкин", "1"), client("Берёзкин", "2"));
+        let updated = settled(5, 0, Outcome::Updated);
+        assert_eq!(action(&candidate(new.clone(), None, None)), Action::Created);
+        assert_eq!(
+            action(&candidate(new.clone(), sent(5, 0, old.clone()), updated.clone())),
+            Action::Updated
+        );
+        let same = candidate(old.clone(), sent(5, 0, old.clone()), updated.clone());
+        assert_eq!(action(&same), Action::Left);
+        assert_eq!(decide(&same, &Target::Pipeline, true), Action::Updated);
+        // Sent by an earlier run, and not settled yet.
+        assert_eq!(action(&candidate(new.clone(), sent(5, 1, new.clone()), updated)), Action::Left);
+        // The newest raw version was never settled.
+        assert_eq!(
+            action(&candidate(new.clone(), sent(4, 0, new), settled(4, 0, Outcome::Created))),
+            Action::Updated
+        );
+    }
+
+    #[test]
+    fn a_refusal_by_otmechalka_is_tried_again_and_one_by_the_mapping_only_where_it_changed() {
+        let body = client("Берёзкин", "1");
+        let by_otmechalka =
+            candidate(body.clone(), sent(5, 0, body.clone()), settled(5, 0, Outcome::Refused));
+        assert_eq!(action(&by_otmechalka), Action::Created);
+        let problems = vec![Problem::new("branch.unknown", "…")];
+        let mut refused = settled(5, 0, Outcome::Refused);
+        refused.as_mut().unwrap().problems = problems.clone();
+        let mapping = Mapping::Refused(problems);
+        assert_eq!(
+            action(&candidate(mapping.clone(), sent(5, 0, mapping.clone()), refused.clone())),
+            Action::Left
+        );
+        assert_eq!(action(&candidate(body, sent(5, 0, mapping.clone()), refused)), Action::Created);
+        let created = settled(5, 0, Outcome::Created);
+        assert_eq!(action(&candidate(mapping, None, created.clone())), Action::Refused);
+        assert_eq!(action(&candidate(Mapping::OutOfScope, None, created)), Action::OutOfScope);
+    }
+
+    #[test]
+    fn a_ticket_that_is_there_is_left() {
+        let deal = Candidate {
+            record: RecordRef::deal(RecordId::try_new(1).unwrap()),
+            ..candidate(Mapping::OutOfScope, None, settled(5, 0, Outcome::AlreadyThere))
+        };
+        assert_eq!(action(&deal), Action::Left);
+    }
+
+    #[test]
+    fn an_outcome_is_told_again_only_where_nothing_newer_is_coming() {
+        let body = client("Берёзкин", "1");
+        let told = |candidate: &Candidate| decide(candidate, &Target::StatusWriter, false);
+        let updated = settled(5, 0, Outcome::Updated);
+        assert_eq!(told(&candidate(body.clone(), sent(5, 0, body.clone()), updated.clone())), Action::Retold);
+        assert_eq!(told(&candidate(body.clone(), sent(5, 1, body.clone()), updated)), Action::Left);
+        assert_eq!(
+            told(&candidate(body.clone(), sent(4, 0, body.clone()), settled(4, 0, Outcome::Created))),
+            Action::Left
+        );
+        assert_eq!(told(&candidate(body.clone(), sent(5, 0, body), None)), Action::Left);
+    }
+
+    #[test]
+    fn the_hash_stands_for_records_versions_commands_and_the_target() {
+        let hash = |candidates: Vec<Candidate>, target: &Target| {
+            Plan::of(candidates, target, false, MARK).hash.to_string()
+        };
+        let base = candidate(client("Берёзкин", "1"), None, None);
+        let first = hash(vec![base.clone()], &Target::Pipeline);
+        let second = Candidate { record: contact(2), ..base.clone() };
+        let both = hash(vec![base.clone(), second.clone()], &Target::Pipeline);
+        assert_eq!(both, hash(vec![second.clone(), base.clone()], &Target::Pipeline));
+        let others = [
+            hash(vec![second], &Target::Pipeline),
+            hash(vec![Candidate { raw_sequence: 6, ..base.clone() }], &Target::Pipeline),
+            hash(vec![candidate(client("Берёзкин", "2"), None, None)], &Target::Pipeline),
+            hash(vec![base], &Target::Sandbox("sandbox.crm.cmd".into())),
+            both,
+        ];
+        assert!(others.iter().all(|other| *other != first));
+        assert!(first.starts_with("120-118-117-"), "{first}");
+        assert_eq!(PlanHash::parse(&first).unwrap().to_string(), first);
+        for wrong in ["", "abc", "1-2-abc", "a-2-3-abc"] {
+            assert!(PlanHash::parse(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! What `rollcall replay` tells, and how it looks as text.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use serde::Serialize;
+
+use super::apply::Report;
+use super::choice::Choice;
+use super::plan::{Action, Plan, PlanHash, Step, Target};
+use crate::answer::{Answer, Finding, findings_text};
+use crate::comparison::{self, Difference, Privacy};
+
+/// Most records that are told one by one as text; `--json` tells all.
+const MOST_TOLD: usize = 50;
+
+/// A plan as it is told.
+#[derive(Debug, Serialize)]
+pub struct PlanTold {
+    /// Which mapping it was made with.
+    pub mapping: String,
+    /// Records by what is done.
+    pub counts: BTreeMap<&'static str, usize>,
+    /// Every record.
+    pub records: Vec<StepTold>,
+    /// Stands for all of it.
+    pub hash: String,
+    /// The command that does it.
+    pub apply: String,
+}
+
+/// What is done with one record.
+#[derive(Debug, Serialize)]
+pub struct StepTold {
+    /// Its name: `contact/39910`.
+    pub record: String,
+    /// Sequence of its newest raw version.
+    pub raw_sequence: u64,
+    /// What is done.
+    pub action: Action,
+    /// Why it would be refused.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub reasons: Vec<String>,
+    /// What today's command has other than the one sent last.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub differences: Vec<Difference>,
+}
+
+/// What was done, as it is told.
+#[derive(Debug, Serialize)]
+pub struct ReportTold {
+    /// Which plan it was.
+    pub hash: String,
+    /// Records that were published.
+    pub published: Vec<String>,
+    /// Records that an earlier run of this plan has published.
+    pub done_before: Vec<String>,
+    /// Records that were left out, with the reason.
+    pub left_out: BTreeMap<String, String>,
+}
+
+/// Writes the command that carries a plan out.
+pub fn command(choice: &Choice, target: &Target, resend: bool, hash: &PlanHash) -> String {
+    let target = match target {
+        Target::Pipeline => String::new(),
+        Target::StatusWriter => " --to-stage status-writer".to_owned(),
+        Target::Sandbox(prefix) => format!(" --to {prefix}"),
+    };
+    let resend = if resend { " --resend" } else { "" };
+    format!("rollcall replay {}{target}{resend} --apply {hash}", choice.arguments())
+}
+
+/// Tells a plan.
+pub fn plan(plan: &Plan, mapping: &str, command: &str, privacy: Privacy) -> Answer<PlanTold> {
+    let unreadable = plan.steps.iter().filter(|step| step.action == Action::Unreadable).map(|step| {
+        let record = comparison::name(step.candidate.record);
+        let found = format!("raw message {} cannot be read, or is gone", step.candidate.raw_sequence);
+        Finding::warning("replay.unreadable", record, found, "look at it with `rollcall history`")
+    });
+    let findings = unreadable.collect();
+    let (chosen, work) = (plan.steps.len(), plan.work());
+    let summary = format!("{chosen} records are chosen, {work} of them would be sent again.");
+    let told = PlanTold {
+        mapping: mapping.to_owned(),
+        counts: plan.counts(),
+        records: plan.steps.iter().map(|step| step_told(step, privacy)).collect(),
+        hash: plan.hash.to_string(),
+        apply: command.to_owned(),
+    };
+    Answer::new(summary, told, findings)
+}
+
+fn step_told(step: &Step, privacy: Privacy) -> StepTold {
+    StepTold {
+        record: comparison::name(step.candidate.record),
+        raw_sequence: step.candidate.raw_sequence,
+        action: step.action,
+        reasons: step.candidate.today.as_ref().map(comparison::codes).unwrap_or_default(),
+        differences: step.differences(privacy),
+    }
+}
+
+/// Tells what was done.
+pub fn report(plan: &Plan, report: &Report) -> Answer<ReportTold> {
+    let names = |records: &[schemas::RecordRef]| records.iter().copied().map(comparison::name).collect();
+    let left_out = report.left_out.iter().map(|(record, why)| (comparison::name(*record), why.clone()));
+    let done = report.published.len() + report.done_before.len() + report.left_out.len();
+    let mut findings: Vec<Finding> =
+        left_out.clone().map(|(record, why)| Finding::warning("replay.left_out", record, why, "")).collect();
+    findings.extend(report.stopped.as_ref().map(|why| {
+        let found = format!("ended after {done} of {} records: {why}", plan.work());
+        Finding::error("replay.stopped", "Replay", found, "run the same command again: it goes on there")
+    }));
+    let summary = format!(
+        "{} records were sent again, {} had been before, {} were left out.",
+        report.published.len(),
+        report.done_before.len(),
+        report.left_out.len()
+    );
+    let told = ReportTold {
+        hash: plan.hash.to_string(),
+        published: names(&report.published),
+        done_before: names(&report.done_before),
+        left_out: left_out.collect(),
+    };
+    Answer::new(summary, told, findings)
+}
+
+/// Writes a plan as text.
+pub fn plan_text(answer: &Answer<PlanTold>) -> String {
+    let mut text = String::new();
+    // Writing to a string cannot fail.
+    let _ = write_plan(&mut text, answer);
+    text
+}
+
+fn write_plan(text: &mut String, answer: &Answer<PlanTold>) -> std::fmt::Result {
+    let told = &answer.result;
+    writeln!(text, "{}\nMapping: {}", answer.summary, told.mapping)?;
+    // What happens comes before what does not.
+    let mut records: Vec<&StepTold> = told.records.iter().collect();
+    records.sort_by_key(|step| !step.action.is_done());
+    for step in records.iter().take(MOST_TOLD) {
+        let reasons =
+            if step.reasons.is_empty() { String::new() } else { format!("  {}", step.reasons.join(", ")) };
+        writeln!(text, "{:14}{}{reasons}", step.action.word(), step.record)?;
+        for difference in &step.differences {
+            writeln!(text, "{:16}{}", "", comparison::line(difference))?;
+        }
+    }
+    if records.len() > MOST_TOLD {
+        writeln!(text, "… and {} more; --json tells all of them", records.len() - MOST_TOLD)?;
+    }
+    let counts: Vec<String> = told.counts.iter().map(|(action, count)| format!("{action} {count}")).collect();
+    writeln!(text, "In all: {}", if counts.is_empty() { "nothing".to_owned() } else { counts.join(", ") })?;
+    text.push_str(&findings_text(&answer.findings));
+    writeln!(text, "Plan {}", told.hash)?;
+    writeln!(text, "To do this and nothing else:\n  {}", told.apply)
+}
+
+/// Writes what was done as text.
+pub fn report_text(answer: &Answer<ReportTold>) -> String {
+    format!("{}\n{}", answer.summary, findings_text(&answer.findings))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::comparison::tests::client;
+    use crate::ledger::Mark;
+    use crate::replay::plan::Candidate;
+    use schemas::{RecordId, RecordRef};
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn a_plan_ends_with_the_command_that_does_it_and_shows_nobody() {
+        let record = RecordRef::contact(RecordId::try_new(39910).unwrap());
+        let mark = Mark { raw: 3, commands: 2, results: 1 };
+        let candidate = Candidate {
+            record,
+            raw_sequence: 3,
+            today: Some(client("Берёзкин", "2633")),
+            sent: None,
+            settled: None,
+        };
+        let made = Plan::of(vec![candidate], &Target::Pipeline, true, mark);
+        let choice = Choice { records: BTreeSet::from([record]), ..Choice::default() };
+        let command = command(&choice, &Target::Pipeline, true, &made.hash);
+        let text = plan_text(&plan(&made, "built in", &command, Privacy::Masked));
+        let end = format!("  rollcall replay --contact 39910 --resend --apply {}\n", made.hash);
+        assert!(text.ends_with(&end), "{text}");
+        assert!(
+            text.contains("created       contact/39910") && text.contains("branchoffices: 2633"),
+            "{text}"
+        );
+        assert!(!text.contains("Берёзкин"), "{text}");
+        let revealed = plan_text(&plan(&made, "built in", &command, Privacy::Revealed));
+        assert!(revealed.contains("Берёзкин"), "{revealed}");
+    }
+
+    #[test]
+    fn an_early_end_is_an_error_that_says_how_to_go_on() {
+        let made = Plan::of(Vec::new(), &Target::Pipeline, false, Mark { raw: 3, commands: 2, results: 1 });
+        let record = RecordRef::contact(RecordId::try_new(1).unwrap());
+        let stopped = Report {
+            published: vec![record],
+            left_out: vec![(record, "a newer version came".into())],
+            stopped: Some("it was interrupted".into()),
+            ..Report::default()
+        };
+        let answer = report(&made, &stopped);
+        assert!(!answer.ok);
+        let text = report_text(&answer);
+        assert!(text.contains("run the same command again") && text.contains("contact/1: a newer"), "{text}");
+    }
+}
