@@ -183,6 +183,11 @@ impl School {
         Ok(School { nats, bitrix24, otmechalka, broker, stages: BTreeMap::new(), environment, folder })
     }
 
+    /// Sets a variable for every stage that is started from now on.
+    pub fn set_env(&mut self, name: &str, value: &str) {
+        self.environment.insert(name.to_owned(), value.to_owned());
+    }
+
     /// Starts a stage.
     pub fn start(&mut self, stage: Stage) -> anyhow::Result<()> {
         let environment = self.environment.iter().map(|(name, value)| (name.as_str(), value.clone()));

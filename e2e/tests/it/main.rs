@@ -3,4 +3,5 @@
 mod faults;
 mod flow;
 mod letters;
+mod replay;
 mod rooms;
