@@ -96,7 +96,10 @@ impl ManyTold {
                 }
             }
             (true, false) => self.no_longer_refused.push(name.clone()),
-            // The fields of a command and of a refusal are not the same ones, so they only count among their like.
+            // Where another kind of thing comes of a record, every field differs and says nothing.
+            _ if comparison::kind(&sent.mapping) != comparison::kind(&preview.now) => {
+                self.differing.entry(comparison::OUTCOME.to_owned()).or_default().push(name.clone());
+            }
             _ => {
                 for difference in &differences {
                     self.differing.entry(difference.field.clone()).or_default().push(name.clone());

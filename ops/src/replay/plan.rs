@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use schemas::{Entity, Mapping, Outcome, RecordRef};
+use schemas::{Entity, Mapping, Outcome, Problem, RecordRef};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
@@ -173,11 +173,19 @@ fn is_settled(candidate: &Candidate, today: &Mapping) -> bool {
     match today {
         Mapping::Refused(problems) => settled.outcome == Outcome::Refused && settled.problems == *problems,
         Mapping::OutOfScope => settled.outcome == Outcome::OutOfScope,
-        Mapping::Client(_) | Mapping::Ticket(_) => {
-            let sent = candidate.sent.as_ref().filter(|sent| sent.version == settled.version);
-            settled.outcome.is_in_otmechalka() && sent.is_some_and(|sent| sent.mapping == *today)
+        Mapping::Client(_) => settled.outcome.is_in_otmechalka() && was_sent(candidate, settled, today),
+        Mapping::Ticket(ticket) => {
+            // The pusher sends it again by itself once its client is there.
+            let missing = Problem::client_missing(ticket.client_origin_id);
+            settled.problems == [missing] && was_sent(candidate, settled, today)
         }
     }
+}
+
+/// Tells whether the newest outcome is that of just this command.
+fn was_sent(candidate: &Candidate, settled: &Settled, today: &Mapping) -> bool {
+    let sent = candidate.sent.as_ref().filter(|sent| sent.version == settled.version);
+    sent.is_some_and(|sent| sent.mapping == *today)
 }
 
 /// Tells whether just this command was sent and has no outcome yet.
@@ -241,7 +249,7 @@ pub(crate) mod tests {
     use super::*;
     use crate::comparison::tests::client;
     use chrono::DateTime;
-    use schemas::{Problem, RecordId, Version};
+    use schemas::{RecordId, Ticket, Version};
 
     const MARK: Mark = Mark { raw: 120, commands: 118, results: 117 };
 
@@ -320,6 +328,30 @@ pub(crate) mod tests {
             ..candidate(Mapping::OutOfScope, None, settled(5, 0, Outcome::AlreadyThere))
         };
         assert_eq!(action(&deal), Action::Left);
+    }
+
+    #[test]
+    fn a_ticket_that_waits_for_its_client_follows_by_itself() {
+        let pupil = RecordId::try_new(7).unwrap();
+        let ticket = Mapping::Ticket(Ticket {
+            client_origin_id: pupil,
+            ticket_type: "Пробное занятие".into(),
+            price_initial: "500.00".into(),
+            discount: "0.00".into(),
+            price_final: "500.00".into(),
+            selling_date: "2026-01-13".parse().unwrap(),
+            selling_branchoffice: "2633".into(),
+            employee: "Василий Василенко".into(),
+            payment_method: "CASH".into(),
+        });
+        let mut refused = settled(5, 0, Outcome::Refused);
+        refused.as_mut().unwrap().problems = vec![Problem::client_missing(pupil)];
+        let record = RecordRef::deal(pupil);
+        let waiting =
+            Candidate { record, ..candidate(ticket.clone(), sent(5, 0, ticket.clone()), refused.clone()) };
+        assert_eq!(action(&waiting), Action::Left);
+        // Its command is no longer kept, so nobody but a replay can bring it back.
+        assert_eq!(action(&Candidate { record, ..candidate(ticket, None, refused) }), Action::Created);
     }
 
     #[test]
