@@ -265,6 +265,35 @@ async fn a_replay_within_the_duplicate_window_is_really_delivered() -> anyhow::R
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_replay_that_was_killed_goes_on_where_it_ended() -> anyhow::Result<()> {
+    let mapped = Mapped::start(School::builder(), RIGHT).await?;
+    let school = &mapped.school;
+    for _ in 0..6 {
+        school.bitrix24.create_contact(good_contact()).await?;
+    }
+    school.caught_up().await?;
+    let (commands, calls) = (school.messages("CRM_CMD").await?, writes(school).await?);
+    let choice = ["--entity", "contact", "--resend"];
+    let plan = mapped.plan(&choice).await?;
+    let slow = ["--rate", "1", "--apply", plan["hash"].as_str().unwrap()];
+    let slow = [&["--json", "replay"], &choice[..], &slow].concat();
+    tokio::select! {
+        ended = school.rollcall(&slow) => anyhow::bail!("it ended too early: {ended:?}"),
+        begun = eventually("the first two records", PATIENCE, || async {
+            Ok((school.messages("CRM_CMD").await? >= commands + 2).then_some(()))
+        }) => begun?,
+    }
+    let report = mapped.apply(&choice, &plan).await?;
+    let count = |what: &str| report[what].as_array().map_or(0, Vec::len);
+    assert!(count("done_before") >= 2 && count("published") > 0, "{report}");
+    assert_eq!(count("done_before") + count("published"), 6, "{report}");
+    school.caught_up().await?;
+    assert_eq!(school.messages("CRM_CMD").await?, commands + 6);
+    assert_eq!(writes(school).await?, calls + 6, "each record is sent once");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_plan_that_no_longer_holds_is_refused_and_so_is_a_broken_mapping() -> anyhow::Result<()> {
     let mut mapped = Mapped::start(School::builder(), RIGHT).await?;
     let id = mapped.school.bitrix24.create_contact(good_contact()).await?;
