@@ -56,7 +56,7 @@ impl EventData for RecordChanged {
 /// What Bitrix24 showed in the status field when a version was read.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Shown {
-    /// `null` where the record had no such field, `""` where it was empty.
+    /// `null` where the record had no such field or nobody has looked, `""` where it was empty.
     pub status: Option<String>,
     /// Portal time of that reading.
     pub observed: DateTime<FixedOffset>,
