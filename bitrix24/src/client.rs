@@ -60,6 +60,15 @@ pub struct Capacity {
     pub seconds_each: f64,
 }
 
+/// Computing time that the methods have used.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OperatingUse {
+    /// Seconds that each method may use in ten minutes.
+    pub limit: f64,
+    /// Seconds used, by method.
+    pub seconds: BTreeMap<Box<str>, f64>,
+}
+
 /// The highest count a [`Capacity`] tells; many batches' worth.
 pub const MOST_COMMANDS: u32 = 1_000;
 
@@ -164,6 +173,15 @@ impl Client {
     /// Returns what has been counted so far.
     pub fn stats(&self) -> Stats {
         self.lock().stats.clone()
+    }
+
+    /// Returns the seconds of computing time that each method has used in the last ten minutes, as far as known.
+    pub fn operating(&self) -> OperatingUse {
+        let portal = self.lock();
+        let (limit, now) = (portal.operating.limit(), portal.now());
+        let used = |method: &str| limit - portal.operating.room(method, now);
+        let seconds = portal.operating.methods().map(|method| (method.into(), used(method)));
+        OperatingUse { limit, seconds: seconds.collect() }
     }
 
     fn lock(&self) -> MutexGuard<'_, Portal> {
@@ -360,6 +378,7 @@ impl<'a> Hold<'a> {
         let mut portal = self.release();
         match outcome {
             Ok(answer) => {
+                portal.stats.note_ok(method, 1);
                 portal.observe(method, 1, &[&answer.time], &answer.time);
                 Ok(answer)
             }
@@ -437,7 +456,9 @@ fn note_times(portal: &mut Portal, batch: &Batch, answer: &BatchAnswer) {
             by_method.entry(command.method()).or_default().push(&command_answer.time);
         }
     }
+    portal.stats.note_ok(BATCH, 1);
     for (method, times) in by_method {
+        portal.stats.note_ok(method, times.len() as u64);
         portal.observe(method, times.len() as u32, &times, &answer.time);
     }
     portal.observe(BATCH, batch.len() as u32, &[&answer.time], &answer.time);

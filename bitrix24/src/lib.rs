@@ -20,7 +20,7 @@ mod transport;
 
 pub use batch::{Batch, BatchAnswer, Command, CommandId};
 pub use bucket::{Lane, LeakyBucket, Take};
-pub use client::{Capacity, Client, MOST_COMMANDS};
+pub use client::{Capacity, Client, MOST_COMMANDS, OperatingUse};
 pub use config::ClientBuilder;
 pub use envelope::{Answer, Time};
 pub use error::{ApiError, ConfigError, Error, ErrorClass};

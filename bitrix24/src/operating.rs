@@ -66,6 +66,16 @@ impl Operating {
         Self { limit, methods: BTreeMap::new() }
     }
 
+    /// Returns the seconds that each method may use.
+    pub fn limit(&self) -> f64 {
+        self.limit
+    }
+
+    /// Returns the methods of which anything is known.
+    pub fn methods(&self) -> impl Iterator<Item = &str> {
+        self.methods.keys().map(AsRef::as_ref)
+    }
+
     /// Returns the seconds that commands of a method will probably take; 0 while nothing is known.
     pub fn predict(&self, method: &str, commands: u32) -> f64 {
         self.methods.get(method).map_or(0.0, |budget| budget.predict(commands))

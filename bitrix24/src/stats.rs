@@ -20,6 +20,8 @@ pub struct Stats {
 pub struct MethodStats {
     /// Calls, and commands inside batches, that were sent; `batch` itself counts as a call.
     pub calls: u64,
+    /// Calls and commands that were answered without an error.
+    pub ok: u64,
     /// Calls and commands that ended in an error of any kind.
     pub failed: u64,
     /// Of these, refused because of the computing time limit.
@@ -29,6 +31,10 @@ pub struct MethodStats {
 impl Stats {
     pub(crate) fn note_call(&mut self, method: &str) {
         self.method(method).calls += 1;
+    }
+
+    pub(crate) fn note_ok(&mut self, method: &str, calls: u64) {
+        self.method(method).ok += calls;
     }
 
     pub(crate) fn note_failure(&mut self, method: &str) {

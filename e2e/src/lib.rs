@@ -2,10 +2,12 @@
 
 mod process;
 mod school;
+mod scrape;
 mod simulator;
 
 pub use process::{Program, program_path};
 pub use school::{PATIENCE, School, SchoolBuilder, Stage, Told};
+pub use scrape::{Sample, Scrape};
 pub use simulator::{Bitrix24, Otmechalka};
 
 use std::time::Duration;

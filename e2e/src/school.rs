@@ -1,6 +1,7 @@
 //! A whole school: NATS, both CRMs and the stages.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use serde_json::Value;
 
 use crate::eventually;
 use crate::process::{Program, program_path};
+use crate::scrape::Scrape;
 use crate::simulator::{Bitrix24, Otmechalka};
 
 /// The stages, by the names of their programs.
@@ -57,6 +59,7 @@ pub struct SchoolBuilder {
     bitrix24_arguments: Vec<String>,
     otmechalka_arguments: Vec<String>,
     environment: BTreeMap<String, String>,
+    is_observed: bool,
 }
 
 impl SchoolBuilder {
@@ -81,6 +84,12 @@ impl SchoolBuilder {
     /// Passes arguments to the simulated otmechalka.
     pub fn otmechalka(mut self, arguments: &[&str]) -> SchoolBuilder {
         self.otmechalka_arguments.extend(arguments.iter().map(|argument| (*argument).to_owned()));
+        self
+    }
+
+    /// Has every stage tell its metrics.
+    pub fn observed(mut self) -> SchoolBuilder {
+        self.is_observed = true;
         self
     }
 
@@ -117,6 +126,7 @@ pub struct School {
     pub broker: Broker,
     stages: BTreeMap<Stage, Program>,
     environment: BTreeMap<String, String>,
+    health: BTreeMap<Stage, SocketAddr>,
     folder: tempfile::TempDir,
 }
 
@@ -152,6 +162,7 @@ impl School {
             bitrix24_arguments: Vec::new(),
             otmechalka_arguments: Vec::new(),
             environment: BTreeMap::new(),
+            is_observed: false,
         }
     }
 
@@ -180,7 +191,12 @@ impl School {
         }
         let mut environment = default_environment(&nats, &bitrix24, &otmechalka, folder.path());
         environment.extend(builder.environment);
-        Ok(School { nats, bitrix24, otmechalka, broker, stages: BTreeMap::new(), environment, folder })
+        let mut health = BTreeMap::new();
+        for stage in Stage::ALL.into_iter().filter(|_| builder.is_observed) {
+            health.insert(stage, free_address()?);
+        }
+        let stages = BTreeMap::new();
+        Ok(School { nats, bitrix24, otmechalka, broker, stages, environment, health, folder })
     }
 
     /// Sets a variable for every stage that is started from now on.
@@ -190,7 +206,9 @@ impl School {
 
     /// Starts a stage.
     pub fn start(&mut self, stage: Stage) -> anyhow::Result<()> {
-        let environment = self.environment.iter().map(|(name, value)| (name.as_str(), value.clone()));
+        let own = self.health.get(&stage).map(|address| ("HEALTH_LISTEN", address.to_string()));
+        let shared = self.environment.iter().map(|(name, value)| (name.as_str(), value.clone()));
+        let environment = shared.chain(own);
         let program = Program::start(stage.program(), &[], environment, self.folder.path())?;
         self.stages.insert(stage, program);
         Ok(())
@@ -216,6 +234,20 @@ impl School {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let code = output.status.code().context("rollcall was killed by a signal")?;
         Ok(Told { code, out: text(&output.stdout), err: text(&output.stderr) })
+    }
+
+    /// Returns what a stage answers at one of its paths: the status and the text.
+    pub async fn ask(&self, stage: Stage, path: &str) -> anyhow::Result<(u16, String)> {
+        let address = self.health.get(&stage).context("the school is not observed")?;
+        let response = reqwest::get(format!("http://{address}{path}")).await?;
+        Ok((response.status().as_u16(), response.text().await?))
+    }
+
+    /// Returns the numbers that a stage tells.
+    pub async fn metrics(&self, stage: Stage) -> anyhow::Result<Scrape> {
+        let (status, text) = self.ask(stage, "/metrics").await?;
+        anyhow::ensure!(status == 200, "/metrics of {stage:?}: {status}");
+        Scrape::parse(&text)
     }
 
     /// Returns the folder of the stages' caches.
@@ -336,6 +368,11 @@ impl School {
         }
         bail!("{} differences:\n{}", differences.len(), differences.join("\n"))
     }
+}
+
+/// Returns an address that nobody listens at.
+fn free_address() -> std::io::Result<SocketAddr> {
+    std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()
 }
 
 fn tail(logs: &str) -> String {

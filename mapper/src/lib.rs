@@ -3,6 +3,7 @@
 mod contact;
 mod date;
 mod deal;
+mod metrics;
 mod money;
 mod phone;
 mod php;

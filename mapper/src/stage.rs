@@ -4,8 +4,11 @@ use std::path::Path;
 
 use runtime::{Context, Delivery, Handler, Outgoing, Reader, Stage, Verdict, consume};
 use schemas::streams::{ATTEMPTS, COMMANDS, DEAD_LETTERS, RAW, mapper_consumer};
-use schemas::{Entity, Envelope, EnvelopeError, RecordChanged, RecordMapped, Shown, Version, subjects};
+use schemas::{
+    Entity, Envelope, EnvelopeError, RecordChanged, RecordId, RecordMapped, Shown, Version, subjects,
+};
 
+use crate::metrics::MapperMetrics;
 use crate::{DEFAULT_MAPPING, Rules, map_record};
 
 /// Setting that names the mapping file; without it the customer's own is used.
@@ -37,7 +40,8 @@ impl Stage for Mapper {
         let Context { broker, health, .. } = context;
         broker.wait_for(&[&RAW, &COMMANDS, &DEAD_LETTERS], &[mapper_consumer()], &[&ATTEMPTS]).await?;
         health.set_bound(true);
-        consume(&broker, Mapper::NAME, mapper_consumer(), &Mapping { rules }).await?;
+        let metrics = MapperMetrics::register(broker.metrics());
+        consume(&broker, Mapper::NAME, mapper_consumer(), &Mapping { rules, metrics }).await?;
         Ok(())
     }
 }
@@ -89,13 +93,16 @@ fn agrees_with_file(reader: &Reader<'_>, rules: &Rules, entity: Entity, effectiv
 
 struct Mapping {
     rules: Rules,
+    metrics: MapperMetrics,
 }
 
 impl Handler for Mapping {
     async fn handle(&self, delivery: &Delivery) -> Verdict {
-        let mapped = delivery
-            .decode::<RecordChanged>()
-            .and_then(|(envelope, changed)| outgoing(&self.rules, envelope, &changed, delivery.sequence));
+        let mapped = delivery.decode::<RecordChanged>().and_then(|(envelope, changed)| {
+            let (record, mapping) = (envelope.record, map_record(&self.rules, envelope.record, &changed));
+            self.metrics.note(record.entity, &mapping.1);
+            message(envelope, &changed, mapping, delivery.sequence)
+        });
         match mapped {
             Ok(outgoing) => Verdict::Done(vec![outgoing]),
             Err(error) => Verdict::DeadLetter { reason: error.to_string() },
@@ -110,8 +117,17 @@ pub fn outgoing(
     changed: &RecordChanged,
     raw_sequence: u64,
 ) -> Result<Outgoing, EnvelopeError> {
+    let mapping = map_record(rules, raw.record, changed);
+    message(raw, changed, mapping, raw_sequence)
+}
+
+fn message(
+    raw: Envelope,
+    changed: &RecordChanged,
+    (pupil, mapping): (Option<RecordId>, schemas::Mapping),
+    raw_sequence: u64,
+) -> Result<Outgoing, EnvelopeError> {
     let record = raw.record;
-    let (pupil, mapping) = map_record(rules, record, changed);
     let shown = Shown { status: changed.status.clone(), observed: changed.observed };
     // A raw event knows its place only once it is stored; one sent round again says how often that was.
     let redrive = raw.version.map_or(0, |version| version.redrive);

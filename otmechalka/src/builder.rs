@@ -124,7 +124,7 @@ impl Builder {
             http = http.tls_certs_merge(certificates(pem)?);
         }
         let http = http.build().map_err(|error| ConfigError::Http(error.without_url()))?;
-        Ok(Client { http, base: self.base_url, absence: self.absence })
+        Ok(Client { http, base: self.base_url, absence: self.absence, observer: None })
     }
 }
 

@@ -1,7 +1,8 @@
 //! The five calls. None of them is repeated here: whoever calls knows how long to wait.
 
 use std::fmt;
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use chrono::Utc;
 use reqwest::{Method, Response};
@@ -26,6 +27,23 @@ pub struct Client {
     pub(crate) http: reqwest::Client,
     pub(crate) base: Url,
     pub(crate) absence: Absence,
+    pub(crate) observer: Option<Observer>,
+}
+
+/// Is told of every call that has ended.
+pub type Observer = Arc<dyn Fn(Called<'_>) + Send + Sync>;
+
+/// A call that has ended.
+#[derive(Debug)]
+pub struct Called<'c> {
+    /// Which call.
+    pub call: Call,
+    /// The HTTP status, if there was an answer.
+    pub status: Option<u16>,
+    /// How long it took.
+    pub duration: Duration,
+    /// Why it gave nothing, if so.
+    pub error: Option<&'c Error>,
 }
 
 /// A client or ticket as otmechalka returned it.
@@ -53,6 +71,11 @@ impl Client {
     /// Starts a client of the otmechalka at this address.
     pub fn builder(base_url: Url) -> Builder {
         Builder::new(base_url)
+    }
+
+    /// Has every call that ends told to an observer.
+    pub fn observed_by(self, observer: impl Fn(Called<'_>) + Send + Sync + 'static) -> Client {
+        Client { observer: Some(Arc::new(observer)), ..self }
     }
 
     /// Looks a client up by the contact's id; `None` when otmechalka has none.
@@ -116,14 +139,20 @@ impl Client {
         origin_id: &str,
     ) -> Result<Option<Record>, Error> {
         let started = Instant::now();
+        let mut status = None;
         let result = match request.send().await {
             Ok(response) => {
+                status = Some(response.status().as_u16());
                 let answer = receive(response, call, origin_id).await;
                 answer::read(answer, operation(call, origin_id), self.absence)
             }
             Err(error) => Err(Error::from_transport(operation(call, origin_id), error)),
         };
-        let duration_ms = started.elapsed().as_millis() as u64;
+        let duration = started.elapsed();
+        if let Some(observer) = &self.observer {
+            observer(Called { call, status, duration, error: result.as_ref().err() });
+        }
+        let duration_ms = duration.as_millis() as u64;
         debug!(?call, origin_id, duration_ms, ok = result.is_ok(), "Called otmechalka about {origin_id}");
         result
     }

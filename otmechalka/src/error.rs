@@ -29,6 +29,17 @@ impl Call {
         matches!(self, Self::CreateClient | Self::UpdateClient | Self::CreateTicket)
     }
 
+    /// Returns the name of the call in one word, as `create_client`.
+    pub fn token(self) -> &'static str {
+        match self {
+            Self::GetClient => "get_client",
+            Self::CreateClient => "create_client",
+            Self::UpdateClient => "update_client",
+            Self::GetTicket => "get_ticket",
+            Self::CreateTicket => "create_ticket",
+        }
+    }
+
     fn words(self) -> &'static str {
         match self {
             Self::GetClient => "get client",

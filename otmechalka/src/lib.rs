@@ -9,7 +9,7 @@ mod refusal;
 
 pub use body::{ClientBody, TicketBody};
 pub use builder::{Builder, ConfigError};
-pub use client::{Client, Record};
+pub use client::{Called, Client, Observer, Record};
 pub use error::{Call, Error, ErrorClass, Operation};
 pub use refusal::Refusal;
 

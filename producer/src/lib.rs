@@ -8,6 +8,7 @@ mod entity;
 mod error;
 mod fingerprint;
 mod job;
+mod metrics;
 mod mirror;
 #[cfg(test)]
 mod model;
@@ -30,6 +31,7 @@ use crate::checkpoints::Checkpoints;
 pub use crate::config::Config;
 use crate::enrich::Enricher;
 use crate::job::Job;
+use crate::metrics::ProducerMetrics;
 use crate::poller::Poller;
 use crate::portal::Portal;
 use crate::publisher::Publisher;
@@ -57,6 +59,8 @@ impl Stage for Producer {
             .budget(move |lane| turn_of(budget.clone(), lane))
             .build()
             .context("use BITRIX24_WEBHOOK_URL")?;
+        let metrics = ProducerMetrics::register(broker.metrics());
+        let _refreshes = metrics.follow(broker.metrics(), client.clone());
         let now = Instant::now();
         let mut poller = Poller {
             portal: Portal::new(client, stopping.clone(), config.zone),
@@ -65,6 +69,7 @@ impl Stage for Producer {
             checkpoints: Checkpoints::open(&broker).await?,
             spans: config.spans,
             clock_speed: config.bucket.clock_speed,
+            metrics,
             jobs: [Job::new(config.contacts, now), Job::new(config.deals, now)],
         };
         poller.run(&broker, &stopping).await

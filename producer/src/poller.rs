@@ -12,6 +12,7 @@ use crate::checkpoints::{Checkpoints, Stored};
 use crate::enrich::Enricher;
 use crate::error::{PollError, setback};
 use crate::job::Job;
+use crate::metrics::ProducerMetrics;
 use crate::portal::{Pages, Portal};
 use crate::publisher::Publisher;
 use crate::record::{Reading, Record};
@@ -34,6 +35,8 @@ pub struct Poller {
     pub spans: Spans,
     /// Portal seconds in one of ours.
     pub clock_speed: f64,
+    /// What is counted.
+    pub metrics: ProducerMetrics,
     /// The jobs, those first that others follow.
     pub jobs: [Job; 2],
 }
@@ -78,6 +81,7 @@ impl Poller {
         let portal_now = self.portal.client().portal_now();
         let setback = setback(error, failures, self.clock_speed, portal_now, rand::random());
         let seconds = setback.pause.as_secs_f64();
+        self.metrics.note_failure(setback.remedy.is_some());
         match setback.remedy {
             Some(remedy) => tracing::error!(
                 failures,
@@ -154,6 +158,9 @@ impl Poller {
         let job = &self.jobs[place];
         let entity = job.plan.entity;
         let stored = self.checkpoints.load(entity).await?;
+        if let Some(checkpoint) = &stored.checkpoint {
+            self.metrics.note_watermark(entity, checkpoint.watermark);
+        }
         let ceiling = match job.plan.follows {
             Some(other) => match self.checkpoints.load(other).await?.checkpoint {
                 Some(checkpoint) => Some(checkpoint.watermark),
@@ -181,6 +188,8 @@ impl Poller {
         let first = self.jobs[place].plan.first_watermark;
         let step = walk::advance(self.spans, first, stored.checkpoint.as_ref(), question, answered, ceiling);
         self.checkpoints.store(entity, &stored, &step.checkpoint).await?;
+        self.metrics.note_watermark(entity, step.checkpoint.watermark);
+        self.metrics.note_records(entity, rows as u64, published);
 
         let job = &mut self.jobs[place];
         job.note_rows(rows, bytes);
@@ -250,6 +259,7 @@ impl Poller {
                 job.plan.job
             );
         }
+        self.metrics.note_poll(job.plan.entity);
         log_poll(job, question, watermark);
         job.end_poll(clock, asked, Instant::now());
     }

@@ -96,6 +96,11 @@ impl Gate {
         self.lock().closed_because().is_some()
     }
 
+    /// Returns why workers are held, if they are.
+    pub fn closed_because(&self) -> Option<Why> {
+        self.lock().closed_because()
+    }
+
     /// Notes that otmechalka answered about a record.
     pub fn answered(&self, kind: Kind) {
         self.change(|far_side| far_side.answered(kind));

@@ -7,6 +7,7 @@ mod far_side;
 mod fence;
 mod gate;
 mod locks;
+mod metrics;
 mod pause;
 mod push;
 mod store;
@@ -26,6 +27,7 @@ use tokio::task::JoinSet;
 
 pub use config::Config;
 use gate::Gate;
+use metrics::PusherMetrics;
 use push::Push;
 use store::Store;
 use waiting::Waiting;
@@ -47,9 +49,13 @@ impl Stage for Pusher {
         let streams = [&RAW, &COMMANDS, &RESULTS, &DEAD_LETTERS];
         broker.wait_for(&streams, &pusher_consumers(), &[&CHECKPOINTS, &WAITING, &ATTEMPTS]).await?;
         health.set_bound(true);
+        let metrics = PusherMetrics::register(broker.metrics());
+        let counting = metrics.clone();
+        let otmechalka = config.otmechalka.observed_by(move |called| counting.note_call(&called));
         let push = Arc::new(Push {
-            gate: Gate::new(config.otmechalka.clone(), config.pauses),
-            otmechalka: config.otmechalka,
+            gate: Gate::new(otmechalka.clone(), config.pauses),
+            otmechalka,
+            metrics: metrics.clone(),
             pauses: config.pauses,
             store: Store::open(&broker, &settings.state_dir).await?,
             waiting: Waiting::open(&broker).await?,
@@ -57,6 +63,7 @@ impl Stage for Pusher {
             locks: locks::Locks::default(),
             broker: broker.clone(),
         });
+        let _refresh = metrics.follow(broker.metrics(), &push);
         let ended = work_on_all_partitions(&broker, &push).await;
         push.store.flush();
         ended

@@ -18,6 +18,7 @@ use crate::far_side::Kind;
 use crate::fence::{Settled, Standing, standing};
 use crate::gate::{Advice, Gate, Permit, Stopping};
 use crate::locks::Locks;
+use crate::metrics::PusherMetrics;
 use crate::pause::{MAX_FAILURES, Pauses};
 use crate::store::Store;
 use crate::task::{Failures, Task, sent_again};
@@ -47,6 +48,7 @@ pub struct Push {
     pub(crate) waiting: Waiting,
     pub(crate) checkpoints: Bucket,
     pub(crate) locks: Locks,
+    pub(crate) metrics: PusherMetrics,
 }
 
 /// Why a command ends without a result.
@@ -450,7 +452,10 @@ impl Push {
                 .parked(pupil, failures, pause, Utc::now())?
                 .expecting_last(rivals.parked.map_or(0, |parked| parked.sequence));
             match self.broker.publish(&message).await {
-                Ok(_) => return Ok(Halt::Parked),
+                Ok(_) => {
+                    self.metrics.note_parked();
+                    return Ok(Halt::Parked);
+                }
                 Err(PublishError::NotLast) => {}
                 Err(PublishError::Stopping) => return Err(Halt::GiveBack("the stage is stopping")),
                 Err(error @ PublishError::TooBig { .. }) => return Err(Halt::Dead(error.to_string())),
@@ -562,6 +567,7 @@ impl Push {
                     if let Some(settled) = &settled {
                         self.store.remember(task.record, settled);
                     }
+                    self.metrics.note_end(task.record.entity, ending.outcome, &ending.problems);
                     tell(task.record, ending);
                     return Ok(settled);
                 }

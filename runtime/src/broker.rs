@@ -1,5 +1,6 @@
 //! The connection to NATS, and what is read from its streams and buckets.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::jetstream::{self, kv, stream::Stream};
@@ -11,6 +12,7 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio_util::sync::CancellationToken;
 
 use crate::health::Health;
+use crate::metrics::{Metrics, ShellMetrics};
 use crate::settings::Reader;
 
 /// How to reach NATS.
@@ -140,6 +142,8 @@ pub struct Broker {
     client: async_nats::Client,
     jetstream: jetstream::Context,
     stopping: CancellationToken,
+    metrics: Metrics,
+    shell: Arc<ShellMetrics>,
 }
 
 /// Longest wait for one answer of the server.
@@ -188,7 +192,24 @@ impl Broker {
             .map_err(|error| BrokerError::unavailable("connect to NATS", error.kind()))?;
         let mut jetstream = jetstream::new(client.clone());
         jetstream.set_timeout(REQUEST_TIMEOUT);
-        Ok(Broker { client, jetstream, stopping })
+        let metrics = Metrics::default();
+        let shell = Arc::new(ShellMetrics::register(&metrics));
+        Ok(Broker { client, jetstream, stopping, metrics, shell })
+    }
+
+    /// Has what passes here counted in these metrics; without them it is counted for nobody.
+    pub fn counting_in(self, metrics: &Metrics) -> Broker {
+        let shell = Arc::new(ShellMetrics::register(metrics));
+        Broker { metrics: metrics.clone(), shell, ..self }
+    }
+
+    /// Returns the metrics of the process.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    pub(crate) fn shell_metrics(&self) -> &ShellMetrics {
+        &self.shell
     }
 
     /// Returns the bare client.

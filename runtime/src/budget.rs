@@ -1,5 +1,6 @@
 //! One request budget for all processes of a host: a leaky bucket in a key-value bucket.
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -8,6 +9,7 @@ use schemas::streams::BUDGET;
 use serde::{Deserialize, Serialize};
 
 use crate::broker::{Broker, BrokerError, Bucket, jitter};
+use crate::metrics::{Counter, Gauge, Metrics, Refresh};
 
 /// Who asks: live work goes before backfill.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,11 +65,17 @@ impl Level {
         (self.at - now > SKEW).then_some(Level { level: self.level, at: now })
     }
 
+    /// Returns how much of it is left at a later time.
+    fn at_time(self, size: BucketSize, now: DateTime<Utc>) -> f64 {
+        let leak = size.leak_per_second * size.clock_speed;
+        let elapsed = (now - self.at).to_std().unwrap_or(Duration::ZERO).as_secs_f64();
+        (self.level - elapsed * leak).max(0.0)
+    }
+
     /// Adds one request, or says how long to wait before asking again.
     pub fn take(self, size: BucketSize, lane: Lane, now: DateTime<Utc>) -> Result<Level, Duration> {
         let leak = size.leak_per_second * size.clock_speed;
-        let elapsed = (now - self.at).to_std().unwrap_or(Duration::ZERO).as_secs_f64();
-        let level = (self.level - elapsed * leak).max(0.0);
+        let level = self.at_time(size, now);
         let reserve = if lane == Lane::Backfill { LIVE_RESERVE } else { 0.0 };
         let room = size.capacity - MARGIN - reserve - level;
         if room >= 1.0 {
@@ -83,6 +91,36 @@ pub struct SharedBudget {
     broker: Broker,
     bucket: Bucket,
     size: BucketSize,
+    metrics: BucketMetrics,
+    seen: Arc<Mutex<Option<Level>>>,
+    _refresh: Arc<Refresh>,
+}
+
+/// What is told of the bucket.
+#[derive(Clone)]
+pub(crate) struct BucketMetrics {
+    level: Gauge,
+    capacity: Gauge,
+    waits: Counter,
+}
+
+impl BucketMetrics {
+    pub(crate) fn register(metrics: &Metrics) -> BucketMetrics {
+        BucketMetrics {
+            level: metrics.gauge(
+                "rollcall_bitrix24_bucket_requests",
+                "Requests in Bitrix24's bucket, all processes together, as of this stage's last request.",
+            ),
+            capacity: metrics.gauge(
+                "rollcall_bitrix24_bucket_capacity_requests",
+                "Requests that fit into Bitrix24's bucket.",
+            ),
+            waits: metrics.counter(
+                "rollcall_bitrix24_bucket_waits_total",
+                "Times that a request had to wait because the bucket was full.",
+            ),
+        }
+    }
 }
 
 const KEY: &str = "bitrix24";
@@ -90,7 +128,16 @@ const KEY: &str = "bitrix24";
 impl SharedBudget {
     /// Opens it.
     pub async fn open(broker: &Broker, size: BucketSize) -> Result<SharedBudget, BrokerError> {
-        Ok(SharedBudget { broker: broker.clone(), bucket: broker.bucket(&BUDGET).await?, size })
+        let bucket = broker.bucket(&BUDGET).await?;
+        let metrics = BucketMetrics::register(broker.metrics());
+        metrics.capacity.set(size.capacity);
+        let seen: Arc<Mutex<Option<Level>>> = Arc::default();
+        let (gauge, newest) = (metrics.level.clone(), Arc::clone(&seen));
+        let refresh = broker.metrics().on_scrape(move || {
+            let level = *newest.lock().unwrap_or_else(PoisonError::into_inner);
+            gauge.set(level.map_or(0.0, |level| level.at_time(size, Utc::now())));
+        });
+        Ok(SharedBudget { broker: broker.clone(), bucket, size, metrics, seen, _refresh: Arc::new(refresh) })
     }
 
     /// Returns the state of the bucket as it was noted last, for people.
@@ -114,13 +161,18 @@ impl SharedBudget {
                 (Some(corrected), _) => (corrected, Some(Duration::ZERO)),
                 (None, Ok(taken)) => (taken, None),
                 (None, Err(wait)) => {
+                    self.note(level);
+                    self.metrics.waits.add(1);
                     self.broker.pause(wait).await?;
                     continue;
                 }
             };
             let value = Bytes::from(serde_json::to_vec(&next).unwrap_or_default());
             let wait = match (self.bucket.compare_and_put(KEY, value, revision).await, wait) {
-                (Ok(_), None) => return Ok(()),
+                (Ok(_), None) => {
+                    self.note(next);
+                    return Ok(());
+                }
                 (Ok(_), Some(wait)) => wait,
                 // Another process took one at the same time.
                 (Err(BrokerError::Conflict { .. }), _) => jitter(Duration::from_millis(10)),
@@ -133,6 +185,10 @@ impl SharedBudget {
             };
             self.broker.pause(wait).await?;
         }
+    }
+
+    fn note(&self, level: Level) {
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Some(level);
     }
 }
 

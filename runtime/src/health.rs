@@ -1,4 +1,4 @@
-//! Liveness for containers: `GET /healthz`, and the stage's own `health` word that asks it.
+//! What a stage tells whoever asks: `GET /healthz`, `/readyz`, `/livez` and `/metrics`, and its own `health` word.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -6,8 +6,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
 use axum::routing::get;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::metrics::{self, Metrics};
 
 /// What a stage knows about its own readiness.
 #[derive(Clone, Default)]
@@ -30,29 +33,39 @@ impl Health {
         self.0.bound.store(bound, Ordering::Relaxed);
     }
 
+    /// Tells whether NATS is connected.
+    pub fn is_connected(&self) -> bool {
+        self.0.connected.load(Ordering::Relaxed)
+    }
+
     /// Tells whether the stage can work.
     pub fn is_ready(&self) -> bool {
-        self.0.connected.load(Ordering::Relaxed) && self.0.bound.load(Ordering::Relaxed)
+        self.is_connected() && self.0.bound.load(Ordering::Relaxed)
     }
 }
 
-/// Serves `/healthz` (200 ready, 503 not) and `/livez` (always 200) until the process ends.
-pub async fn serve(listen: SocketAddr, health: Health) -> std::io::Result<()> {
+/// Serves `/healthz` and `/readyz` (200 ready, 503 not), `/livez` (always 200) and `/metrics` until the process ends.
+pub async fn serve(listen: SocketAddr, health: Health, metrics: Metrics) -> std::io::Result<()> {
     let listener = tokio::net::TcpListener::bind(listen).await?;
-    let app = axum::Router::new().route("/livez", get(|| async { "alive\n" })).route(
-        "/healthz",
-        get(move || {
-            let ready = health.is_ready();
-            async move {
-                if ready {
-                    (StatusCode::OK, "ready\n")
-                } else {
-                    (StatusCode::SERVICE_UNAVAILABLE, "not ready\n")
-                }
-            }
-        }),
-    );
-    axum::serve(listener, app).await
+    axum::serve(listener, router(health, metrics)).await
+}
+
+fn router(health: Health, metrics: Metrics) -> axum::Router {
+    let readiness = move || std::future::ready(readiness(&health));
+    let numbers = move || std::future::ready(([(CONTENT_TYPE, metrics::CONTENT_TYPE)], metrics.render()));
+    axum::Router::new()
+        .route("/livez", get(|| async { "alive\n" }))
+        .route("/healthz", get(readiness.clone()))
+        .route("/readyz", get(readiness))
+        .route("/metrics", get(numbers))
+}
+
+fn readiness(health: &Health) -> (StatusCode, &'static str) {
+    if health.is_ready() {
+        (StatusCode::OK, "ready\n")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "not ready\n")
+    }
 }
 
 /// Asks a stage on this host whether it is ready.

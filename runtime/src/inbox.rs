@@ -14,6 +14,7 @@ use schemas::streams::{ACK_WAIT, ATTEMPTS, ConsumerDefinition};
 use schemas::{DeadLetter, Encoded, Envelope, EnvelopeError, EventData, RecordRef};
 
 use crate::broker::{Broker, BrokerError, Bucket};
+use crate::metrics::HeldDelivery;
 use crate::publish::{Outgoing, PublishError};
 
 /// Silence after which a consumer is asked whether it has something to deliver.
@@ -61,6 +62,7 @@ pub struct Delivery {
     keep_alive: tokio::task::JoinHandle<()>,
     attempts: Bucket,
     attempt_key: String,
+    _held: HeldDelivery,
 }
 
 struct Progress {
@@ -89,6 +91,8 @@ impl Delivery {
         ));
         let attempt_key = format!("{}.{sequence}", inbox.definition.name);
         let attempts = inbox.attempts.clone();
+        let metrics = inbox.broker.shell_metrics();
+        metrics.note_arrival(&inbox.definition.name, deliveries, pending);
         Some(Delivery {
             message,
             sequence,
@@ -99,6 +103,7 @@ impl Delivery {
             keep_alive,
             attempts,
             attempt_key,
+            _held: HeldDelivery::new(metrics),
         })
     }
 
@@ -290,6 +295,7 @@ impl Inbox {
             return;
         };
         let Ok(info) = consumer.info().await else { return };
+        self.broker.shell_metrics().note_pending(name, info.num_pending);
         let may_deliver = (info.num_ack_pending as i64) < *max_ack_pending && !info.paused;
         if info.num_pending > 0 && may_deliver && self.last_delivery.elapsed() >= SILENCE {
             tracing::warn!(
@@ -335,7 +341,7 @@ impl Inbox {
                         }
                     }
                 }
-                self.finish(delivery, AckKind::Ack).await
+                self.finish(delivery, AckKind::Ack, "done").await
             }
             Verdict::Retry { after, reason } => {
                 tracing::debug!(
@@ -343,7 +349,7 @@ impl Inbox {
                     "Message {} comes again: {reason}",
                     delivery.sequence
                 );
-                self.finish(delivery, AckKind::Nak(Some(after))).await
+                self.finish(delivery, AckKind::Nak(Some(after)), "retry").await
             }
             Verdict::DeadLetter { reason } => self.bury(delivery, &reason).await,
         }
@@ -354,6 +360,7 @@ impl Inbox {
         if delivery.deliveries <= 1 {
             self.attempts.put(&delivery.attempt_key, Bytes::from_static(b"1")).await?;
         }
+        self.note_settled(&delivery, "panicked");
         acknowledge(&delivery.message, AckKind::Nak(Some(PANIC_PAUSE))).await
     }
 
@@ -370,7 +377,7 @@ impl Inbox {
             Err(_) => return Err(BrokerError::Stopping),
         }
         tracing::error!("Message {} of {} is a dead letter: {reason}", delivery.sequence, delivery.stream);
-        self.finish(delivery, AckKind::Term).await
+        self.finish(delivery, AckKind::Term, "dead_letter").await
     }
 
     fn letter(&self, delivery: &Delivery, reason: &str) -> Outgoing {
@@ -415,9 +422,20 @@ impl Inbox {
         serde_json::to_vec(&letter).unwrap_or_default()
     }
 
-    async fn finish(&self, delivery: Delivery, kind: AckKind) -> Result<(), BrokerError> {
+    async fn finish(
+        &self,
+        delivery: Delivery,
+        kind: AckKind,
+        outcome: &'static str,
+    ) -> Result<(), BrokerError> {
         delivery.not_to_blame().await?;
-        acknowledge(&delivery.message, kind).await
+        acknowledge(&delivery.message, kind).await?;
+        self.note_settled(&delivery, outcome);
+        Ok(())
+    }
+
+    fn note_settled(&self, delivery: &Delivery, outcome: &'static str) {
+        self.broker.shell_metrics().note_settled(outcome, delivery.progress.origin.elapsed());
     }
 
     /// Gives back at once what was fetched and not begun, so that a successor need not wait for the ack wait.

@@ -111,7 +111,10 @@ impl Broker {
                 Err(error) => Err(error),
             };
             let error = match answer {
-                Ok(ack) => return Ok(Published { sequence: ack.sequence, duplicate: ack.duplicate }),
+                Ok(ack) => {
+                    self.shell_metrics().note_published(&message.subject, ack.duplicate);
+                    return Ok(Published { sequence: ack.sequence, duplicate: ack.duplicate });
+                }
                 Err(error) => error,
             };
             match error.kind() {
@@ -126,6 +129,7 @@ impl Broker {
                 ),
                 _ => {}
             }
+            self.shell_metrics().note_publish_retry();
             self.pause(pause + jitter(pause / 2)).await?;
             pause = (pause * 2).min(Duration::from_secs(2));
         }

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use crate::broker::{Broker, NatsSettings};
 use crate::health::{self, Health};
 use crate::logs::{self, LogFormat};
+use crate::metrics::{self, Metrics};
 use crate::settings::{Reader, SettingsError, Source};
 
 /// Exit code for settings that cannot be used.
@@ -25,7 +26,7 @@ pub struct Settings {
     pub nats: NatsSettings,
     /// Folder of the local caches.
     pub state_dir: PathBuf,
-    /// Address of the health endpoint, if it is wanted.
+    /// Address where health and metrics are told, if that is wanted.
     pub health_listen: Option<SocketAddr>,
     /// How log lines look.
     pub log_format: LogFormat,
@@ -158,18 +159,19 @@ async fn run<S: Stage>(settings: Settings, config: S::Config) -> ExitCode {
         tracing::error!("Cannot listen for signals: {error}");
         return ExitCode::from(EXIT_FAILED);
     }
-    let health = Health::default();
+    let (health, metrics) = (Health::default(), Metrics::new(S::NAME));
+    let _refresh = metrics::register_process(&metrics, health.clone(), env!("CARGO_PKG_VERSION"));
     if let Some(listen) = settings.health_listen {
-        let health = health.clone();
+        let (health, metrics) = (health.clone(), metrics.clone());
         tokio::spawn(async move {
-            if let Err(error) = health::serve(listen, health).await {
+            if let Err(error) = health::serve(listen, health, metrics).await {
                 tracing::error!("Health endpoint at {listen}: {error}");
             }
         });
     }
     tracing::info!("Starting {} {}", S::NAME, env!("CARGO_PKG_VERSION"));
     let broker = match Broker::connect(S::NAME, &settings.nats, health.clone(), stopping.clone()).await {
-        Ok(broker) => broker,
+        Ok(broker) => broker.counting_in(&metrics),
         Err(error) => {
             tracing::error!("Cannot start: {error}");
             return ExitCode::from(EXIT_FAILED);

@@ -6,6 +6,7 @@ mod decide;
 mod desk;
 mod field;
 mod line;
+mod metrics;
 mod pace;
 mod portal;
 mod round;

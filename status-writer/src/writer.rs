@@ -23,6 +23,7 @@ use crate::decide::{Decision, Wanted};
 use crate::desk::{Desk, Displaced, Held, Picked};
 use crate::field::{self, Unusable};
 use crate::line::{Gate, Line, MINUTE, Word};
+use crate::metrics::{self, WriterMetrics};
 use crate::pace::MOST_IN_FLIGHT;
 use crate::round::{AT_ONCE, Report, Round, Tools, Trouble, carry_out};
 use crate::store::Store;
@@ -73,9 +74,11 @@ pub async fn run(config: Config, context: Context) -> anyhow::Result<()> {
         contacts: open(&broker, contacts, &mut readers).await?,
         deals: open(&broker, deals, &mut readers).await?,
     };
-    let mut writer = Writer::new(tools, Instant::now());
+    let _refresh = metrics::follow(broker.metrics(), tools.client.clone());
+    let mut writer = Writer::new(tools, WriterMetrics::register(broker.metrics()), Instant::now());
     loop {
         writer.start_what_is_due(Instant::now());
+        writer.tell_held();
         let wake = writer.next_wake(Instant::now());
         let room = Entity::ALL.map(|entity| writer.has_room(entity));
         tokio::select! {
@@ -170,10 +173,11 @@ struct Writer {
     /// While set, the portal turns the webhook away, and is asked again at that time.
     refused_until: Option<Instant>,
     started: Instant,
+    metrics: WriterMetrics,
 }
 
 impl Writer {
-    fn new(tools: Arc<Tools>, now: Instant) -> Writer {
+    fn new(tools: Arc<Tools>, metrics: WriterMetrics, now: Instant) -> Writer {
         Writer {
             tools,
             desk: Desk::default(),
@@ -182,7 +186,13 @@ impl Writer {
             running: HashMap::new(),
             refused_until: None,
             started: now,
+            metrics,
         }
+    }
+
+    fn tell_held(&self) {
+        Entity::ALL.into_iter().for_each(|entity| self.metrics.note_held(entity, self.desk.held(entity)));
+        self.metrics.note_webhook(self.refused_until.is_some());
     }
 
     fn has_room(&self, entity: Entity) -> bool {
@@ -511,6 +521,7 @@ impl Writer {
         if let Some(Trouble::Refused(reason)) = &report.trouble {
             self.refuse(reason, now);
         }
+        self.metrics.note_report(&report);
         note_counts(&report);
         for (record, fence) in report.done {
             self.desk.finish(record, fence, now);
@@ -569,6 +580,7 @@ impl Writer {
 
     fn say(&self, entity: Entity, word: Option<Word>) {
         let field = self.tools.fields.of(entity);
+        word.iter().for_each(|word| self.metrics.note_word(entity, word));
         match word {
             None => {}
             Some(Word::Alarm(reason)) => tracing::error!(

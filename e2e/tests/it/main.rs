@@ -4,4 +4,6 @@ mod faults;
 mod flow;
 mod letters;
 mod replay;
+mod metrics;
+mod observe_files;
 mod rooms;
