@@ -332,7 +332,7 @@ mod tests {
             "rollcall_things_total{stage=\"mapper\"} 2",
             "rollcall_kinds_total{stage=\"mapper\",kind=\"new\"} 0",
             "rollcall_level{stage=\"mapper\",entity=\"deal\"} 1.5",
-            "rollcall_work_seconds_bucket{le=\"0.025\",stage=\"mapper\"} 1",
+            "rollcall_work_seconds_count{stage=\"mapper\"} 1",
             "# EOF",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is missing from\n{text}");
