@@ -70,6 +70,7 @@ impl Stage for Producer {
             spans: config.spans,
             clock_speed: config.bucket.clock_speed,
             metrics,
+            tracer: broker.tracer().clone(),
             jobs: [Job::new(config.contacts, now), Job::new(config.deals, now)],
         };
         poller.run(&broker, &stopping).await

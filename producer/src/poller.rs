@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use bitrix24::Lane;
 use chrono::Utc;
-use runtime::{Broker, CancellationToken};
+use runtime::trace::{self, Kind, Span};
+use runtime::{Broker, CancellationToken, Tracer};
 use schemas::{Checkpoint, Entity};
 use tokio::time::Instant;
 
@@ -37,6 +38,8 @@ pub struct Poller {
     pub clock_speed: f64,
     /// What is counted.
     pub metrics: ProducerMetrics,
+    /// Where spans are made.
+    pub tracer: Tracer,
     /// The jobs, those first that others follow.
     pub jobs: [Job; 2],
 }
@@ -172,6 +175,7 @@ impl Poller {
             None => None,
         };
         let question = self.question(job, stored.checkpoint.as_ref());
+        let mut span = self.tracer.begin(job.plan.job, Kind::Internal, None);
         let requests_before = self.portal.client().stats().requests;
         let asked = Instant::now();
         let lane = self.lane(question);
@@ -183,7 +187,12 @@ impl Poller {
         let rows = records.len();
         let records = publishable(records, ceiling);
         let readings = self.complete(place, records, answered.observed, lane).await?;
-        let published = self.publisher.publish(readings).await?;
+        let cause = span.as_ref().map(Span::context);
+        let published = trace::because_of(cause, self.publisher.publish(readings)).await?;
+        if let Some(span) = &mut span {
+            span.set("rollcall.records", rows as u64);
+            span.set("rollcall.published", published);
+        }
 
         let first = self.jobs[place].plan.first_watermark;
         let step = walk::advance(self.spans, first, stored.checkpoint.as_ref(), question, answered, ceiling);

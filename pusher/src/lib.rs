@@ -17,7 +17,8 @@ mod waiting;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use runtime::{Broker, Context, Reader, Stage, consume};
+use otmechalka::Called;
+use runtime::{Broker, Context, Reader, Stage, Tracer, consume};
 use schemas::streams::{
     ATTEMPTS, CHECKPOINTS, COMMANDS, ConsumerDefinition, DEAD_LETTERS, RAW, RESULTS, WAITING,
     pusher_consumers,
@@ -50,8 +51,11 @@ impl Stage for Pusher {
         broker.wait_for(&streams, &pusher_consumers(), &[&CHECKPOINTS, &WAITING, &ATTEMPTS]).await?;
         health.set_bound(true);
         let metrics = PusherMetrics::register(broker.metrics());
-        let counting = metrics.clone();
-        let otmechalka = config.otmechalka.observed_by(move |called| counting.note_call(&called));
+        let (counting, tracer) = (metrics.clone(), broker.tracer().clone());
+        let otmechalka = config.otmechalka.observed_by(move |called| {
+            counting.note_call(&called);
+            trace_call(&tracer, &called);
+        });
         let push = Arc::new(Push {
             gate: Gate::new(otmechalka.clone(), config.pauses),
             otmechalka,
@@ -68,6 +72,15 @@ impl Stage for Pusher {
         push.store.flush();
         ended
     }
+}
+
+fn trace_call(tracer: &Tracer, called: &Called<'_>) {
+    if !tracer.is_on() {
+        return;
+    }
+    let status = called.status.map(|status| ("http.response.status_code", u64::from(status).into()));
+    let name = format!("otmechalka {}", called.call.token());
+    tracer.note_request(&name, called.duration, status.into_iter().collect(), called.error.is_some());
 }
 
 /// One worker per partition; the consumer of each has one message in flight, however many processes there are.

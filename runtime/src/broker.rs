@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::health::Health;
 use crate::metrics::{Metrics, ShellMetrics};
 use crate::settings::Reader;
+use crate::trace::Tracer;
 
 /// How to reach NATS.
 #[derive(Clone)]
@@ -144,6 +145,7 @@ pub struct Broker {
     stopping: CancellationToken,
     metrics: Metrics,
     shell: Arc<ShellMetrics>,
+    tracer: Tracer,
 }
 
 /// Longest wait for one answer of the server.
@@ -194,13 +196,23 @@ impl Broker {
         jetstream.set_timeout(REQUEST_TIMEOUT);
         let metrics = Metrics::default();
         let shell = Arc::new(ShellMetrics::register(&metrics));
-        Ok(Broker { client, jetstream, stopping, metrics, shell })
+        Ok(Broker { client, jetstream, stopping, metrics, shell, tracer: Tracer::default() })
     }
 
     /// Has what passes here counted in these metrics; without them it is counted for nobody.
     pub fn counting_in(self, metrics: &Metrics) -> Broker {
         let shell = Arc::new(ShellMetrics::register(metrics));
         Broker { metrics: metrics.clone(), shell, ..self }
+    }
+
+    /// Has what passes here traced.
+    pub fn tracing_to(self, tracer: Tracer) -> Broker {
+        Broker { tracer, ..self }
+    }
+
+    /// Returns where spans are made.
+    pub fn tracer(&self) -> &Tracer {
+        &self.tracer
     }
 
     /// Returns the metrics of the process.

@@ -7,6 +7,7 @@ use schemas::streams::ConsumerDefinition;
 
 use crate::broker::{Broker, BrokerError};
 use crate::inbox::{Delivery, Inbox, Verdict};
+use crate::trace;
 
 /// Messages that one request to the server may still bring.
 ///
@@ -45,7 +46,8 @@ async fn step(inbox: &Inbox, delivery: Delivery, handler: &impl Handler) -> Resu
         let reason = "the stage stopped in the middle of this message each time it tried".to_owned();
         return inbox.settle(delivery, Verdict::DeadLetter { reason }).await;
     }
-    match AssertUnwindSafe(handler.handle(&delivery)).catch_unwind().await {
+    let handling = trace::within(delivery.trace_context(), handler.handle(&delivery));
+    match AssertUnwindSafe(handling).catch_unwind().await {
         Ok(verdict) => inbox.settle(delivery, verdict).await,
         Err(_) => inbox.return_after_panic(delivery).await,
     }

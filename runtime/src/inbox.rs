@@ -16,6 +16,7 @@ use schemas::{DeadLetter, Encoded, Envelope, EnvelopeError, EventData, RecordRef
 use crate::broker::{Broker, BrokerError, Bucket};
 use crate::metrics::HeldDelivery;
 use crate::publish::{Outgoing, PublishError};
+use crate::trace::{self, Kind, Span, SpanContext, TRACEPARENT, Tracer};
 
 /// Silence after which a consumer is asked whether it has something to deliver.
 const SILENCE: Duration = Duration::from_secs(5);
@@ -62,6 +63,7 @@ pub struct Delivery {
     keep_alive: tokio::task::JoinHandle<()>,
     attempts: Bucket,
     attempt_key: String,
+    span: Option<Span>,
     _held: HeldDelivery,
 }
 
@@ -83,6 +85,7 @@ impl Delivery {
         let (sequence, deliveries, pending) =
             (info.stream_sequence, info.delivered.max(1) as u64, info.pending);
         let stream = info.stream.to_string();
+        let span = begin_span(inbox.broker.tracer(), &message, &stream, sequence, deliveries);
         let progress = Arc::new(Progress { origin: Instant::now(), heard_ms: AtomicU64::new(0) });
         let keep_alive = tokio::spawn(report_progress(
             inbox.broker.client().clone(),
@@ -103,6 +106,7 @@ impl Delivery {
             keep_alive,
             attempts,
             attempt_key,
+            span,
             _held: HeldDelivery::new(metrics),
         })
     }
@@ -120,6 +124,18 @@ impl Delivery {
     /// Looks a header up.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.message.headers.as_ref()?.get(name).map(async_nats::HeaderValue::as_str)
+    }
+
+    /// Returns the context that the work on it belongs to, where it is traced.
+    pub fn trace_context(&self) -> Option<SpanContext> {
+        self.span.as_ref().map(Span::context)
+    }
+
+    /// Tells of a request that was made for it, where it is traced.
+    pub fn note_request(&self, name: &str, duration: Duration, failed: bool) {
+        if let Some(span) = &self.span {
+            span.note_request(name, duration, failed);
+        }
     }
 
     /// Reads the message as an event.
@@ -156,6 +172,26 @@ impl Delivery {
             })
             .collect()
     }
+}
+
+/// Begins the span of a delivery, which ends when the delivery is done with.
+fn begin_span(
+    tracer: &Tracer,
+    message: &Message,
+    stream: &str,
+    sequence: u64,
+    deliveries: u64,
+) -> Option<Span> {
+    if !tracer.is_on() {
+        return None;
+    }
+    let header = message.headers.as_ref().and_then(|headers| headers.get(TRACEPARENT));
+    let parent = header.and_then(|header| SpanContext::parse(header.as_str()));
+    let mut span = tracer.begin(&format!("process {stream}"), Kind::Consumer, parent)?;
+    span.set_record(schemas::subjects::record_of(&message.subject));
+    span.set("rollcall.sequence", sequence);
+    span.set("rollcall.deliveries", deliveries);
+    Some(span)
 }
 
 async fn report_progress(client: async_nats::Client, message: Message, progress: Arc<Progress>) {
@@ -330,7 +366,8 @@ impl Inbox {
     pub async fn settle(&self, delivery: Delivery, verdict: Verdict) -> Result<(), BrokerError> {
         match verdict {
             Verdict::Done(events) => {
-                for answer in self.broker.publish_all(&events).await {
+                let publishing = self.broker.publish_all(&events);
+                for answer in trace::within(delivery.trace_context(), publishing).await {
                     match answer {
                         Ok(_) => {}
                         Err(PublishError::Stopping | PublishError::NotLast) => {
@@ -356,17 +393,17 @@ impl Inbox {
     }
 
     /// Has a delivery come again whose handler panicked; the count of unfinished deliveries stands.
-    pub async fn return_after_panic(&self, delivery: Delivery) -> Result<(), BrokerError> {
+    pub async fn return_after_panic(&self, mut delivery: Delivery) -> Result<(), BrokerError> {
         if delivery.deliveries <= 1 {
             self.attempts.put(&delivery.attempt_key, Bytes::from_static(b"1")).await?;
         }
-        self.note_settled(&delivery, "panicked");
+        self.note_settled(&mut delivery, "panicked");
         acknowledge(&delivery.message, AckKind::Nak(Some(PANIC_PAUSE))).await
     }
 
     async fn bury(&self, delivery: Delivery, reason: &str) -> Result<(), BrokerError> {
         let letter = self.letter(&delivery, reason);
-        match self.broker.publish(&letter).await {
+        match trace::within(delivery.trace_context(), self.broker.publish(&letter)).await {
             Ok(_) => {}
             Err(PublishError::TooBig { .. }) => {
                 // The message itself stays in its stream; the letter says where.
@@ -424,17 +461,23 @@ impl Inbox {
 
     async fn finish(
         &self,
-        delivery: Delivery,
+        mut delivery: Delivery,
         kind: AckKind,
         outcome: &'static str,
     ) -> Result<(), BrokerError> {
         delivery.not_to_blame().await?;
         acknowledge(&delivery.message, kind).await?;
-        self.note_settled(&delivery, outcome);
+        self.note_settled(&mut delivery, outcome);
         Ok(())
     }
 
-    fn note_settled(&self, delivery: &Delivery, outcome: &'static str) {
+    fn note_settled(&self, delivery: &mut Delivery, outcome: &'static str) {
+        if let Some(span) = &mut delivery.span {
+            span.set("rollcall.outcome", outcome);
+            if outcome == "panicked" || outcome == "dead_letter" {
+                span.fail();
+            }
+        }
         self.broker.shell_metrics().note_settled(outcome, delivery.progress.origin.elapsed());
     }
 

@@ -13,6 +13,7 @@ pub mod metrics;
 pub mod publish;
 pub mod settings;
 pub mod stage;
+pub mod trace;
 
 pub use broker::{Broker, BrokerError, Bucket};
 pub use cache::DiskCache;
@@ -23,3 +24,4 @@ pub use publish::{Outgoing, PublishError, Published};
 pub use settings::{Reader, SettingsError, Source};
 pub use stage::{Context, Stage, main};
 pub use tokio_util::sync::CancellationToken;
+pub use trace::Tracer;

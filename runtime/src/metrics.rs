@@ -20,7 +20,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Metric, Registry};
 
 pub use portal::{MethodCounts, PortalCounts, PortalMetrics};
-pub(crate) use shell::{HeldDelivery, ShellMetrics, register_process};
+pub(crate) use shell::{HeldDelivery, ShellMetrics, register_process, stream_of};
 
 /// Media type of what [`Metrics::render`] returns.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";

@@ -9,6 +9,7 @@ use futures::StreamExt;
 use schemas::Encoded;
 
 use crate::broker::{Broker, BrokerError, jitter};
+use crate::trace::{Span, SpanContext, TRACEPARENT};
 
 /// Most publishes of one call that wait for their acks at the same time.
 const IN_FLIGHT: usize = 64;
@@ -46,10 +47,13 @@ impl Outgoing {
         self
     }
 
-    fn headers(&self) -> HeaderMap {
+    fn headers(&self, trace: Option<SpanContext>) -> HeaderMap {
         let mut headers = HeaderMap::new();
         for (name, value) in self.encoded.headers.iter().chain(&self.extra_headers) {
             headers.insert(name.as_str(), value.as_str());
+        }
+        if let Some(context) = trace {
+            headers.insert(TRACEPARENT, context.to_string().as_str());
         }
         headers.insert(async_nats::header::NATS_MESSAGE_ID, self.message_id.as_str());
         if let Some(sequence) = self.expected_last {
@@ -98,7 +102,22 @@ impl From<BrokerError> for PublishError {
 impl Broker {
     /// Stores a message; comes back only when the stream has answered, or the stage is to stop.
     pub async fn publish(&self, message: &Outgoing) -> Result<Published, PublishError> {
-        let headers = message.headers();
+        let mut span = self.tracer().begin_publish(&message.subject);
+        let answer = self.publish_traced(message, span.as_ref().map(Span::context)).await;
+        match (&mut span, &answer) {
+            (Some(span), Ok(published)) => span.set("rollcall.sequence", published.sequence),
+            (Some(span), Err(_)) => span.fail(),
+            (None, _) => {}
+        }
+        answer
+    }
+
+    async fn publish_traced(
+        &self,
+        message: &Outgoing,
+        trace: Option<SpanContext>,
+    ) -> Result<Published, PublishError> {
+        let headers = message.headers(trace);
         let payload = Bytes::from(message.encoded.payload.clone());
         let mut pause = Duration::from_millis(50);
         loop {

@@ -12,6 +12,7 @@ use crate::health::{self, Health};
 use crate::logs::{self, LogFormat};
 use crate::metrics::{self, Metrics};
 use crate::settings::{Reader, SettingsError, Source};
+use crate::trace::{TraceSettings, Tracer};
 
 /// Exit code for settings that cannot be used.
 pub const EXIT_SETTINGS: u8 = 64;
@@ -30,6 +31,8 @@ pub struct Settings {
     pub health_listen: Option<SocketAddr>,
     /// How log lines look.
     pub log_format: LogFormat,
+    /// Where traces are sent, if they are wanted.
+    pub traces: Option<TraceSettings>,
 }
 
 impl Settings {
@@ -39,11 +42,13 @@ impl Settings {
         let state_dir = reader.state_dir();
         let health_listen = read_health_listen(reader);
         let log_format = LogFormat::read(reader);
+        let traces = TraceSettings::read(reader);
         Some(Settings {
             nats: nats?,
             state_dir: state_dir?,
             health_listen: health_listen?,
             log_format: log_format?,
+            traces: traces?,
         })
     }
 }
@@ -169,9 +174,10 @@ async fn run<S: Stage>(settings: Settings, config: S::Config) -> ExitCode {
             }
         });
     }
+    let (tracer, collector) = Tracer::start(S::NAME, settings.traces.as_ref());
     tracing::info!("Starting {} {}", S::NAME, env!("CARGO_PKG_VERSION"));
     let broker = match Broker::connect(S::NAME, &settings.nats, health.clone(), stopping.clone()).await {
-        Ok(broker) => broker.counting_in(&metrics),
+        Ok(broker) => broker.counting_in(&metrics).tracing_to(tracer),
         Err(error) => {
             tracing::error!("Cannot start: {error}");
             return ExitCode::from(EXIT_FAILED);
@@ -185,6 +191,9 @@ async fn run<S: Stage>(settings: Settings, config: S::Config) -> ExitCode {
             Ok(())
         }
     };
+    if let Some(collector) = collector {
+        collector.finish().await;
+    }
     match result {
         Ok(()) => {
             tracing::info!("Stopped");

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use bitrix24::{ApiError, Client, Error, ErrorClass, Lane};
 use chrono::{DateTime, FixedOffset};
 use futures::{StreamExt, stream};
-use runtime::{Delivery, Inbox, PublishError, Verdict};
+use runtime::{Delivery, Inbox, PublishError, Verdict, trace};
 use schemas::{Entity, RecordId, RecordRef, StatusSettled};
 
 use crate::allowance::unless_stopped;
@@ -276,7 +276,13 @@ impl Turn<'_> {
         let texts: Vec<(RecordId, String)> =
             held.iter().map(|held| (held.record().id, held.wanted.text.clone())).collect();
         let writing = portal::write(&self.tools.client, self.entity, self.field(), &texts, self.lane);
-        match unless_stopped(writing).await {
+        let started = Instant::now();
+        let written = unless_stopped(writing).await;
+        for held in &held {
+            let failed = !matches!(written, Some(Ok(_)));
+            held.delivery.note_request("bitrix24 write status", started.elapsed(), failed);
+        }
+        match written {
             None => self.report.again.extend(held),
             Some(Ok(said)) => {
                 self.report.measured = Some((texts.len(), said.seconds));
@@ -466,7 +472,8 @@ async fn settle_new(
     how: StatusSettled,
     at: DateTime<FixedOffset>,
 ) -> End {
-    match tools.store.settle(&held.wanted, how, at, held.fence.sequence).await {
+    let settling = tools.store.settle(&held.wanted, how, at, held.fence.sequence);
+    match trace::within(held.delivery.trace_context(), settling).await {
         Ok(Settling::Settled(fence)) => {
             note(&held, how);
             held.fence = fence;

@@ -7,3 +7,4 @@ mod replay;
 mod metrics;
 mod observe_files;
 mod rooms;
+mod traces;

@@ -1,9 +1,13 @@
 //! What every stage tells at `/metrics`, after a run whose result is known.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
-use e2e::{School, Scrape, Stage};
-use serde_json::Value;
+use axum::body::Bytes;
+use e2e::{School, Scrape, Stage, eventually};
+use serde_json::{Value, json};
+
+use crate::flow::good_contact;
 
 /// Returns the number of messages that each stream took, for comparing what stages count with what is there.
 async fn stored(school: &School, streams: [&str; 4]) -> anyhow::Result<[f64; 4]> {
@@ -152,4 +156,33 @@ fn assert_names_nobody(scrape: &Scrape, stage: Stage, forbidden: &BTreeSet<Strin
             );
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_calls_for_an_alert_is_counted() -> anyhow::Result<()> {
+    let school =
+        School::builder().plain(20, 0).otmechalka(&["--max-visitors", "5"]).observed().start().await?;
+    let unreadable = Bytes::from_static(b"no event");
+    school.broker.client().publish("b24.raw.contact.1", unreadable).await?;
+    school.caught_up().await?;
+
+    let mapper = school.metrics(Stage::Mapper).await?;
+    assert_eq!(mapper.sum("rollcall_messages_total", &[("outcome", "dead_letter")]), 1.0);
+    assert_eq!(mapper.sum("rollcall_messages_published_total", &[("stream", "DLQ")]), 1.0);
+    let pusher = school.metrics(Stage::Pusher).await?;
+    assert_eq!(pusher.sum("rollcall_otmechalka_visitor_limit_refusals_total", &[]), 15.0);
+    assert_eq!(pusher.sum("rollcall_records_processed_total", &[("outcome", "refused")]), 15.0);
+    assert_eq!(pusher.sum("rollcall_refusal_problems_total", &[]), 15.0);
+
+    school.otmechalka.set(json!({"token": "another"})).await?;
+    school.bitrix24.create_contact(good_contact()).await?;
+    eventually("a token that is refused", Duration::from_secs(60), || async {
+        let held = school
+            .metrics(Stage::Pusher)
+            .await?
+            .sum("rollcall_otmechalka_held", &[("reason", "token_refused")]);
+        Ok((held == 1.0).then_some(()))
+    })
+    .await?;
+    Ok(())
 }

@@ -99,7 +99,7 @@ impl Drop for HeldDelivery {
 }
 
 /// Returns the stream that a subject of ours belongs to.
-fn stream_of(subject: &str) -> &'static str {
+pub(crate) fn stream_of(subject: &str) -> &'static str {
     let takes = |pattern: &&str| {
         let fixed = pattern.split('*').next().unwrap_or_default();
         subject.starts_with(fixed)
