@@ -3,6 +3,8 @@
 //! `UPDATE_DOCS=1 cargo test -p schemas` writes the files anew; a golden file is only ever added, since a
 //! changed one means that stored events can no longer be read as they were.
 
+mod asyncapi;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
