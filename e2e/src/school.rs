@@ -7,11 +7,13 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use async_nats::jetstream::consumer::PullConsumer;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use runtime::bootstrap::{self, Mode};
 use runtime::broker::NatsSettings;
 use runtime::health::Health;
-use runtime::local_nats::LocalNats;
-use runtime::{Broker, CancellationToken};
+use runtime::local_nats::{Access, LocalNats};
+use runtime::{Broker, CancellationToken, Reader, Source};
 use schemas::streams::{CHECKPOINTS, consumers};
 use schemas::{Checkpoint, Entity};
 use serde_json::Value;
@@ -60,9 +62,16 @@ pub struct SchoolBuilder {
     otmechalka_arguments: Vec<String>,
     environment: BTreeMap<String, String>,
     is_observed: bool,
+    subscribers: Option<Vec<String>>,
 }
 
 impl SchoolBuilder {
+    /// Lets nobody into NATS but the users that `rollcall credentials` makes, these extra consumers among them.
+    pub fn guarded(mut self, subscribers: &[&str]) -> SchoolBuilder {
+        self.subscribers = Some(subscribers.iter().map(|name| (*name).to_owned()).collect());
+        self
+    }
+
     /// Takes so many records of the lifelike data set.
     pub fn demo(mut self, contacts: usize, deals: usize, seed: u64) -> SchoolBuilder {
         (self.dataset, self.contacts, self.deals, self.seed) = ("demo", contacts, deals, seed);
@@ -163,13 +172,14 @@ impl School {
             otmechalka_arguments: Vec::new(),
             environment: BTreeMap::new(),
             is_observed: false,
+            subscribers: None,
         }
     }
 
     async fn open(builder: SchoolBuilder) -> anyhow::Result<School> {
         let folder = tempfile::tempdir()?;
-        let nats = LocalNats::start(&folder.path().join("nats")).await?;
-        let settings = NatsSettings::plain(&nats.url())?;
+        let nats = start_nats(folder.path(), builder.subscribers.as_deref()).await?;
+        let settings = nats_settings(&nats.url(), &folder.path().join(CREDENTIALS).join("ops/seed"))?;
         let broker = Broker::connect("e2e", &settings, Health::default(), CancellationToken::new()).await?;
         bootstrap::apply(&broker, 1, Mode::Make).await?;
         let (contacts, deals, seed) =
@@ -207,8 +217,10 @@ impl School {
     /// Starts a stage.
     pub fn start(&mut self, stage: Stage) -> anyhow::Result<()> {
         let own = self.health.get(&stage).map(|address| ("HEALTH_LISTEN", address.to_string()));
+        let seed = Some(self.seed(stage.program())).filter(|seed| seed.is_file());
+        let seed = seed.map(|seed| ("NATS_NKEY_SEED_FILE", seed.display().to_string()));
         let shared = self.environment.iter().map(|(name, value)| (name.as_str(), value.clone()));
-        let environment = shared.chain(own);
+        let environment = shared.chain(own).chain(seed);
         let program = Program::start(stage.program(), &[], environment, self.folder.path())?;
         self.stages.insert(stage, program);
         Ok(())
@@ -248,6 +260,36 @@ impl School {
         let (status, text) = self.ask(stage, "/metrics").await?;
         anyhow::ensure!(status == 200, "/metrics of {stage:?}: {status}");
         Scrape::parse(&text)
+    }
+
+    /// Returns the file with the secret of a user of a guarded NATS; extra consumers are under `consumers/`.
+    pub fn seed(&self, user: &str) -> PathBuf {
+        self.folder.path().join(CREDENTIALS).join(user).join("seed")
+    }
+
+    /// Makes credentials for one more extra consumer and has the running server read them.
+    pub async fn admit(&self, subscriber: &str) -> anyhow::Result<()> {
+        make_credentials(self.folder.path(), &[subscriber.to_owned()]).await?;
+        let id = self.nats.process_id().context("NATS does not run")?;
+        // The first makes the account, and only the second connects it to JetStream (nats-server 2.15.1).
+        for _ in 0..2 {
+            let before = self.reloads()?;
+            kill(Pid::from_raw(id as i32), Signal::SIGHUP)?;
+            eventually("NATS reads its configuration", PATIENCE, || async {
+                Ok((self.reloads()? > before).then_some(()))
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
+    fn reloads(&self) -> anyhow::Result<usize> {
+        Ok(self.nats_log()?.matches("Reloaded server configuration").count())
+    }
+
+    /// Returns what the NATS server logged so far.
+    pub fn nats_log(&self) -> anyhow::Result<String> {
+        Ok(std::fs::read_to_string(self.folder.path().join("nats/nats-server.log"))?)
     }
 
     /// Returns the folder of the stages' caches.
@@ -397,6 +439,42 @@ async fn run_oracle(input: &Value) -> anyhow::Result<Vec<String>> {
     let checked = answer["checked"].as_u64().context("checked of the oracle")?;
     anyhow::ensure!(checked > 0, "the oracle checked nothing");
     Ok(differences.iter().filter_map(|difference| difference.as_str().map(str::to_owned)).collect())
+}
+
+/// Folder of the secrets of a guarded NATS.
+const CREDENTIALS: &str = "credentials";
+
+async fn start_nats(folder: &Path, subscribers: Option<&[String]>) -> anyhow::Result<LocalNats> {
+    let store = folder.join("nats");
+    let Some(subscribers) = subscribers else { return Ok(LocalNats::start(&store).await?) };
+    let into = make_credentials(folder, subscribers).await?;
+    let seed = std::fs::read_to_string(into.join("ops/seed"))?.trim().to_owned();
+    let access = Access { config: into.join("server/users.conf"), seed: seed.into() };
+    Ok(LocalNats::start_guarded(&store, access).await?)
+}
+
+async fn make_credentials(folder: &Path, subscribers: &[String]) -> anyhow::Result<PathBuf> {
+    let into = folder.join(CREDENTIALS);
+    let mut command = tokio::process::Command::new(program_path("rollcall")?);
+    command.arg("credentials").arg("--into").arg(&into);
+    subscribers.iter().for_each(|name| {
+        command.args(["--consumer", name]);
+    });
+    let output = command.output().await?;
+    anyhow::ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Ok(into)
+}
+
+/// Takes the secret where there is one.
+fn nats_settings(url: &str, seed: &Path) -> anyhow::Result<NatsSettings> {
+    let mut settings = vec![("NATS_URL".to_owned(), url.to_owned())];
+    if seed.is_file() {
+        settings.push(("NATS_NKEY_SEED_FILE".to_owned(), seed.display().to_string()));
+    }
+    let source = Source::new(settings);
+    let reader = Reader::new(&source);
+    let settings = NatsSettings::read(&reader);
+    Ok(reader.finish(|| settings)?)
 }
 
 fn default_environment(

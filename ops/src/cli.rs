@@ -37,6 +37,7 @@ pub enum Verb {
     History(History),
     Preview(Preview),
     Replay(Replay),
+    Credentials(Credentials),
     /// Prints a script that completes this command line in a shell
     Completions {
         /// The shell
@@ -257,6 +258,23 @@ fn record_id(text: &str) -> Result<RecordId, String> {
 fn rate(text: &str) -> Result<f64, String> {
     let rate = text.parse().ok().filter(|rate: &f64| (0.01..=1_000.0).contains(rate));
     rate.ok_or_else(|| "a number of records from 0.01 to 1000".to_owned())
+}
+
+/// Makes a NATS user for each stage, for `rollcall` itself and for extra consumers, with the least permissions that work
+///
+/// Writes one secret file a user and one file without secrets for nats.conf to include. Keys that are there are kept.
+#[derive(Args)]
+#[command(after_help = EXPLANATION)]
+pub struct Credentials {
+    /// Folder to write to
+    #[arg(long, value_name = "FOLDER", default_value = "./secrets/nats")]
+    pub into: PathBuf,
+    /// An extra consumer that may only read, for example `warehouse` or `warehouse:B24_RAW,CRM_RESULT`; may be repeated
+    #[arg(long, value_name = "NAME[:STREAM,…]")]
+    pub consumer: Vec<String>,
+    /// Only tell what would be made
+    #[arg(long)]
+    pub dry_run: bool,
 }
 
 #[cfg(test)]

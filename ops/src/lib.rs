@@ -5,6 +5,7 @@ mod answer;
 mod bootstrap;
 mod cli;
 mod comparison;
+mod credentials;
 mod doctor;
 mod environment;
 mod exit;
@@ -85,6 +86,7 @@ fn start(command_line: &CommandLine) -> Result<Exit, Failure> {
             Verb::History(arguments) => history::run(&environment, arguments, json).await,
             Verb::Preview(arguments) => preview::run(&environment, arguments, json).await,
             Verb::Replay(arguments) => replay::run(&environment, arguments, json).await,
+            Verb::Credentials(arguments) => credentials::run(arguments, json),
             Verb::Probe { address } => Ok(wire::probe(address).await),
             Verb::Forward { listen, to, beside } => wire::forward(listen, to, beside.as_deref()).await,
             Verb::Reap { lock } => Ok(up::reap(lock)),

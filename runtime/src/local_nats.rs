@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
+use secrecy::{ExposeSecret, SecretString};
 use tokio::process::{Child, Command};
 
 /// Variable that names the server's program.
@@ -41,6 +42,16 @@ pub struct LocalNats {
     folder: PathBuf,
     port: u16,
     note_started: NoteStarted,
+    access: Option<Access>,
+}
+
+/// How a server lets users in that does not let everybody in.
+#[derive(Clone)]
+pub struct Access {
+    /// Its configuration file, which names the users.
+    pub config: PathBuf,
+    /// The nkey seed of a user who may ask about the account.
+    pub seed: SecretString,
 }
 
 /// Is told the process id of each server as soon as there is one, long before it is ready.
@@ -56,7 +67,12 @@ impl LocalNats {
 
     /// Starts a server on this port.
     pub async fn start_on(folder: &Path, port: u16) -> Result<LocalNats, LocalNatsError> {
-        LocalNats::begin(folder, port, Box::new(|_| {})).await
+        LocalNats::begin(folder, port, None, Box::new(|_| {})).await
+    }
+
+    /// Starts a server that lets in only the users of a configuration file.
+    pub async fn start_guarded(folder: &Path, access: Access) -> Result<LocalNats, LocalNatsError> {
+        LocalNats::begin(folder, free_port()?, Some(access), Box::new(|_| {})).await
     }
 
     /// Starts a server whose processes somebody else ends should this process be killed.
@@ -64,13 +80,18 @@ impl LocalNats {
         folder: &Path,
         note_started: impl Fn(u32) + Send + Sync + 'static,
     ) -> Result<LocalNats, LocalNatsError> {
-        LocalNats::begin(folder, free_port()?, Box::new(note_started)).await
+        LocalNats::begin(folder, free_port()?, None, Box::new(note_started)).await
     }
 
-    async fn begin(folder: &Path, port: u16, note_started: NoteStarted) -> Result<LocalNats, LocalNatsError> {
+    async fn begin(
+        folder: &Path,
+        port: u16,
+        access: Option<Access>,
+        note_started: NoteStarted,
+    ) -> Result<LocalNats, LocalNatsError> {
         std::fs::create_dir_all(folder)?;
-        let child = spawn(folder, port, &note_started)?;
-        let mut server = LocalNats { child, folder: folder.to_owned(), port, note_started };
+        let child = spawn(folder, port, access.as_ref(), &note_started)?;
+        let mut server = LocalNats { child, folder: folder.to_owned(), port, access, note_started };
         server.wait_until_ready().await?;
         Ok(server)
     }
@@ -93,7 +114,7 @@ impl LocalNats {
 
     /// Starts it again on the same port and store.
     pub async fn restart(&mut self) -> Result<(), LocalNatsError> {
-        self.child = spawn(&self.folder, self.port, &self.note_started)?;
+        self.child = spawn(&self.folder, self.port, self.access.as_ref(), &self.note_started)?;
         self.wait_until_ready().await
     }
 
@@ -105,7 +126,13 @@ impl LocalNats {
     async fn wait_until_ready(&mut self) -> Result<(), LocalNatsError> {
         let connected = async {
             loop {
-                let options = async_nats::ConnectOptions::new().connection_timeout(Duration::from_secs(1));
+                let options = match &self.access {
+                    Some(access) => {
+                        async_nats::ConnectOptions::with_nkey(access.seed.expose_secret().to_owned())
+                    }
+                    None => async_nats::ConnectOptions::new(),
+                };
+                let options = options.connection_timeout(Duration::from_secs(1));
                 if let Ok(client) = options.connect(self.url()).await {
                     let jetstream = async_nats::jetstream::new(client);
                     if jetstream.query_account().await.is_ok() {
@@ -132,7 +159,12 @@ fn free_port() -> std::io::Result<u16> {
     Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
 }
 
-fn spawn(folder: &Path, port: u16, note_started: &NoteStarted) -> Result<Child, LocalNatsError> {
+fn spawn(
+    folder: &Path,
+    port: u16,
+    access: Option<&Access>,
+    note_started: &NoteStarted,
+) -> Result<Child, LocalNatsError> {
     let log = folder.join("nats-server.log");
     let program = program();
     let child = Command::new(&program)
@@ -141,6 +173,7 @@ fn spawn(folder: &Path, port: u16, note_started: &NoteStarted) -> Result<Child, 
         .arg("--jetstream")
         .arg(format!("--store_dir={}", folder.display()))
         .arg(format!("--log={}", log.display()))
+        .args(access.map(|access| format!("--config={}", access.config.display())))
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())

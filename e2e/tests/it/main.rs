@@ -1,10 +1,11 @@
 //! What Rollcall guarantees, against real processes.
 
+mod credentials;
 mod faults;
 mod flow;
 mod letters;
-mod replay;
 mod metrics;
 mod observe_files;
+mod replay;
 mod rooms;
 mod traces;

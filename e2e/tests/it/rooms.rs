@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use cargo_metadata::{DependencyKind, MetadataCommand};
 
 /// Rooms that a room may depend on outside its tests.
-const MAY_USE: [(&str, &[&str]); 12] = [
+const MAY_USE: [(&str, &[&str]); 13] = [
     ("schemas", &[]),
     ("runtime", &["schemas"]),
     ("bitrix24", &[]),
@@ -17,6 +17,7 @@ const MAY_USE: [(&str, &[&str]); 12] = [
     ("simulators", &[]),
     ("ops", &["schemas", "runtime", "bitrix24", "otmechalka", "mapper"]),
     ("e2e", &["schemas", "runtime"]),
+    ("examples", &["schemas"]),
     ("benches", &["schemas", "runtime", "bitrix24", "otmechalka", "mapper", "e2e"]),
 ];
 

@@ -1,0 +1,197 @@
+//! `rollcall credentials`: a NATS user for each stage and each extra consumer, with the least permissions that work.
+
+mod conf;
+mod folder;
+mod permissions;
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use crate::answer::Answer;
+use crate::cli;
+use crate::exit::{Exit, Failure};
+use folder::{Folder, Key};
+use permissions::Subscriber;
+
+/// What was made or found.
+#[derive(Debug, Serialize)]
+struct Made {
+    /// The file that nats.conf includes.
+    server_file: PathBuf,
+    /// Tells whether that file was not there, or is another now: the server has to read it.
+    server_file_changed: bool,
+    users: Vec<MadeUser>,
+}
+
+#[derive(Debug, Serialize)]
+struct MadeUser {
+    name: String,
+    public_key: String,
+    seed_file: PathBuf,
+    /// Tells whether the key was made just now.
+    is_new: bool,
+}
+
+impl MadeUser {
+    fn new(name: &str, key: &Key) -> MadeUser {
+        MadeUser {
+            name: name.to_owned(),
+            public_key: key.public.clone(),
+            seed_file: key.file.clone(),
+            is_new: key.is_new,
+        }
+    }
+}
+
+/// Carries the command out.
+pub fn run(arguments: &cli::Credentials, json: bool) -> Result<Exit, Failure> {
+    let folder = Folder::new(&arguments.into);
+    let dry = arguments.dry_run;
+    let subscribers = subscribers(&folder, &arguments.consumer)?;
+    let (mut users, mut made) = (Vec::new(), Vec::new());
+    for user in permissions::own_users() {
+        let key = folder::key(&folder.seed_of(&user), dry)?;
+        made.push(MadeUser::new(&user.name, &key));
+        users.push((user, key.public));
+    }
+    let mut keyed = Vec::new();
+    for subscriber in subscribers {
+        let key = folder::key(&folder.seed_of_subscriber(&subscriber), dry)?;
+        if !dry {
+            folder.keep(&subscriber)?;
+        }
+        made.push(MadeUser::new(&subscriber.name, &key));
+        keyed.push((subscriber, key.public));
+    }
+    let text = conf::text(&users, &keyed);
+    let server_file = folder.server_file();
+    let changed = std::fs::read_to_string(&server_file).ok().as_deref() != Some(text.as_str());
+    if changed && !dry {
+        folder.write_server_file(&text)?;
+    }
+    let made = Made { server_file, server_file_changed: changed, users: made };
+    Answer::new(summary(&made, dry), made, Vec::new()).tell(json, told)
+}
+
+/// Puts those that are known together with those that were named; what is named anew wins.
+fn subscribers(folder: &Folder, named: &[String]) -> Result<Vec<Subscriber>, Failure> {
+    let mut all = folder.subscribers()?;
+    for text in named {
+        let subscriber = Subscriber::parse(text)
+            .map_err(|reason| Failure::settings(format!("--consumer {text}: {reason}.")))?;
+        all.retain(|known| known.name != subscriber.name);
+        all.push(subscriber);
+    }
+    all.sort();
+    Ok(all)
+}
+
+fn summary(made: &Made, dry: bool) -> String {
+    let new = made.users.iter().filter(|user| user.is_new).count();
+    let (all, file) = (made.users.len(), made.server_file.display());
+    let would = if dry { "would be " } else { "" };
+    let then = if made.server_file_changed {
+        // nats-server 2.15.1 makes a new account at the first signal and connects it to JetStream at the second.
+        format!(
+            "{file} {would}written: include it in nats.conf, and have the server read it (SIGHUP, twice)."
+        )
+    } else {
+        format!("{file} is as it is to be.")
+    };
+    format!("{new} of {all} keys {would}made. {then}")
+}
+
+fn told(answer: &Answer<Made>) -> String {
+    let mut lines: Vec<String> = answer.result.users.iter().map(line).collect();
+    lines.push(answer.summary.clone());
+    lines.join("\n")
+}
+
+fn line(user: &MadeUser) -> String {
+    let word = if user.is_new { "new " } else { "kept" };
+    format!("{word}  {}  {}  {}", user.name, user.public_key, user.seed_file.display())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn arguments(folder: &std::path::Path, consumers: &[&str]) -> cli::Credentials {
+        cli::Credentials {
+            into: folder.to_owned(),
+            consumer: consumers.iter().map(|name| (*name).to_owned()).collect(),
+            dry_run: false,
+        }
+    }
+
+    fn everything(folder: &std::path::Path) -> Vec<(PathBuf, String)> {
+        let mut found = Vec::new();
+        let mut folders = vec![folder.to_owned()];
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    folders.push(path);
+                } else {
+                    let text = std::fs::read_to_string(&path).unwrap();
+                    found.push((path, text));
+                }
+            }
+        }
+        found.sort();
+        found
+    }
+
+    #[test]
+    fn a_second_run_changes_nothing_and_keeps_the_consumers() {
+        let folder = tempfile::tempdir().unwrap();
+        run(&arguments(folder.path(), &["warehouse", "report:CRM_RESULT"]), true).unwrap();
+        let first = everything(folder.path());
+        run(&arguments(folder.path(), &[]), true).unwrap();
+        assert_eq!(everything(folder.path()), first);
+        run(&arguments(folder.path(), &["report:DLQ"]), true).unwrap();
+        let third = everything(folder.path());
+        let differs: Vec<_> = third
+            .iter()
+            .zip(&first)
+            .filter(|(now, then)| now != then)
+            .map(|(now, _)| now.0.clone())
+            .collect();
+        let expected =
+            [folder.path().join("consumers/report/streams"), folder.path().join("server/users.conf")];
+        assert_eq!(differs, expected);
+    }
+
+    #[test]
+    fn secrets_are_for_their_owner_and_the_servers_file_holds_none() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        run(&arguments(folder.path(), &["warehouse"]), true).unwrap();
+        let files = everything(folder.path());
+        let seeds: Vec<_> = files.iter().filter(|(path, _)| path.ends_with("seed")).collect();
+        assert_eq!(seeds.len(), 6);
+        let server = &files.iter().find(|(path, _)| path.ends_with("users.conf")).unwrap().1;
+        for (path, seed) in seeds {
+            assert!(seed.starts_with("SU"), "{}", path.display());
+            assert!(!server.contains(seed.trim()));
+            assert_eq!(std::fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o600);
+        }
+    }
+
+    #[test]
+    fn a_dry_run_makes_nothing_and_a_torn_seed_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let dry = cli::Credentials { dry_run: true, ..arguments(folder.path(), &["warehouse"]) };
+        run(&dry, true).unwrap();
+        assert_eq!(everything(folder.path()), []);
+        std::fs::create_dir(folder.path().join("mapper")).unwrap();
+        std::fs::write(folder.path().join("mapper/seed"), "SUAtorn").unwrap();
+        let failure = run(&dry, true).unwrap_err();
+        assert!(
+            failure.text.contains("mapper/seed") && !failure.text.contains("SUAtorn"),
+            "{}",
+            failure.text
+        );
+    }
+}
