@@ -12,6 +12,7 @@ COPY . .
 RUN cargo build --locked --release --bins \
         -p producer -p mapper -p pusher -p status-writer -p simulators -p ops \
     && mkdir -p /out/bin /out/state \
+    && for user in server producer mapper pusher status-writer ops consumers; do mkdir -p /out/credentials/$user; done \
     && cp target/release/producer target/release/mapper target/release/pusher target/release/status-writer \
         target/release/rollcall target/release/bitrix24-sim target/release/otmechalka-sim /out/bin/
 
@@ -41,6 +42,7 @@ ENTRYPOINT ["/usr/local/bin/status-writer"]
 # The doctor lets every stage check its own settings, so all of them are here.
 FROM base AS rollcall
 COPY --from=build /out/bin/ /usr/local/bin/
+COPY --from=build --chown=65532:65532 /out/credentials /var/lib/credentials
 ENTRYPOINT ["/usr/local/bin/rollcall"]
 
 FROM base AS bitrix24-sim
