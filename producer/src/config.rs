@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bitrix24::Client;
+use chrono::NaiveTime;
 use chrono_tz::Tz;
 use runtime::Reader;
 use runtime::budget::BucketSize;
@@ -29,6 +30,8 @@ pub struct Config {
     pub operating_limit: f64,
     /// `SELLER_CACHE`: how long a seller's name is remembered (1h).
     pub seller_cache: Duration,
+    /// `RECONCILE_AT`: time of day, in portal time, of the daily run (none).
+    pub reconcile_at: Option<NaiveTime>,
 }
 
 impl Config {
@@ -41,6 +44,7 @@ impl Config {
         let bucket = read_bucket(reader);
         let operating_limit = positive(reader, "BITRIX24_OPERATING_LIMIT", 480.0, "480");
         let seller_cache = reader.duration("SELLER_CACHE", Duration::from_secs(60 * 60), "1h");
+        let reconcile_at = read_time_of_day(reader);
         let (contacts, deals) = plans?;
         Some(Config {
             webhook_url: webhook_url?,
@@ -51,6 +55,7 @@ impl Config {
             bucket: bucket?,
             operating_limit: operating_limit?,
             seller_cache: seller_cache?,
+            reconcile_at: reconcile_at?,
         })
     }
 }
@@ -136,6 +141,12 @@ fn read_bucket(reader: &Reader<'_>) -> Option<BucketSize> {
     })
 }
 
+fn read_time_of_day(reader: &Reader<'_>) -> Option<Option<NaiveTime>> {
+    reader.with_default("RECONCILE_AT", None, "a time of day in the portal's time zone", "03:30", |text| {
+        NaiveTime::parse_from_str(text, "%H:%M").ok().map(Some)
+    })
+}
+
 fn positive(reader: &Reader<'_>, name: &str, default: f64, example: &str) -> Option<f64> {
     reader.with_default(name, default, "a number above 0", example, |text| {
         text.parse().ok().filter(|number: &f64| number.is_finite() && *number > 0.0)
@@ -168,6 +179,7 @@ mod tests {
         assert_eq!(config.deals.first_watermark.to_rfc3339(), "2020-12-25T00:00:00+03:00");
         assert_eq!(config.deals.restriction, Some(("STAGE_ID", vec!["WON".to_owned()])));
         assert_eq!(config.spans.overlap, chrono::Duration::seconds(120));
+        assert_eq!(config.reconcile_at, None);
     }
 
     #[test]
@@ -178,6 +190,7 @@ mod tests {
             ("SYNC_OVERLAP", "10s"),
             ("DEAL_STAGES", "WON,,"),
             ("BITRIX24_LEAK", "0"),
+            ("RECONCILE_AT", "25:00"),
         ];
         let error = read(&mistakes).err().unwrap();
         let names: Vec<&str> = error.0.iter().map(|problem| problem.name.as_str()).collect();

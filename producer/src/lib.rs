@@ -3,6 +3,7 @@
 mod change;
 mod checkpoints;
 mod config;
+mod daily;
 mod enrich;
 mod entity;
 mod error;
@@ -10,6 +11,7 @@ mod fingerprint;
 mod job;
 mod metrics;
 mod mirror;
+pub mod missed;
 #[cfg(test)]
 mod model;
 mod poller;
@@ -17,24 +19,32 @@ mod portal;
 mod publisher;
 mod record;
 mod store;
+mod survey;
 mod trim;
 mod walk;
 
 use anyhow::Context as _;
 use bitrix24::{BoxFuture, Client, Lane};
 use runtime::budget::{self, SharedBudget};
-use runtime::{Context, Reader, Stage};
+use runtime::{Broker, Context, Reader, Stage};
 use schemas::streams::{BUDGET, CHECKPOINTS, RAW};
 use tokio::time::Instant;
 
+pub use crate::change::{Known, Seen};
 use crate::checkpoints::Checkpoints;
 pub use crate::config::Config;
+use crate::daily::Daily;
 use crate::enrich::Enricher;
+pub use crate::error::PollError;
 use crate::job::Job;
 use crate::metrics::ProducerMetrics;
 use crate::poller::Poller;
 use crate::portal::Portal;
 use crate::publisher::Publisher;
+pub use crate::publisher::sent_again;
+pub use crate::record::Reading;
+pub use crate::survey::{Stretch, Survey};
+pub use crate::walk::Moment;
 
 /// The stage that polls Bitrix24.
 pub struct Producer;
@@ -52,15 +62,13 @@ impl Stage for Producer {
         let Context { broker, settings, health, stopping } = context;
         broker.wait_for(&[&RAW], &[], &[&CHECKPOINTS, &BUDGET]).await?;
         health.set_bound(true);
-        let budget = SharedBudget::open(&broker, config.bucket).await?;
-        let client = Client::builder(config.webhook_url)
-            .clock_speed(config.bucket.clock_speed)
-            .operating_limit(config.operating_limit)
-            .budget(move |lane| turn_of(budget.clone(), lane))
-            .build()
-            .context("use BITRIX24_WEBHOOK_URL")?;
+        let client = portal_client(&config, &broker).await?;
         let metrics = ProducerMetrics::register(broker.metrics());
         let _refreshes = metrics.follow(broker.metrics(), client.clone());
+        let daily = match config.reconcile_at {
+            Some(at) => Some(Daily::open(&broker, at).await?),
+            None => None,
+        };
         let now = Instant::now();
         let mut poller = Poller {
             portal: Portal::new(client, stopping.clone(), config.zone),
@@ -72,9 +80,21 @@ impl Stage for Producer {
             metrics,
             tracer: broker.tracer().clone(),
             jobs: [Job::new(config.contacts, now), Job::new(config.deals, now)],
+            daily,
         };
         poller.run(&broker, &stopping).await
     }
+}
+
+/// Makes a client of the portal that waits for its turn in the budget of all processes.
+pub async fn portal_client(config: &Config, broker: &Broker) -> anyhow::Result<Client> {
+    let budget = SharedBudget::open(broker, config.bucket).await?;
+    Client::builder(config.webhook_url.clone())
+        .clock_speed(config.bucket.clock_speed)
+        .operating_limit(config.operating_limit)
+        .budget(move |lane| turn_of(budget.clone(), lane))
+        .build()
+        .context("use BITRIX24_WEBHOOK_URL")
 }
 
 /// Awaits a request's turn in the budget that all processes share.

@@ -10,6 +10,7 @@ use schemas::{Checkpoint, Entity};
 use tokio::time::Instant;
 
 use crate::checkpoints::{Checkpoints, Stored};
+use crate::daily::Daily;
 use crate::enrich::Enricher;
 use crate::error::{PollError, setback};
 use crate::job::Job;
@@ -42,6 +43,8 @@ pub struct Poller {
     pub tracer: Tracer,
     /// The jobs, those first that others follow.
     pub jobs: [Job; 2],
+    /// The daily run, where one is wanted.
+    pub daily: Option<Daily>,
 }
 
 /// Pages that were read before the turn of their job came.
@@ -76,7 +79,8 @@ impl Poller {
     }
 
     fn next_turn(&self) -> Instant {
-        let next = |job: &Job| if job.walking { Instant::now() } else { job.due };
+        let at_once = self.wants_daily();
+        let next = |job: &Job| if job.walking || at_once { Instant::now() } else { job.due };
         self.jobs.iter().map(next).min().unwrap_or_else(Instant::now)
     }
 
@@ -104,7 +108,7 @@ impl Poller {
         let [first, second] = &self.jobs;
         let wants = |job: &Job| job.walking || job.due <= now;
         match (wants(first), wants(second)) {
-            (false, false) => Ok(()),
+            (false, false) => self.step_daily().await,
             (true, _) | (_, true) if self.may_go_together(now) => self.poll_together().await,
             (true, _) => self.step(0, None).await,
             (false, true) => self.step(1, None).await,

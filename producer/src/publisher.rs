@@ -4,11 +4,11 @@ use std::path::Path;
 
 use futures::StreamExt;
 use runtime::{Broker, BrokerError, Outgoing, PublishError, Published};
-use schemas::{Envelope, RecordChanged, RecordRef, subjects};
-use serde_json::value::to_raw_value;
+use schemas::{Envelope, RecordChanged, RecordRef, Version, subjects};
 
 use crate::change::{Known, message_id, news};
 use crate::error::PollError;
+use crate::missed::{Look, Standing, standing};
 use crate::record::Reading;
 use crate::store::Store;
 use crate::trim::fit;
@@ -49,6 +49,17 @@ impl Publisher {
     /// Looks whether the stream is still the one it was.
     pub async fn check(&mut self) -> Result<(), BrokerError> {
         self.store.check().await
+    }
+
+    /// Keeps the readings that no poll will ever see.
+    pub async fn missed(&mut self, readings: Vec<Reading>, look: Look) -> Result<Vec<Reading>, BrokerError> {
+        let records: Vec<RecordRef> = readings.iter().map(|reading| reading.record).collect();
+        let known = self.store.known(&records).await?;
+        let is_missed = |reading: &Reading, known: &Option<Known>| {
+            standing(known.as_ref(), reading.seen(), reading.shows_status(), look) == Standing::Missed
+        };
+        let judged = readings.into_iter().zip(known);
+        Ok(judged.filter(|(reading, known)| is_missed(reading, known)).map(|(reading, _)| reading).collect())
     }
 
     /// Publishes what is news and comes back when the stream has all of it. Returns how many that were.
@@ -152,37 +163,47 @@ fn message(candidate: &Candidate, known: Option<&Known>, round: u32) -> Result<O
     let record = reading.record;
     let Some(news) = news(known, reading.seen()) else { return Ok(None) };
     tracing::debug!(record = %record, ?news, "Publishing {record}");
+    let id = message_id(record, known, reading.seen(), news, round);
+    let follows = known.map_or(0, |known| known.sequence);
+    outgoing(reading, *limit, None, id, follows).map(Some)
+}
+
+/// Makes the message that sends a record round again as it was read now, although it may be no news.
+///
+/// Its redrive makes the stages ask both CRMs rather than believe what they remember. It is stored only where
+/// `follows` is still the newest event about the record, 0 where there is none.
+pub fn sent_again(reading: &Reading, follows: u64, max_bytes: usize) -> Result<Outgoing, PollError> {
+    let digest = reading.fingerprint.get(..16).unwrap_or(&reading.fingerprint);
+    let id = format!("reconcile:{}:{follows}:{digest}", reading.record);
+    let version = Version { raw_sequence: follows, redrive: 1 };
+    outgoing(reading, max_bytes.saturating_sub(HEADERS), Some(version), id, follows)
+}
+
+fn outgoing(
+    reading: &Reading,
+    limit: usize,
+    version: Option<Version>,
+    id: String,
+    follows: u64,
+) -> Result<Outgoing, PollError> {
+    let record = reading.record;
     let envelope = Envelope {
         record,
         source: SOURCE.into(),
         pupil: reading.pupil,
         modified: reading.modified,
         fingerprint: reading.fingerprint.clone(),
-        version: None,
+        version,
         attempt: 0,
     };
-    let encoded = changed(reading, *limit)
+    let encoded = changed(reading, limit)
         .and_then(|changed| envelope.encode(&changed).ok())
         .ok_or(PollError::Unencodable(record))?;
-    let id = message_id(record, known, reading.seen(), news, round);
-    let follows = known.map_or(0, |known| known.sequence);
-    Ok(Some(Outgoing::new(subjects::raw(record), encoded, id).expecting_last(follows)))
+    Ok(Outgoing::new(subjects::raw(record), encoded, id).expecting_last(follows))
 }
 
 fn changed(reading: &Reading, limit: usize) -> Option<RecordChanged> {
-    let product_rows = match &reading.product_rows {
-        Some(rows) => Some(to_raw_value(rows).ok()?),
-        None => None,
-    };
-    let changed = RecordChanged {
-        observed: reading.observed,
-        status: reading.status.clone(),
-        record: reading.raw.clone(),
-        product_rows,
-        seller: reading.seller.clone(),
-        trimmed: Vec::new(),
-    };
-    let fitted = fit(changed, limit);
+    let fitted = fit(reading.changed()?, limit);
     if !fitted.trimmed.is_empty() {
         tracing::warn!(
             record = %reading.record,

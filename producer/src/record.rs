@@ -3,9 +3,9 @@
 //! Classic lists silently ignore what they do not understand in a filter. Rows outside of what was asked for are the
 //! only sign of it, and a poll that went on regardless would lose records or publish the whole portal.
 
-use schemas::{RecordId, RecordRef};
+use schemas::{RecordChanged, RecordId, RecordRef};
 use serde_json::Value;
-use serde_json::value::RawValue;
+use serde_json::value::{RawValue, to_raw_value};
 
 use crate::change::Seen;
 use crate::entity::{CREATED, MODIFIED, Plan};
@@ -171,6 +171,27 @@ impl Reading {
         }
         let fingerprint = fingerprint.finish();
         Reading { record, modified, observed, status, pupil, raw, product_rows, seller, fingerprint }
+    }
+
+    /// Returns it as events say it.
+    pub fn changed(&self) -> Option<RecordChanged> {
+        let product_rows = match &self.product_rows {
+            Some(rows) => Some(to_raw_value(rows).ok()?),
+            None => None,
+        };
+        Some(RecordChanged {
+            observed: self.observed,
+            status: self.status.clone(),
+            record: self.raw.clone(),
+            product_rows,
+            seller: self.seller.clone(),
+            trimmed: Vec::new(),
+        })
+    }
+
+    /// Tells whether its status field holds a text.
+    pub fn shows_status(&self) -> bool {
+        self.status.as_deref().is_some_and(|status| !status.is_empty())
     }
 
     /// Returns what decides whether it is news.

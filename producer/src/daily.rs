@@ -1,0 +1,229 @@
+//! The daily run: every record is read once, and what polling missed is published.
+
+use std::time::Duration;
+
+use chrono::{NaiveDate, NaiveTime};
+use runtime::{Broker, BrokerError, Bucket};
+use schemas::Entity;
+use schemas::streams::CHECKPOINTS;
+use serde::{Deserialize, Serialize};
+
+use crate::error::PollError;
+use crate::missed::Look;
+use crate::poller::Poller;
+use crate::survey::read_behind;
+use crate::walk::Moment;
+
+/// Key in the bucket of checkpoints.
+const KEY: &str = "daily";
+
+/// Pause before asking again whether the first poll has ended.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// How far the daily run is. Kept with the checkpoints, so that a restart goes on where it was.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Run {
+    /// Day of the run, on the portal's calendar.
+    pub day: NaiveDate,
+    /// What is being read; none once all is read.
+    pub reading: Option<Place>,
+    /// Records read.
+    pub records: u64,
+    /// Records that polling had missed.
+    pub missed: u64,
+}
+
+/// A place in the walk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    /// The entity.
+    pub entity: Entity,
+    /// Everything up to this id is dealt with.
+    pub cursor: u64,
+}
+
+impl Run {
+    /// Starts the run of a day: contacts first, as deals follow them.
+    fn begun(day: NaiveDate) -> Run {
+        let reading = Some(Place { entity: Entity::Contact, cursor: 0 });
+        Run { day, reading, records: 0, missed: 0 }
+    }
+
+    /// Counts the run of a day as done although nothing was read.
+    fn passed_over(day: NaiveDate) -> Run {
+        Run { reading: None, ..Run::begun(day) }
+    }
+
+    /// Goes on behind some records; `next` is the id to go on behind, none at the end of the entity.
+    pub fn advance(&mut self, place: Place, next: Option<u64>, records: u64, missed: u64) {
+        self.records += records;
+        self.missed += missed;
+        self.reading = match (next, place.entity) {
+            (Some(cursor), entity) => Some(Place { entity, cursor }),
+            (None, Entity::Contact) => Some(Place { entity: Entity::Deal, cursor: 0 }),
+            (None, Entity::Deal) => None,
+        };
+    }
+}
+
+/// Says what the run is to be now, given the last one.
+///
+/// A run that was due while nobody was there is made up for. The very first one waits for its time of day.
+fn follow(last: Option<Run>, at: NaiveTime, now: Moment) -> Run {
+    let (today, is_time) = (now.date_naive(), now.time() >= at);
+    match last {
+        Some(run) if run.reading.is_some() => run,
+        Some(run) if run.day >= today || (!is_time && run.day.succ_opt() == Some(today)) => run,
+        Some(_) => Run::begun(today),
+        // As if that of the last time had been done.
+        None if is_time => Run::passed_over(today),
+        None => Run::passed_over(today.pred_opt().unwrap_or(today)),
+    }
+}
+
+/// The daily run, with where its progress is kept.
+pub struct Daily {
+    at: NaiveTime,
+    bucket: Bucket,
+    run: Option<Run>,
+}
+
+impl Daily {
+    /// Opens it as it was left.
+    pub async fn open(broker: &Broker, at: NaiveTime) -> Result<Daily, BrokerError> {
+        let bucket = broker.bucket(&CHECKPOINTS).await?;
+        let stored = bucket.get(KEY).await?;
+        // What this version cannot read begins anew.
+        let run = stored.and_then(|(value, _)| serde_json::from_slice(&value).ok());
+        Ok(Daily { at, bucket, run })
+    }
+
+    /// Returns where to read on, if it is time to.
+    pub async fn place(&mut self, now: Moment) -> Result<Option<Place>, BrokerError> {
+        let run = follow(self.run.clone(), self.at, now);
+        let place = run.reading;
+        if self.run.as_ref() != Some(&run) {
+            self.store(run).await?;
+        }
+        Ok(place)
+    }
+
+    /// Tells whether a run is under way or due, or something about it is to be noted.
+    pub fn is_wanted(&self, now: Moment) -> bool {
+        let run = follow(self.run.clone(), self.at, now);
+        run.reading.is_some() || self.run.as_ref() != Some(&run)
+    }
+
+    /// Notes what was dealt with; gives the run once it has ended.
+    pub async fn note(
+        &mut self,
+        place: Place,
+        next: Option<u64>,
+        records: u64,
+        missed: u64,
+    ) -> Result<Option<Run>, BrokerError> {
+        let Some(mut run) = self.run.clone() else { return Ok(None) };
+        run.advance(place, next, records, missed);
+        self.store(run.clone()).await?;
+        Ok(run.reading.is_none().then_some(run))
+    }
+
+    async fn store(&mut self, run: Run) -> Result<(), BrokerError> {
+        // A struct of numbers and names always serialises.
+        self.bucket.put(KEY, serde_json::to_vec(&run).unwrap_or_default().into()).await?;
+        self.run = Some(run);
+        Ok(())
+    }
+}
+
+impl Poller {
+    /// Tells whether the daily run has something to read.
+    pub fn wants_daily(&self) -> bool {
+        let (Some(daily), Some(now)) = (&self.daily, self.portal.client().portal_now()) else { return false };
+        daily.is_wanted(now)
+    }
+
+    /// Takes the daily run one stretch further. Polls are between two of them, never within one, so that nothing
+    /// is published between reading and publishing.
+    pub async fn step_daily(&mut self) -> Result<(), PollError> {
+        let (Some(daily), Some(now)) = (&mut self.daily, self.portal.client().portal_now()) else {
+            return Ok(());
+        };
+        let Some(place) = daily.place(now).await? else { return Ok(()) };
+        let checkpoint = self.checkpoints.load(place.entity).await?.checkpoint;
+        // Before the first poll has ended there is nothing that it can have missed.
+        let Some(checkpoint) = checkpoint.filter(|checkpoint| checkpoint.polls > 0) else {
+            tokio::time::sleep(PAUSE).await;
+            return Ok(());
+        };
+        let Some(job) = self.jobs.iter().find(|job| job.plan.entity == place.entity) else { return Ok(()) };
+        let stretch = read_behind(&self.portal, &mut self.enricher, &job.plan, place.cursor).await?;
+        let records = stretch.readings.len() as u64;
+        let overlap = self.spans.overlap;
+        let look = Look { polled_until: checkpoint.watermark - overlap, observed: stretch.observed, overlap };
+        let missed = self.publisher.missed(stretch.readings, look).await?;
+        let published = self.publisher.publish(missed).await?;
+        if let Some(run) = daily.note(place, stretch.next, records, published).await? {
+            let Run { records, missed, .. } = run;
+            tracing::info!(
+                records,
+                missed,
+                "Daily run: read {records} records; polling had missed {missed}, which are published now"
+            );
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(text: &str) -> Moment {
+        Moment::parse_from_rfc3339(text).unwrap()
+    }
+
+    fn half_past_three() -> NaiveTime {
+        NaiveTime::from_hms_opt(3, 30, 0).unwrap()
+    }
+
+    fn runs(last: Option<Run>, now: &str) -> Option<NaiveDate> {
+        let run = follow(last, half_past_three(), at(now));
+        run.reading.map(|_| run.day)
+    }
+
+    fn day(number: u32) -> NaiveDate {
+        NaiveDate::from_ymd_opt(2026, 1, number).unwrap()
+    }
+
+    #[test]
+    fn it_runs_once_a_day_at_its_time_on_the_portals_clock() {
+        let first = follow(None, half_past_three(), at("2026-01-10T12:00:00+03:00"));
+        assert_eq!(first.reading, None);
+        assert_eq!(runs(Some(first.clone()), "2026-01-10T23:59:59+03:00"), None);
+        assert_eq!(runs(Some(first.clone()), "2026-01-11T03:29:59+03:00"), None);
+        assert_eq!(runs(Some(first), "2026-01-11T03:30:00+03:00"), Some(day(11)));
+        assert_eq!(runs(Some(Run::passed_over(day(11))), "2026-01-11T03:30:01+03:00"), None);
+    }
+
+    #[test]
+    fn the_first_one_waits_for_its_time_and_a_lost_one_is_made_up_for() {
+        let early = follow(None, half_past_three(), at("2026-01-10T02:00:00+03:00"));
+        assert_eq!(runs(Some(early), "2026-01-10T03:30:00+03:00"), Some(day(10)));
+        assert_eq!(runs(Some(Run::passed_over(day(9))), "2026-01-10T09:00:00+03:00"), Some(day(10)));
+        assert_eq!(runs(Some(Run::passed_over(day(5))), "2026-01-10T01:00:00+03:00"), Some(day(10)));
+    }
+
+    #[test]
+    fn a_run_under_way_goes_on_over_midnight_and_reads_contacts_before_deals() {
+        let mut run = Run::begun(day(10));
+        let contacts = Place { entity: Entity::Contact, cursor: 0 };
+        run.advance(contacts, Some(50), 50, 1);
+        assert_eq!(follow(Some(run.clone()), half_past_three(), at("2026-01-11T00:00:01+03:00")), run);
+        assert_eq!(run.reading, Some(Place { entity: Entity::Contact, cursor: 50 }));
+        run.advance(run.reading.unwrap(), None, 7, 0);
+        assert_eq!(run.reading, Some(Place { entity: Entity::Deal, cursor: 0 }));
+        run.advance(run.reading.unwrap(), None, 3, 1);
+        assert_eq!((run.reading, run.records, run.missed), (None, 60, 2));
+    }
+}
