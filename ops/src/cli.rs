@@ -38,6 +38,7 @@ pub enum Verb {
     Preview(Preview),
     Replay(Replay),
     Credentials(Credentials),
+    Reconcile(Reconcile),
     /// Prints a script that completes this command line in a shell
     Completions {
         /// The shell
@@ -275,6 +276,37 @@ pub struct Credentials {
     /// Only tell what would be made
     #[arg(long)]
     pub dry_run: bool,
+}
+
+/// Compares Bitrix24, the streams and otmechalka record by record, and says what mends each difference
+///
+/// Live work goes first in both CRMs. A run that is broken off goes on where it was when it is started again.
+#[derive(Args)]
+#[command(after_help = EXPLANATION)]
+pub struct Reconcile {
+    /// Send round again what that mends. Nothing is ever deleted, and no CRM is written to but by the stages
+    #[arg(long)]
+    pub repair: bool,
+    /// With --repair: only tell what would be sent
+    #[arg(long, requires = "repair")]
+    pub dry_run: bool,
+    /// Begin anew although a run was broken off
+    #[arg(long)]
+    pub from_start: bool,
+    /// Look at these contacts only, comma separated
+    #[arg(long, value_name = "ID", value_delimiter = ',')]
+    pub contact: Vec<u64>,
+    /// Look at these deals only, comma separated
+    #[arg(long, value_name = "ID", value_delimiter = ',')]
+    pub deal: Vec<u64>,
+    /// Most questions to otmechalka a second
+    #[arg(long, default_value_t = 10.0, value_name = "N", value_parser = pace)]
+    pub pace: f64,
+}
+
+fn pace(text: &str) -> Result<f64, String> {
+    let pace = text.parse().ok().filter(|pace| (0.1..=1_000.0).contains(pace));
+    pace.ok_or_else(|| "a number from 0.1 to 1000".to_owned())
 }
 
 #[cfg(test)]

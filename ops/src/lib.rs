@@ -19,6 +19,7 @@ mod nats;
 mod owner;
 mod preview;
 mod progress;
+mod reconcile;
 mod replay;
 mod results;
 mod serve;
@@ -87,6 +88,7 @@ fn start(command_line: &CommandLine) -> Result<Exit, Failure> {
             Verb::Preview(arguments) => preview::run(&environment, arguments, json).await,
             Verb::Replay(arguments) => replay::run(&environment, arguments, json).await,
             Verb::Credentials(arguments) => credentials::run(arguments, json),
+            Verb::Reconcile(arguments) => reconcile::run(&environment, arguments, json).await,
             Verb::Probe { address } => Ok(wire::probe(address).await),
             Verb::Forward { listen, to, beside } => wire::forward(listen, to, beside.as_deref()).await,
             Verb::Reap { lock } => Ok(up::reap(lock)),

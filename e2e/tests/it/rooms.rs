@@ -15,7 +15,7 @@ const MAY_USE: [(&str, &[&str]); 13] = [
     ("pusher", &["schemas", "runtime", "otmechalka"]),
     ("status-writer", &["schemas", "runtime", "bitrix24"]),
     ("simulators", &[]),
-    ("ops", &["schemas", "runtime", "bitrix24", "otmechalka", "mapper"]),
+    ("ops", &["schemas", "runtime", "bitrix24", "otmechalka", "mapper", "producer"]),
     ("e2e", &["schemas", "runtime"]),
     ("examples", &["schemas"]),
     ("benches", &["schemas", "runtime", "bitrix24", "otmechalka", "mapper", "e2e"]),

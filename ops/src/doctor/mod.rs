@@ -14,7 +14,7 @@ use crate::answer::{Answer, Severity, findings_text};
 use crate::cli;
 use crate::environment::Environment;
 use crate::exit::{Exit, Failure};
-use settings::Readable;
+pub use settings::Readable;
 
 /// Carries the command out.
 pub async fn run(environment: &Environment, arguments: &cli::Doctor, json: bool) -> Result<Exit, Failure> {

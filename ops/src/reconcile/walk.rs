@@ -1,0 +1,387 @@
+//! Walks everything page by page: what is read is compared, what is wrong is sent round again if that is wanted.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use bitrix24::{ErrorClass, Lane};
+use chrono::{DateTime, TimeDelta, Utc};
+use futures::{StreamExt, TryStreamExt};
+use mapper::{Rules, map_record};
+use producer::missed::{Look, Standing, standing};
+use producer::{PollError, Reading, Stretch, Survey, sent_again};
+use runtime::{Broker, BrokerError, Bucket, PublishError, Published};
+use schemas::{Checkpoint, Entity, RecordRef};
+
+use super::found::{Code, Found, Repair};
+use super::judge::{Case, Claim, Expected, Target, client_of, judge};
+use super::memory::{Memory, Streams};
+use super::progress::{Moved, Progress};
+use super::target::Otmechalka;
+use crate::exit::Failure;
+
+/// Records that are asked about at the same time; the pace bounds how often.
+const AT_ONCE: usize = 4;
+
+/// Tries of a request to Bitrix24.
+const TRIES: u32 = 6;
+
+/// First pause between two of them; doubles.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+
+/// Age of a version from which on it should have been processed.
+const OVERDUE: TimeDelta = TimeDelta::hours(1);
+
+/// Everything that it takes to compare.
+pub struct Walk {
+    /// The connection.
+    pub broker: Broker,
+    /// Reads Bitrix24.
+    pub survey: Survey,
+    /// Longest time that a change may take to become readable.
+    pub overlap: TimeDelta,
+    /// What the pipeline remembers.
+    pub streams: Streams,
+    /// Asks otmechalka.
+    pub otmechalka: Otmechalka,
+    /// Today's mapping.
+    pub rules: Rules,
+    /// How far the polls are.
+    pub checkpoints: Bucket,
+    /// Records of which a result is kept: contacts, deals.
+    pub remembered: [BTreeSet<u64>; 2],
+    /// Whether to send round again what that mends.
+    pub is_repair: bool,
+}
+
+/// What came of comparing one record.
+#[derive(Debug, Default)]
+struct Examined {
+    found: Vec<Found>,
+    moved: Option<Moved>,
+    is_in_flight: bool,
+}
+
+impl Walk {
+    /// Compares the next page.
+    pub async fn step(&mut self, progress: &mut Progress, entity: Entity, after: u64) -> Result<(), Failure> {
+        let polled_until = self.polled_until(entity).await?;
+        let Stretch { readings, next, observed } = self.read_behind(entity, after).await?;
+        let look = Look { polled_until, observed, overlap: self.overlap };
+        let end = next.unwrap_or(u64::MAX);
+        let read: BTreeSet<u64> = readings.iter().map(|reading| reading.record.id.get()).collect();
+        let remembered = &self.remembered[place(entity)];
+        let unread = remembered.range(after.saturating_add(1)..=end).filter(|id| !read.contains(id));
+        let unread: Vec<u64> = unread.copied().collect();
+        self.compare(progress, readings, look).await?;
+        self.look_for(progress, entity, &unread).await?;
+        progress.advance(entity, next);
+        Ok(())
+    }
+
+    /// Compares some records only.
+    pub async fn only(
+        &mut self,
+        progress: &mut Progress,
+        entity: Entity,
+        ids: &[u64],
+    ) -> Result<(), Failure> {
+        let polled_until = self.polled_until(entity).await?;
+        let readings = self.read(entity, ids).await?;
+        let read: BTreeSet<u64> = readings.iter().map(|reading| reading.record.id.get()).collect();
+        let observed = readings.first().map_or(polled_until, |reading| reading.observed);
+        self.compare(progress, readings, Look { polled_until, observed, overlap: self.overlap }).await?;
+        let unread: Vec<u64> = ids.iter().copied().filter(|id| !read.contains(id)).collect();
+        self.look_for(progress, entity, &unread).await
+    }
+
+    /// Returns up to where polls have seen everything for sure.
+    async fn polled_until(&self, entity: Entity) -> Result<producer::Moment, Failure> {
+        let stored = self.checkpoints.get(entity.token()).await.map_err(of_broker)?;
+        let checkpoint = stored.and_then(|(value, _)| serde_json::from_slice::<Checkpoint>(&value).ok());
+        match checkpoint {
+            Some(checkpoint) if checkpoint.polls > 0 => Ok(checkpoint.watermark - self.overlap),
+            _ => Err(Failure::trouble(format!(
+                "The first poll of {entity}s has not ended: there is nothing to compare yet. Look at `rollcall status`"
+            ))),
+        }
+    }
+
+    async fn compare(
+        &mut self,
+        progress: &mut Progress,
+        readings: Vec<Reading>,
+        look: Look,
+    ) -> Result<(), Failure> {
+        let Some(entity) = readings.first().map(|reading| reading.record.entity) else { return Ok(()) };
+        *progress.compared.entry(entity).or_default() += readings.len() as u64;
+        let records: Vec<RecordRef> = readings.iter().map(|reading| reading.record).collect();
+        let memories = self.streams.memories(&records).await.map_err(of_broker)?;
+        let examining: Vec<_> = readings
+            .iter()
+            .zip(&memories)
+            .map(|(reading, memory)| self.examine(reading, memory, look))
+            .collect();
+        let examined: Vec<Examined> =
+            futures::stream::iter(examining).buffered(AT_ONCE).try_collect().await?;
+        let mut found = Vec::new();
+        for examined in examined {
+            progress.in_flight += u64::from(examined.is_in_flight);
+            progress.moved.extend(examined.moved);
+            found.extend(examined.found);
+        }
+        if self.is_repair {
+            self.repair(entity, &mut found).await?;
+        }
+        progress.add(found);
+        Ok(())
+    }
+
+    async fn examine(&self, reading: &Reading, memory: &Memory, look: Look) -> Result<Examined, Failure> {
+        let record = reading.record;
+        let (is_in_flight, nothing) = (true, Examined::default());
+        let claim = match where_is(reading, memory, look, Utc::now()) {
+            Where::InFlight => return Ok(Examined { is_in_flight, ..nothing }),
+            Where::Wrong(code) => return Ok(Examined { found: vec![Found::new(record, code)], ..nothing }),
+            Where::AtRest(claim) => claim,
+        };
+        let Some(changed) = reading.changed() else { return Ok(nothing) };
+        let (_, mapping) = map_record(&self.rules, record, &changed);
+        // The text of a result is kept as long as that of its version.
+        let result = memory.result.as_ref().filter(|_| memory.raw.is_some());
+        let case = Case {
+            record,
+            shown: reading.status.clone(),
+            expected: Expected::of(record, &mapping),
+            claim,
+            written: result.map(|result| result.text.clone()),
+            is_remembered: result.is_some_and(|result| result.is_remembered),
+        };
+        let target =
+            if case.needs_target() { self.otmechalka.ask(record).await? } else { Some(Target::NotAsked) };
+        let Some(target) = target else {
+            return Ok(Examined { found: vec![Found::new(record, Code::Unanswered)], ..nothing });
+        };
+        let has_client = match case.client_to_ask(&target) {
+            Some(client) => self.otmechalka.has_client(client).await?,
+            None => None,
+        };
+        let mut found = judge(&case, &target, has_client);
+        if found.iter().any(|found| found.code == Code::TicketDiffers)
+            && !self.streams.always_was(record, &reading.fingerprint).await?
+        {
+            // The deal was changed after its ticket was sent, and tickets are left alone.
+            found.retain(|found| found.code != Code::TicketDiffers);
+        }
+        if !found.is_empty() && self.streams.memory(record).await.map_err(of_broker)? != *memory {
+            return Ok(Examined { is_in_flight, ..nothing });
+        }
+        Ok(Examined { found, moved: moved(&case, &target), is_in_flight: false })
+    }
+
+    /// Sends the records round again that this mends, as they are now.
+    async fn repair(&mut self, entity: Entity, found: &mut [Found]) -> Result<(), Failure> {
+        let wanted = found.iter().filter(|found| found.repair == Repair::Possible);
+        let wanted: BTreeSet<u64> = wanted.map(|found| found.record.id.get()).collect();
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        let records: Vec<RecordRef> = found
+            .iter()
+            .map(|found| found.record)
+            .filter(|record| wanted.contains(&record.id.get()))
+            .collect();
+        let polled_until = self.polled_until(entity).await?;
+        // Looked up before reading: whatever is published after this makes the stream refuse what was read before.
+        let memories = self.streams.memories(&records).await.map_err(of_broker)?;
+        let ids: Vec<u64> = wanted.iter().copied().collect();
+        let mut sent = BTreeSet::new();
+        for reading in self.read(entity, &ids).await? {
+            let look = Look { polled_until, observed: reading.observed, overlap: self.overlap };
+            let Some(place) = records.iter().position(|record| *record == reading.record) else { continue };
+            if self.send(&reading, &memories[place], look).await? {
+                sent.insert(reading.record);
+            }
+        }
+        for found in found.iter_mut().filter(|found| found.repair == Repair::Possible) {
+            found.repair = if sent.contains(&found.record) { Repair::Sent } else { Repair::Overtaken };
+        }
+        Ok(())
+    }
+
+    /// Sends a record round again; false where something newer is on its way.
+    async fn send(&self, reading: &Reading, memory: &Memory, look: Look) -> Result<bool, Failure> {
+        let known = memory.raw.as_ref().map(|raw| &raw.known);
+        if standing(known, reading.seen(), reading.shows_status(), look) == Standing::LeftToPolls {
+            return Ok(false);
+        }
+        let follows = known.map_or(0, |known| known.sequence);
+        let mut limit = self.broker.max_message_bytes();
+        loop {
+            let message =
+                sent_again(reading, follows, limit).map_err(|error| Failure::trouble(error.to_string()))?;
+            match self.broker.publish(&message).await {
+                Ok(Published { duplicate, .. }) => return Ok(!duplicate),
+                Err(PublishError::NotLast) => return Ok(false),
+                Err(PublishError::TooBig { .. }) if limit > 1 => limit /= 2,
+                Err(error) => return Err(Failure::environment(error.to_string())),
+            }
+        }
+    }
+
+    /// Looks what became of records that are remembered and were not read.
+    async fn look_for(
+        &mut self,
+        progress: &mut Progress,
+        entity: Entity,
+        ids: &[u64],
+    ) -> Result<(), Failure> {
+        let record = |id: u64| {
+            let id = schemas::RecordId::try_new(id).ok()?;
+            Some(RecordRef { entity, id })
+        };
+        let records: Vec<RecordRef> = ids.iter().copied().filter_map(record).collect();
+        let memories = self.streams.memories(&records).await.map_err(of_broker)?;
+        let is_remembered =
+            |memory: &Memory| memory.result.as_ref().is_some_and(|result| result.is_remembered);
+        let candidates: Vec<RecordRef> = records
+            .into_iter()
+            .zip(&memories)
+            .filter_map(|(record, memory)| is_remembered(memory).then_some(record))
+            .collect();
+        if candidates.is_empty() {
+            return Ok(());
+        }
+        let there = self.present(entity, &candidates).await?;
+        for record in candidates {
+            let is_there = there.contains(&record.id.get());
+            if is_there && entity == Entity::Contact {
+                continue;
+            }
+            match self.otmechalka.ask(record).await? {
+                Some(Target::Present(_)) => {}
+                Some(_) => continue,
+                None => {
+                    progress.add(vec![Found::new(record, Code::Unanswered)]);
+                    continue;
+                }
+            }
+            match (is_there, entity) {
+                (true, _) => progress.add(vec![Found::new(record, Code::LeftSelection)]),
+                (false, Entity::Contact) => progress.gone.push(record.id),
+                (false, Entity::Deal) => progress.add(vec![Found::new(record, Code::Gone)]),
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the ids of those that Bitrix24 has, in the selection or not.
+    async fn present(&self, entity: Entity, records: &[RecordRef]) -> Result<BTreeSet<u64>, Failure> {
+        let ids: Vec<u64> = records.iter().map(|record| record.id.get()).collect();
+        let kind = match entity {
+            Entity::Contact => bitrix24::Entity::Contact,
+            Entity::Deal => bitrix24::Entity::Deal,
+        };
+        let mut patience = Patience::new();
+        loop {
+            match self.survey.client().records(kind, &ids, &["ID"], Lane::Backfill).await {
+                Ok(rows) => return Ok(rows.into_keys().collect()),
+                Err(error) => patience.after(PollError::Portal(error)).await?,
+            }
+        }
+    }
+
+    async fn read_behind(&mut self, entity: Entity, after: u64) -> Result<Stretch, Failure> {
+        let mut patience = Patience::new();
+        loop {
+            match self.survey.behind(entity, after).await {
+                Ok(stretch) => return Ok(stretch),
+                Err(error) => patience.after(error).await?,
+            }
+        }
+    }
+
+    async fn read(&mut self, entity: Entity, ids: &[u64]) -> Result<Vec<Reading>, Failure> {
+        let mut patience = Patience::new();
+        loop {
+            match self.survey.records(entity, ids).await {
+                Ok(readings) => return Ok(readings),
+                Err(error) => patience.after(error).await?,
+            }
+        }
+    }
+}
+
+/// Where a record is on its way.
+enum Where {
+    InFlight,
+    Wrong(Code),
+    AtRest(Claim),
+}
+
+fn where_is(reading: &Reading, memory: &Memory, look: Look, now: DateTime<Utc>) -> Where {
+    let known = memory.raw.as_ref().map(|raw| &raw.known);
+    let seen = reading.seen();
+    match standing(known, seen, reading.shows_status(), look) {
+        Standing::LeftToPolls => return Where::InFlight,
+        // A status that was just cleared: the next poll sees it.
+        Standing::Published if seen.status_is_empty && seen.modified >= look.polled_until => {
+            return Where::InFlight;
+        }
+        Standing::Missed => return Where::Wrong(Code::Unread),
+        Standing::Forgotten => {
+            return Where::AtRest(Claim::of_status(reading.status.as_deref().unwrap_or_default()));
+        }
+        Standing::Published => {}
+    }
+    let (Some(raw), result) = (&memory.raw, memory.result.as_ref()) else { return Where::InFlight };
+    let settled = result.filter(|result| {
+        result.version.raw_sequence >= raw.known.sequence && memory.settled >= Some(result.version)
+    });
+    match settled {
+        Some(result) => Where::AtRest(Claim::of_result(result.outcome, &result.codes)),
+        None if now - raw.stored >= OVERDUE => Where::Wrong(Code::Unprocessed),
+        None => Where::InFlight,
+    }
+}
+
+fn moved(case: &Case, target: &Target) -> Option<Moved> {
+    let Target::Present(ticket) = target else { return None };
+    let (from, to) = (client_of(ticket)?, case.contact()?);
+    (from != to).then_some(Moved { deal: case.record.id, from, to })
+}
+
+fn place(entity: Entity) -> usize {
+    match entity {
+        Entity::Contact => 0,
+        Entity::Deal => 1,
+    }
+}
+
+fn of_broker(error: BrokerError) -> Failure {
+    Failure::environment(error.to_string())
+}
+
+/// What is left of the patience with Bitrix24.
+struct Patience {
+    tries: u32,
+    pause: Duration,
+}
+
+impl Patience {
+    fn new() -> Patience {
+        Patience { tries: 1, pause: FIRST_PAUSE }
+    }
+
+    async fn after(&mut self, error: PollError) -> Result<(), Failure> {
+        let is_refused = matches!(&error, PollError::Portal(error) if error.class() == ErrorClass::Refused);
+        if is_refused || self.tries >= TRIES {
+            return Err(Failure::environment(format!(
+                "Bitrix24: {error}. `rollcall doctor` says what to do; run the same command afterwards: it goes on \
+                 where it was"
+            )));
+        }
+        tokio::time::sleep(self.pause).await;
+        (self.tries, self.pause) = (self.tries + 1, self.pause * 2);
+        Ok(())
+    }
+}
