@@ -97,6 +97,43 @@ impl Bitrix24 {
         self.admin.post(&format!("{entity}s/{id}"), &edit).await.map(drop)
     }
 
+    /// Edits a record without anybody seeing it by its modification time, which stays or is dated back.
+    pub async fn edit_silently(
+        &self,
+        entity: &str,
+        id: u64,
+        fields: Value,
+        date_modify: Option<&str>,
+    ) -> anyhow::Result<()> {
+        let mut edit = json!({ "fields": fields, "silent": true });
+        if let Some(date) = date_modify {
+            (edit["silent"], edit["date_modify"]) = (json!(false), json!(date));
+        }
+        self.admin.post(&format!("{entity}s/{id}"), &edit).await.map(drop)
+    }
+
+    /// Creates a contact as an import does that dates its records back; returns its id.
+    pub async fn import_contact(&self, fields: Value, date: &str) -> anyhow::Result<u64> {
+        let body = json!({ "fields": fields, "date_create": date, "date_modify": date });
+        self.create("contacts", &body).await
+    }
+
+    /// Merges a contact into another, whose its deals become.
+    pub async fn merge(&self, contact: u64, into: u64) -> anyhow::Result<()> {
+        self.admin.post(&format!("contacts/{contact}/merge"), &json!({ "into": into })).await.map(drop)
+    }
+
+    /// Returns the portal's time as it prints it: `2026-01-10T10:00:00+03:00`.
+    pub async fn now(&self) -> anyhow::Result<String> {
+        let clock = self.admin.get("clock").await?;
+        clock["now"].as_str().map(str::to_owned).with_context(|| format!("now in {clock}"))
+    }
+
+    /// Sets the portal's clock on.
+    pub async fn advance_clock(&self, seconds: f64) -> anyhow::Result<()> {
+        self.admin.post("clock", &json!({ "advance_seconds": seconds })).await.map(drop)
+    }
+
     async fn create(&self, path: &str, body: &Value) -> anyhow::Result<u64> {
         self.admin.post(path, body).await?["id"].as_u64().context("id of the created record")
     }
@@ -166,6 +203,16 @@ impl Otmechalka {
     /// Returns all clients and tickets.
     pub async fn state(&self) -> anyhow::Result<Value> {
         self.admin.get("state").await
+    }
+
+    /// Changes fields of a client or ticket as an employee there does. `kind` is `client` or `ticket`.
+    pub async fn edit(&self, kind: &str, origin_id: u64, fields: Value) -> anyhow::Result<()> {
+        self.admin.post(&format!("{kind}s/{origin_id}"), &fields).await.map(drop)
+    }
+
+    /// Deletes a client or ticket.
+    pub async fn remove(&self, kind: &str, origin_id: u64) -> anyhow::Result<()> {
+        self.admin.delete(&format!("{kind}s/{origin_id}")).await.map(drop)
     }
 
     /// Returns every call, in order.

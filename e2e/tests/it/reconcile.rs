@@ -1,0 +1,211 @@
+//! Reconciliation: what disagrees is found, nothing else is, and what is said to be mended is.
+
+use std::collections::BTreeSet;
+
+use e2e::{School, Stage, eventually};
+use schemas::streams::{CHECKPOINTS, RAW};
+use serde_json::{Value, json};
+
+use crate::flow::{client, good_contact, good_deal, good_rows, status_of, ticket};
+
+const STATUS: &str = "UF_CRM_SYNC_STATUS";
+
+/// An hour, in which everything before it leaves the overlap of the polls.
+const HOUR: f64 = 3_600.0;
+
+/// What a run found, as `contact.5 missing`.
+fn found(answer: &Value) -> BTreeSet<String> {
+    let records = answer["result"]["records"].as_array().cloned().unwrap_or_default();
+    let text = |found: &Value| {
+        let (record, code) = (&found["record"], found["code"].as_str().unwrap_or_default());
+        let fields: Vec<&str> =
+            found["fields"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        let id = record["id"].as_str().unwrap_or_default();
+        format!("{}.{id} {code} {}", record["entity"].as_str().unwrap_or_default(), fields.join(","))
+            .trim_end()
+            .to_owned()
+    };
+    records.iter().map(text).collect()
+}
+
+fn set(texts: &[String]) -> BTreeSet<String> {
+    texts.iter().cloned().collect()
+}
+
+/// Lets everything that was edited leave the overlap in which polls would see it.
+async fn let_an_hour_pass(school: &School) -> anyhow::Result<()> {
+    school.caught_up().await?;
+    school.bitrix24.advance_clock(HOUR).await?;
+    school.after_polls(4).await
+}
+
+async fn reconcile(school: &School, arguments: &[&str]) -> anyhow::Result<(i32, Value)> {
+    let arguments: Vec<&str> = ["reconcile", "--pace", "500"].iter().chain(arguments).copied().collect();
+    let told = school.rollcall(&[&arguments[..], &["--json"]].concat()).await?;
+    Ok((told.code, told.json()?))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_synchronised_school_gives_no_finding_and_a_broken_off_run_goes_on() -> anyhow::Result<()> {
+    let school = School::builder().demo(120, 150, 3).start().await?;
+    school.caught_up().await?;
+    school
+        .otmechalka
+        .fault(json!({"kind": "unauthorized_401", "path": "/api/tickets/*", "method": "GET"}))
+        .await?;
+    let (code, answer) = reconcile(&school, &[]).await?;
+    assert_eq!((code, &answer["ok"]), (1, &json!(false)), "{answer}");
+    let kept = school.broker.bucket(&CHECKPOINTS).await?.get("reconcile").await?;
+    let kept: Value = serde_json::from_slice(&kept.expect("the run is kept").0)?;
+    assert_eq!(kept["reading"], json!(["deal", 0]), "contacts are done");
+    school.otmechalka.heal().await?;
+
+    school.bitrix24.reset_requests().await?;
+    let (code, answer) = reconcile(&school, &[]).await?;
+    assert_eq!(found(&answer), BTreeSet::new(), "{answer}");
+    assert_eq!((code, &answer["findings"]), (0, &json!([])), "{answer}");
+    assert_eq!(answer["result"]["contacts"], kept["compared"]["contact"]);
+    assert!(answer["result"]["deals"].as_u64() > Some(0), "{answer}");
+    assert_eq!(answer["result"]["in_flight"], 0, "{answer}");
+    let (_, again) = reconcile(&school, &[]).await?;
+    assert_eq!(answer["result"], again["result"], "from the start it says the same");
+    let requests = school.bitrix24.requests().await?;
+    assert_eq!((&requests["refused_503"], &requests["updates"]), (&json!(0), &json!(0)), "{requests}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_planted_fault_is_found_nothing_else_is_and_repair_mends_what_it_says() -> anyhow::Result<()> {
+    let school = School::builder().start().await?;
+    let bitrix24 = &school.bitrix24;
+    let otmechalka = &school.otmechalka;
+    let mut contacts = Vec::new();
+    for _ in 0..10 {
+        contacts.push(bitrix24.create_contact(good_contact()).await?);
+    }
+    let [lost, changed, deleted, merged, survivor, scolded, edited, pupil, cleared, fine] = contacts[..]
+    else {
+        unreachable!("ten contacts")
+    };
+    let mut refused = good_contact();
+    refused["PHONE"] = json!([]);
+    let refused = bitrix24.create_contact(refused).await?;
+    let mut deals = Vec::new();
+    for owner in [merged, pupil, pupil, pupil, pupil, pupil] {
+        deals.push(bitrix24.create_deal(good_deal(owner), good_rows()).await?);
+    }
+    let [moved, orphan, lost_ticket, changed_ticket, reopened, recalculated] = deals[..] else {
+        unreachable!("six deals")
+    };
+    school.caught_up().await?;
+    let mut rows = good_rows();
+    (rows[0]["PRICE"], rows[0]["PRICE_EXCLUSIVE"], rows[0]["DISCOUNT_SUM"]) =
+        (json!(8000), json!(8000), json!(1000));
+    bitrix24.set_rows(recalculated, rows).await?;
+    let_an_hour_pass(&school).await?;
+    let (_, answer) = reconcile(&school, &[]).await?;
+    assert_eq!(found(&answer), BTreeSet::new(), "{answer}");
+
+    otmechalka.remove("client", lost).await?;
+    otmechalka.edit("client", changed, json!({"last_name": "Чужой"})).await?;
+    bitrix24.remove("contact", deleted).await?;
+    bitrix24.merge(merged, survivor).await?;
+    bitrix24.edit("contact", refused, json!({STATUS: "Успешно"})).await?;
+    bitrix24.edit("contact", scolded, json!({STATUS: "Ошибка"})).await?;
+    bitrix24.edit_silently("contact", cleared, json!({STATUS: ""}), None).await?;
+    bitrix24.edit_silently("contact", edited, json!({"UF_CRM_1608028374": "Тимофей"}), None).await?;
+    let imported = bitrix24.import_contact(good_contact(), "2021-03-01T10:00:00+03:00").await?;
+    otmechalka.edit("ticket", orphan, json!({"client_origin_id": "999999"})).await?;
+    otmechalka.remove("ticket", lost_ticket).await?;
+    otmechalka.edit("ticket", changed_ticket, json!({"employee": "Чужой Продавец"})).await?;
+    bitrix24.edit("deal", reopened, json!({"STAGE_ID": "LOSE"})).await?;
+    let_an_hour_pass(&school).await?;
+
+    let mendable = set(&[
+        format!("contact.{lost} missing"),
+        format!("contact.{changed} differs last_name"),
+        format!("contact.{refused} false_success"),
+        format!("contact.{scolded} false_error"),
+        format!("contact.{cleared} status_differs"),
+        format!("contact.{edited} unread"),
+        format!("contact.{imported} unread"),
+        format!("deal.{lost_ticket} missing"),
+    ]);
+    let by_hand = set(&[
+        format!("contact.{deleted} gone"),
+        format!("contact.{merged} merged"),
+        format!("deal.{moved} moved_pupil"),
+        format!("deal.{orphan} no_client"),
+        format!("deal.{changed_ticket} ticket_differs employee"),
+        format!("deal.{reopened} left_selection"),
+    ]);
+    let all: BTreeSet<String> = mendable.union(&by_hand).cloned().collect();
+    let (code, answer) = reconcile(&school, &[]).await?;
+    assert_eq!(found(&answer), all, "{answer:#}");
+    assert_eq!(code, 1);
+    let texts = answer["findings"].to_string();
+    assert!(texts.contains(&format!("rollcall reconcile --repair --contact {lost}")), "{texts}");
+    assert!(!texts.contains("Чужой") && !texts.contains("Берёзк"), "{texts}");
+
+    let raw = school.messages(RAW.name).await?;
+    let (_, answer) = reconcile(&school, &["--repair", "--dry-run"]).await?;
+    assert_eq!((found(&answer), &answer["result"]["sent"]), (all.clone(), &json!(0)));
+    assert_eq!(school.messages(RAW.name).await?, raw, "a dry run sends nothing");
+
+    let (code, answer) = reconcile(&school, &["--repair", "--contact", &format!("{lost},{fine}")]).await?;
+    assert_eq!(
+        (code, found(&answer), &answer["result"]["sent"]),
+        (0, set(&[format!("contact.{lost} missing")]), &json!(1))
+    );
+    school.caught_up().await?;
+    assert!(client(&school, lost).await?.is_some());
+
+    let (_, answer) = reconcile(&school, &["--repair"]).await?;
+    assert_eq!(answer["result"]["sent"], json!(mendable.len() - 1), "{answer:#}");
+    school.caught_up().await?;
+    let (code, answer) = reconcile(&school, &[]).await?;
+    assert_eq!(found(&answer), by_hand, "{answer:#}");
+    assert_eq!(code, 0, "what is left is for people");
+    assert_eq!(client(&school, changed).await?.unwrap()["last_name"], "Берёзкин");
+    assert_eq!(client(&school, edited).await?.unwrap()["first_name"], "Тимофей");
+    assert!(client(&school, imported).await?.is_some() && ticket(&school, lost_ticket).await?.is_some());
+    for id in [lost, changed, scolded, cleared, edited, imported] {
+        assert_eq!(status_of(&school, "contact", id).await?, "Успешно", "contact {id}");
+    }
+    assert!(status_of(&school, "contact", refused).await?.contains("елефон"));
+    assert!(client(&school, deleted).await?.is_some() && client(&school, merged).await?.is_some());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_daily_run_publishes_what_polling_missed_and_says_how_many() -> anyhow::Result<()> {
+    let mut school = School::builder().plain(60, 20).open().await?;
+    let now = school.bitrix24.now().await?;
+    let (hour, minute): (u64, u64) = (now[11..13].parse()?, now[14..16].parse()?);
+    let at = (hour * 60 + minute + 90) % (24 * 60);
+    school.set_env("RECONCILE_AT", &format!("{:02}:{:02}", at / 60, at % 60));
+    for stage in Stage::ALL {
+        school.start(stage)?;
+    }
+    school.caught_up().await?;
+    let imported = school.bitrix24.import_contact(good_contact(), "2021-03-01T10:00:00+03:00").await?;
+    let edited = school.bitrix24.create_contact(good_contact()).await?;
+    let_an_hour_pass(&school).await?;
+    school.bitrix24.edit_silently("contact", edited, json!({"UF_CRM_1608028374": "Тимофей"}), None).await?;
+    school.after_polls(3).await?;
+    assert_eq!(client(&school, imported).await?, None, "polls do not see it");
+
+    school.bitrix24.advance_clock(HOUR).await?;
+    let told = eventually("the end of the daily run", e2e::PATIENCE, || async {
+        let log = std::fs::read_to_string(school.log_file(Stage::Producer))?;
+        Ok(log.lines().find(|line| line.contains("Daily run")).map(str::to_owned))
+    })
+    .await?;
+    assert!(told.contains("polling had missed 2"), "{told}");
+    school.caught_up().await?;
+    assert!(client(&school, imported).await?.is_some());
+    assert_eq!(client(&school, edited).await?.unwrap()["first_name"], "Тимофей");
+    let (code, answer) = reconcile(&school, &[]).await?;
+    assert_eq!((code, found(&answer)), (0, BTreeSet::new()), "{answer}");
+    school.assert_consistent().await
+}
