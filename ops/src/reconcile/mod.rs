@@ -147,7 +147,7 @@ fn answer(progress: Progress, is_dry_run: bool) -> Answer<Reconciled> {
     let compared = |entity| progress.compared.get(&entity).copied().unwrap_or_default();
     let (contacts, deals) = (compared(Entity::Contact), compared(Entity::Deal));
     let total: u64 = progress.counts.values().sum();
-    let sent = progress.sent();
+    let sent = progress.sent;
     let mut findings: Vec<Finding> = progress.found.iter().map(|found| found.finding(is_dry_run)).collect();
     let untold = total - findings.len() as u64;
     if untold > 0 {

@@ -10,7 +10,7 @@ use runtime::{BrokerError, Bucket};
 use schemas::{Entity, RecordId, RecordRef};
 use serde::{Deserialize, Serialize};
 
-use super::found::{Code, Found, Repair};
+use super::found::{Code, Found};
 
 /// Key in the bucket.
 const KEY: &str = "reconcile";
@@ -34,13 +34,15 @@ pub struct Progress {
     pub compared: BTreeMap<Entity, u64>,
     /// Records that were on their way, so that there was nothing to compare.
     pub in_flight: u64,
+    /// Records that were sent round again.
+    pub sent: u64,
     /// How many of each kind were found.
     pub counts: BTreeMap<Code, u64>,
     /// The first of them.
     pub found: Vec<Found>,
     /// Clients whose contacts are gone.
     pub gone: Vec<RecordId>,
-    /// Tickets whose deals name another contact than they do.
+    /// Tickets of these whose deals name another contact by now.
     pub moved: Vec<Moved>,
 }
 
@@ -64,6 +66,7 @@ impl Progress {
             reading: Some((Entity::Contact, 0)),
             compared: BTreeMap::new(),
             in_flight: 0,
+            sent: 0,
             counts: BTreeMap::new(),
             found: Vec::new(),
             gone: Vec::new(),
@@ -108,17 +111,6 @@ impl Progress {
             of_gone.map(|moved| Found::new(RecordRef::deal(moved.deal), Code::MovedPupil).about(moved.from)),
         );
         self.add(found);
-    }
-
-    /// Returns how many records were sent round again.
-    pub fn sent(&self) -> u64 {
-        let sent: std::collections::BTreeSet<RecordRef> = self
-            .found
-            .iter()
-            .filter(|found| found.repair == Repair::Sent)
-            .map(|found| found.record)
-            .collect();
-        sent.len() as u64
     }
 }
 

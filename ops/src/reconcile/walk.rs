@@ -126,11 +126,13 @@ impl Walk {
         let mut found = Vec::new();
         for examined in examined {
             progress.in_flight += u64::from(examined.is_in_flight);
-            progress.moved.extend(examined.moved);
+            // Contacts are read first, so that those that are gone are known; other moves are as they should be.
+            let of_gone = examined.moved.filter(|moved| progress.gone.contains(&moved.from));
+            progress.moved.extend(of_gone);
             found.extend(examined.found);
         }
         if self.is_repair {
-            self.repair(entity, &mut found).await?;
+            progress.sent += self.repair(entity, &mut found).await?;
         }
         progress.add(found);
         Ok(())
@@ -146,7 +148,7 @@ impl Walk {
         };
         let Some(changed) = reading.changed() else { return Ok(nothing) };
         let (_, mapping) = map_record(&self.rules, record, &changed);
-        // The text of a result is kept as long as that of its version.
+        // Where its version has aged out, only the status tells what was done.
         let result = memory.result.as_ref().filter(|_| memory.raw.is_some());
         let case = Case {
             record,
@@ -178,12 +180,12 @@ impl Walk {
         Ok(Examined { found, moved: moved(&case, &target), is_in_flight: false })
     }
 
-    /// Sends the records round again that this mends, as they are now.
-    async fn repair(&mut self, entity: Entity, found: &mut [Found]) -> Result<(), Failure> {
+    /// Sends the records round again that this mends, as they are now. Returns how many.
+    async fn repair(&mut self, entity: Entity, found: &mut [Found]) -> Result<u64, Failure> {
         let wanted = found.iter().filter(|found| found.repair == Repair::Possible);
         let wanted: BTreeSet<u64> = wanted.map(|found| found.record.id.get()).collect();
         if wanted.is_empty() {
-            return Ok(());
+            return Ok(0);
         }
         let records: Vec<RecordRef> = found
             .iter()
@@ -205,7 +207,7 @@ impl Walk {
         for found in found.iter_mut().filter(|found| found.repair == Repair::Possible) {
             found.repair = if sent.contains(&found.record) { Repair::Sent } else { Repair::Overtaken };
         }
-        Ok(())
+        Ok(sent.len() as u64)
     }
 
     /// Sends a record round again; false where something newer is on its way.
