@@ -162,7 +162,7 @@ pub struct BucketDefinition {
     pub description: &'static str,
 }
 
-/// Checkpoints of the producer, one key per entity.
+/// Checkpoints of the producer, one key per entity; beside them the progress of its daily run and of `rollcall reconcile`.
 pub const CHECKPOINTS: BucketDefinition =
     BucketDefinition { name: "checkpoint", description: "How far each entity was read from Bitrix24" };
 
