@@ -126,13 +126,7 @@ impl Ledger {
     /// Reads the raw record at a sequence; `None` where it is no longer kept.
     pub async fn raw_at(&self, sequence: u64) -> Result<Option<StoredMessage>, Failure> {
         match self.raw.direct_get(sequence).await {
-            Ok(message) => Ok(Some(StoredMessage {
-                sequence: message.sequence,
-                stored: message.time,
-                subject: message.subject.to_string(),
-                headers: message.headers,
-                payload: message.payload,
-            })),
+            Ok(message) => Ok(Some(message.into())),
             Err(error) if error.kind() == DirectGetErrorKind::NotFound => Ok(None),
             Err(error) => {
                 Err(Failure::trouble(format!("Cannot read message {sequence} of {}: {error}", RAW.name)))

@@ -125,6 +125,18 @@ pub struct StoredMessage {
     pub payload: Bytes,
 }
 
+impl From<jetstream::message::StreamMessage> for StoredMessage {
+    fn from(message: jetstream::message::StreamMessage) -> StoredMessage {
+        StoredMessage {
+            sequence: message.sequence,
+            stored: message.time,
+            subject: message.subject.to_string(),
+            headers: message.headers,
+            payload: message.payload,
+        }
+    }
+}
+
 impl StoredMessage {
     /// Looks a header up.
     pub fn header(&self, name: &str) -> Option<&str> {
@@ -310,13 +322,7 @@ impl Broker {
         use async_nats::jetstream::stream::DirectGetErrorKind;
         self.until_answered(&format!("read the last message of {stream_name}"), || async {
             match stream.direct_get_last_for_subject(subject).await {
-                Ok(message) => Ok(Some(StoredMessage {
-                    sequence: message.sequence,
-                    stored: message.time,
-                    subject: message.subject.to_string(),
-                    headers: message.headers,
-                    payload: message.payload,
-                })),
+                Ok(message) => Ok(Some(message.into())),
                 Err(error) if error.kind() == DirectGetErrorKind::NotFound => Ok(None),
                 Err(error) => Err(error.to_string()),
             }

@@ -13,13 +13,7 @@ use crate::exit::Failure;
 pub async fn fetch(broker: &Broker, sequence: u64) -> Result<Option<StoredMessage>, Failure> {
     let stream = broker.stream(DEAD_LETTERS.name).await.map_err(Failure::trouble)?;
     match stream.get_raw_message(sequence).await {
-        Ok(message) => Ok(Some(StoredMessage {
-            sequence: message.sequence,
-            stored: message.time,
-            subject: message.subject.to_string(),
-            headers: message.headers,
-            payload: message.payload,
-        })),
+        Ok(message) => Ok(Some(message.into())),
         Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => Ok(None),
         Err(error) => Err(Failure::trouble(format!("cannot read dead letter {sequence}: {error}"))),
     }
