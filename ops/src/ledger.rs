@@ -1,13 +1,12 @@
 //! The streams as verbs read them that work from what was stored: raw records, commands, outcomes.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use std::ops::ControlFlow;
 
 use async_nats::jetstream::consumer::DeliverPolicy;
-use async_nats::jetstream::consumer::pull::OrderedConfig;
 use async_nats::jetstream::stream::{DirectGetErrorKind, Stream};
 use chrono::{DateTime, Utc};
-use futures::{StreamExt, TryStreamExt};
+use futures::TryStreamExt;
 use runtime::Broker;
 use runtime::broker::StoredMessage;
 use schemas::streams::{COMMANDS, RAW, RESULTS, STATUSES};
@@ -16,9 +15,7 @@ use schemas::{
 };
 
 use crate::exit::Failure;
-
-/// Longest wait for the next message of a stream.
-const PATIENCE: Duration = Duration::from_secs(30);
+use crate::stored::{self, Choice};
 
 /// Most records that are asked for by name; of more, their whole entity is read.
 const MOST_NAMED: usize = 60;
@@ -68,14 +65,6 @@ pub struct Settled {
     pub is_in_otmechalka: bool,
 }
 
-/// Which messages of a stream are read.
-struct Part {
-    filters: Vec<String>,
-    from: DeliverPolicy,
-    to: u64,
-    headers_only: bool,
-}
-
 /// The streams.
 pub struct Ledger {
     /// The connection.
@@ -114,8 +103,8 @@ impl Ledger {
         to: u64,
         mut note: impl FnMut(RecordRef, u64, DateTime<Utc>),
     ) -> Result<(), Failure> {
-        let part = Part { filters: filters(RAW_PREFIX, tails), from, to, headers_only: true };
-        self.scan(&self.raw, RAW.name, part, |message| {
+        let choice = Choice { filters: filters(RAW_PREFIX, tails), from, headers_only: true };
+        self.scan(RAW.name, choice, to, |message| {
             if let Some(record) = subjects::record_of(&message.subject) {
                 note(record, message.sequence, message.stored);
             }
@@ -178,13 +167,8 @@ impl Ledger {
         to: u64,
         mut note: impl FnMut(RecordRef, Sent),
     ) -> Result<(), Failure> {
-        let part = Part {
-            filters: filters(COMMAND_PREFIX, tails),
-            from: DeliverPolicy::All,
-            to,
-            headers_only: false,
-        };
-        self.scan(&self.commands, COMMANDS.name, part, |message| {
+        let choice = Choice::new(filters(COMMAND_PREFIX, tails), DeliverPolicy::All);
+        self.scan(COMMANDS.name, choice, to, |message| {
             if let Ok((envelope, mapped)) = message.decode::<RecordMapped>() {
                 let RecordMapped { mapping, .. } = mapped;
                 let sequence = message.sequence;
@@ -202,8 +186,8 @@ impl Ledger {
         let tails = [record.to_string()];
         let mut filters = filters(COMMAND_PREFIX, &tails);
         filters.push(format!("{LATER_PREFIX}{record}"));
-        let part = Part { filters, from: DeliverPolicy::All, to: u64::MAX, headers_only: false };
-        self.scan(&self.commands, COMMANDS.name, part, |message| {
+        let choice = Choice::new(filters, DeliverPolicy::All);
+        self.scan(COMMANDS.name, choice, u64::MAX, |message| {
             if let Ok((envelope, RecordMapped { mapping, .. })) = message.decode::<RecordMapped>() {
                 let sequence = message.sequence;
                 sent.extend(envelope.version.map(|version| Sent { sequence, version, mapping }));
@@ -221,8 +205,8 @@ impl Ledger {
         to: u64,
         mut note: impl FnMut(RecordRef, Settled),
     ) -> Result<(), Failure> {
-        let part = Part { filters: filters(RESULT_PREFIX, tails), from, to, headers_only: false };
-        self.scan(&self.results, RESULTS.name, part, |message| {
+        let choice = Choice::new(filters(RESULT_PREFIX, tails), from);
+        self.scan(RESULTS.name, choice, to, |message| {
             if let Some((record, settled)) = settled(&message) {
                 note(record, settled);
             }
@@ -259,49 +243,26 @@ impl Ledger {
         self.broker.last_message(stream, name, subject).await.map_err(Failure::trouble)
     }
 
+    /// Reads up to a sequence.
     async fn scan(
         &self,
-        stream: &Stream<()>,
-        name: &str,
-        part: Part,
+        stream: &'static str,
+        choice: Choice,
+        to: u64,
         mut note: impl FnMut(StoredMessage),
     ) -> Result<(), Failure> {
         // No filter would mean everything.
-        if part.filters.is_empty() {
+        if choice.filters.is_empty() {
             return Ok(());
         }
-        let failed = |error: &dyn std::fmt::Display| Failure::trouble(format!("Cannot read {name}: {error}"));
-        let config = OrderedConfig {
-            deliver_policy: part.from,
-            filter_subjects: part.filters,
-            headers_only: part.headers_only,
-            ..OrderedConfig::default()
-        };
-        let consumer = stream.create_consumer(config).await.map_err(|error| failed(&error))?;
-        if consumer.cached_info().num_pending == 0 {
-            return Ok(());
-        }
-        let mut messages = consumer.messages().await.map_err(|error| failed(&error))?;
-        loop {
-            let next = tokio::time::timeout(PATIENCE, messages.next()).await;
-            let Some(message) = next.map_err(|_| failed(&"the server sends nothing"))? else { return Ok(()) };
-            let message = message.map_err(|error| failed(&error))?;
-            let info = message.info().map_err(|error| failed(&error))?;
-            let (sequence, stored, left) = (info.stream_sequence, info.published, info.pending);
-            if sequence > part.to {
-                return Ok(());
+        stored::read(&self.broker, stream, choice, |message| {
+            let sequence = message.sequence;
+            if sequence <= to {
+                note(message);
             }
-            note(StoredMessage {
-                sequence,
-                stored,
-                subject: message.subject.to_string(),
-                headers: message.headers.clone().unwrap_or_default(),
-                payload: message.payload.clone(),
-            });
-            if left == 0 || sequence == part.to {
-                return Ok(());
-            }
-        }
+            if sequence < to { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        })
+        .await
     }
 }
 

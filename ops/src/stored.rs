@@ -14,19 +14,41 @@ use crate::exit::Failure;
 /// Longest wait for the next message of a stream that has one.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Gives every stored message under these subjects to `each`, in their order, until it has read enough.
+/// Which messages of a stream are read.
+pub struct Choice {
+    /// Subjects.
+    pub filters: Vec<String>,
+    /// The first of them.
+    pub from: DeliverPolicy,
+    /// Leaves the payloads away.
+    pub headers_only: bool,
+}
+
+impl Choice {
+    /// Chooses whole messages.
+    pub fn new(filters: Vec<String>, from: DeliverPolicy) -> Choice {
+        Choice { filters, from, headers_only: false }
+    }
+}
+
+/// Gives every stored message of a choice to `each`, in their order, until it has read enough.
 ///
 /// What is stored after this began is not among them.
 pub async fn read(
     broker: &Broker,
     stream: &'static str,
-    filters: Vec<String>,
-    from: DeliverPolicy,
+    choice: Choice,
     mut each: impl FnMut(StoredMessage) -> ControlFlow<()>,
 ) -> Result<(), Failure> {
     let failed = |error: &dyn std::fmt::Display| Failure::trouble(format!("cannot read {stream}: {error}"));
     let handle = broker.stream(stream).await.map_err(Failure::trouble)?;
-    let config = OrderedConfig { deliver_policy: from, filter_subjects: filters, ..OrderedConfig::default() };
+    let Choice { filters, from, headers_only } = choice;
+    let config = OrderedConfig {
+        deliver_policy: from,
+        filter_subjects: filters,
+        headers_only,
+        ..OrderedConfig::default()
+    };
     let consumer = handle.create_consumer(config).await.map_err(|error| {
         Failure::environment(format!("cannot read stream {stream}: {error}. `rollcall bootstrap` makes it"))
     })?;

@@ -19,7 +19,8 @@ use crate::environment::Environment;
 use crate::exit::{EXPLANATION, Exit, Failure};
 use crate::letters::select::{record, written};
 use crate::mask::Mask;
-use crate::{nats, stored};
+use crate::nats;
+use crate::stored::{self, Choice};
 use entry::{Entry, Teller, What};
 
 /// Tells one record's story: versions, changes, mapping, tries at otmechalka, statuses, dead letters
@@ -71,7 +72,7 @@ async fn read(broker: &Broker, record: RecordRef, mask: &Mask, most: usize) -> R
     for (stream, filters) in sources {
         let mut teller = Teller::new(mask);
         let mut newest = VecDeque::new();
-        stored::read(broker, stream, filters, DeliverPolicy::All, |message| {
+        stored::read(broker, stream, Choice::new(filters, DeliverPolicy::All), |message| {
             newest.push_back(teller.tell(stream, &message));
             if newest.len() > most {
                 newest.pop_front();

@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use crate::exit::Failure;
 use crate::moment::{FORMS, Moment};
-use crate::stored;
+use crate::stored::{self, Choice};
 
 /// Which letters.
 #[derive(Args, Clone, Debug, Default)]
@@ -139,7 +139,8 @@ impl Filter {
             None => DeliverPolicy::All,
         };
         let mut letters = Vec::new();
-        stored::read(broker, DEAD_LETTERS.name, vec![self.subject()], from, |message| {
+        let choice = Choice::new(vec![self.subject()], from);
+        stored::read(broker, DEAD_LETTERS.name, choice, |message| {
             let letter = Letter::of(&message);
             if self.until.is_some_and(|until| letter.at >= until.at(now)) {
                 return ControlFlow::Break(());
