@@ -1,5 +1,7 @@
 //! What a wanted status calls for: values in, a decision out. No clock, no network.
 
+use std::time::Duration;
+
 use chrono::{DateTime, FixedOffset};
 use schemas::{Envelope, Shown, StatusSettled, Version};
 
@@ -40,10 +42,10 @@ pub enum Decision {
     Write,
 }
 
-/// How much later than a settled status a reading must be to outrank it.
+/// How much later than a write a reading must be to outrank it, in portal seconds.
 ///
 /// A portal may answer lists from a copy that lags behind, so a reading soon after a write may show what
-/// stood there before. Being wrong about it costs one needless write at most.
+/// stood there before.
 const READING_MARGIN_SECONDS: i64 = 60;
 
 /// Decides about a wanted status, given the newest settled one.
@@ -70,6 +72,30 @@ pub fn decide(wanted: &Wanted, last: Option<&Settled>) -> Decision {
         by_proof && by_reading
     };
     if is_shown { Decision::AlreadyShown(reading.max(proof)) } else { Decision::Write }
+}
+
+/// What to do about a record that shows another text although the portal confirmed its updates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unkept {
+    /// The text is written again.
+    Write,
+    /// The list may lag behind the last update: only a look after this portal time tells.
+    LookAfter(Duration),
+    /// Somebody else writes to it, or the portal drops what it confirms.
+    GiveUp,
+}
+
+/// Confirmed updates of one text that did not show, after which it is not written again.
+const MOST_UNKEPT: u8 = 2;
+
+/// Decides about a record that shows another text, `since` the last of its updates in portal time.
+pub fn decide_unkept(updates: u8, since: Duration) -> Unkept {
+    let margin = Duration::from_secs(READING_MARGIN_SECONDS.unsigned_abs());
+    match margin.checked_sub(since) {
+        _ if updates < MOST_UNKEPT => Unkept::Write,
+        Some(left) if !left.is_zero() => Unkept::LookAfter(left),
+        _ => Unkept::GiveUp,
+    }
 }
 
 fn shows(shown: Option<&str>, wanted: &str) -> bool {
@@ -113,6 +139,15 @@ pub(crate) mod tests {
             text: text.into(),
             shown: Shown { status: shown.map(str::to_owned), observed: at(observed) },
         }
+    }
+
+    #[test]
+    fn nobody_is_given_up_while_a_list_may_lag_behind_the_last_update() {
+        let seconds = Duration::from_secs;
+        assert_eq!(decide_unkept(1, seconds(2)), Unkept::Write);
+        assert_eq!(decide_unkept(2, seconds(2)), Unkept::LookAfter(seconds(58)));
+        assert_eq!(decide_unkept(2, seconds(60)), Unkept::GiveUp);
+        assert_eq!(decide_unkept(3, seconds(900)), Unkept::GiveUp);
     }
 
     fn settled(raw_sequence: u64, text: &str, settled: i64) -> Settled {

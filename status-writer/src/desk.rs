@@ -38,6 +38,8 @@ pub struct Held<D> {
     pub repair: bool,
     /// Updates that the portal confirmed and that did not show afterwards.
     pub unkept: u8,
+    /// When the last of them was confirmed.
+    pub last_unkept: Option<Instant>,
     /// Tries that ended with an error of this record alone.
     pub failures: u8,
     /// When the portal last refused it for want of rights.
@@ -57,6 +59,7 @@ impl<D> Held<D> {
             look_first: false,
             repair: false,
             unkept: 0,
+            last_unkept: None,
             failures: 0,
             refused: None,
         }

@@ -12,7 +12,7 @@ use schemas::{Entity, RecordId, RecordRef, StatusSettled};
 
 use crate::allowance::unless_stopped;
 use crate::config::StatusFields;
-use crate::decide::same_text;
+use crate::decide::{Unkept, decide_unkept, same_text};
 use crate::desk::{Fence, Held, Picked};
 use crate::line::MINUTE;
 use crate::portal::{self, Fate, Look};
@@ -45,6 +45,11 @@ impl Tools {
     pub fn real(&self, portal: Duration) -> Duration {
         portal.div_f64(self.clock_speed).max(SHORTEST_WAIT)
     }
+
+    /// Turns real time into portal time.
+    fn portal(&self, real: Duration) -> Duration {
+        real.mul_f64(self.clock_speed)
+    }
 }
 
 /// Below this a wait is only turning round.
@@ -55,9 +60,6 @@ pub const AT_ONCE: usize = 64;
 
 /// Age at which a fence is read again before a write: a replica may have moved on.
 const FRESH: Duration = Duration::from_secs(1);
-
-/// Confirmed updates of one text that did not show, after which it is not written again.
-const MOST_UNKEPT: u8 = 2;
 
 /// Errors of one record alone after which it is a dead letter.
 const MOST_FAILURES: u8 = 3;
@@ -252,15 +254,28 @@ impl Turn<'_> {
                     self.report.gone += 1;
                     settled.push((held, StatusSettled::RecordGone, at));
                 }
-                Some(_) if held.unkept >= MOST_UNKEPT => self.give_up_unkept(held),
-                Some(_) => write.push(held),
+                Some(_) => write.extend(self.write_again(held)),
             }
         }
         self.settle(settled).await;
         write
     }
 
-    /// Does not write a third time what did not show twice.
+    /// Returns a record that shows another text, if it is to be written; else puts it off or gives it up.
+    fn write_again(&mut self, mut held: Held<Delivery>) -> Option<Held<Delivery>> {
+        let since = held.last_unkept.map(|at| self.tools.portal(at.elapsed())).unwrap_or_default();
+        match decide_unkept(held.unkept, since) {
+            Unkept::Write => return Some(held),
+            Unkept::LookAfter(left) => {
+                held.not_before = Instant::now() + self.tools.real(left);
+                self.report.again.push(held);
+            }
+            Unkept::GiveUp => self.give_up_unkept(held),
+        }
+        None
+    }
+
+    /// Does not write once more what did not show, unless that is everybody's trouble.
     fn give_up_unkept(&mut self, mut held: Held<Delivery>) {
         if self.line_is_sound {
             let reason = "the portal confirms the status and then shows another text".to_owned();
@@ -340,9 +355,11 @@ impl Turn<'_> {
     }
 
     fn again_unkept(&mut self, mut held: Held<Delivery>) {
+        let now = Instant::now();
         held.unkept = held.unkept.saturating_add(1);
+        held.last_unkept = Some(now);
         held.look_first = true;
-        held.not_before = Instant::now() + self.tools.real(SECOND_LOOK);
+        held.not_before = now + self.tools.real(SECOND_LOOK);
         self.report.again.push(held);
     }
 
