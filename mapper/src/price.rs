@@ -91,7 +91,7 @@ impl<'r> Row<'r> {
     fn tax(&self) -> Result<Percent, Problem> {
         let field = Field { token: "tax_rate", title: &self.titles.tax_rate };
         let value = self.row.member("TAX_RATE");
-        Percent::read(value).ok_or_else(|| Problem::amount_invalid(field, &shown(value), self.figures()))
+        Percent::read(value).ok_or_else(|| Problem::rate_invalid(field, &shown(value)))
     }
 
     fn price(

@@ -95,38 +95,35 @@ impl Rules {
         let errors = reader.finish();
         match rules {
             Some(rules) if errors.is_empty() => {
-                rules.check_status_fields(&rules.contact_status, &rules.deal_status).map(|()| rules)
+                let check = |entity| rules.check_status_field(entity, rules.status_field(entity)).err();
+                let errors: Vec<RulesError> = Entity::ALL.into_iter().filter_map(check).collect();
+                if errors.is_empty() { Ok(rules) } else { Err(errors) }
             }
             _ => Err(errors),
         }
     }
 
-    /// Refuses status fields that the mapping also reads: writing the status would destroy the record's data.
-    pub fn check_status_fields(&self, contact_field: &str, deal_field: &str) -> Result<(), Vec<RulesError>> {
-        let pairs = [(Entity::Contact, contact_field), (Entity::Deal, deal_field)];
-        let errors: Vec<RulesError> = pairs
-            .into_iter()
-            .filter_map(|(entity, status)| {
-                let read = self.field_rules(entity).into_iter().find(|field| field.code == status)?;
-                Some(RulesError {
-                    at: read.at,
-                    path: format!("{entity}.fields.{}.code", read.token),
-                    found: format!("`{status}`, which is also the status field of {entity}s"),
-                    expected: "a status field of its own".into(),
-                    example: "UF_CRM_SYNC_STATUS".into(),
-                })
-            })
-            .chain(pairs.into_iter().filter(|(_, status)| !is_field_code(status)).map(|(entity, status)| {
-                RulesError {
-                    at: Position { line: 1, column: 1 },
-                    path: format!("status.{entity}"),
-                    found: format!("`{status}`"),
-                    expected: FIELD_CODE.into(),
-                    example: "UF_CRM_SYNC_STATUS".into(),
-                }
-            }))
-            .collect();
-        if errors.is_empty() { Ok(()) } else { Err(errors) }
+    /// Refuses a status field that the mapping also reads: writing the status would destroy the record's data.
+    pub fn check_status_field(&self, entity: Entity, status: &str) -> Result<(), RulesError> {
+        if let Some(read) = self.field_rules(entity).into_iter().find(|field| field.code == status) {
+            return Err(RulesError {
+                at: read.at,
+                path: format!("{entity}.fields.{}.code", read.token),
+                found: format!("`{status}`, which is also the status field of {entity}s"),
+                expected: "a status field of its own".into(),
+                example: "UF_CRM_SYNC_STATUS".into(),
+            });
+        }
+        if is_field_code(status) {
+            return Ok(());
+        }
+        Err(RulesError {
+            at: Position { line: 1, column: 1 },
+            path: format!("status.{entity}"),
+            found: format!("`{status}`"),
+            expected: FIELD_CODE.into(),
+            example: "UF_CRM_SYNC_STATUS".into(),
+        })
     }
 
     /// Returns the status field that the file names.

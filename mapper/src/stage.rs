@@ -1,5 +1,6 @@
 //! The mapper as a stage: one mapped record goes out for each changed record that comes in.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use runtime::{Context, Delivery, Handler, Outgoing, Reader, Stage, Verdict, consume};
@@ -14,6 +15,9 @@ use crate::{DEFAULT_MAPPING, Rules, map_record};
 /// Setting that names the mapping file; without it the customer's own is used.
 pub const MAPPING_FILE: &str = "MAPPING_FILE";
 
+/// Setting that names the stages that the producer asks for.
+const DEAL_STAGES: &str = "DEAL_STAGES";
+
 /// The stage.
 pub struct Mapper;
 
@@ -25,14 +29,16 @@ impl Stage for Mapper {
     fn configure(reader: &Reader<'_>) -> Option<Rules> {
         let rules = read_rules(reader);
         let status_fields = Entity::ALL.map(|entity| reader.field_code(status_setting(entity)));
+        let stages = reader.list(DEAL_STAGES, &["WON"], "WON,C10:WON");
         let [contact, deal] = status_fields;
         let (rules, contact, deal) = (rules?, contact?, deal?);
-        let agree = [(Entity::Contact, &contact), (Entity::Deal, &deal)]
-            .map(|(entity, field)| agrees_with_file(reader, &rules, entity, field));
-        if let Err(errors) = rules.check_status_fields(&contact, &deal) {
-            note(reader, errors);
-            return None;
-        }
+        let agree = [
+            agrees_with_file(reader, &rules, Entity::Contact, &contact),
+            agrees_with_file(reader, &rules, Entity::Deal, &deal),
+            is_unread(reader, &rules, Entity::Contact, &contact),
+            is_unread(reader, &rules, Entity::Deal, &deal),
+            agrees_on_stages(reader, &rules, &stages?),
+        ];
         agree.into_iter().all(|agrees| agrees).then_some(rules)
     }
 
@@ -88,6 +94,29 @@ fn agrees_with_file(reader: &Reader<'_>, rules: &Rules, entity: Entity, effectiv
     }
     let found = format!("nothing, though the mapping file names `{in_file}`");
     reader.problem(name, &found, "the field that the mapping file names", in_file);
+    false
+}
+
+/// Refuses a status field that the mapping reads as something else.
+fn is_unread(reader: &Reader<'_>, rules: &Rules, entity: Entity, status: &str) -> bool {
+    let Err(error) = rules.check_status_field(entity, status) else { return true };
+    let found = format!("{}; the mapping file has it as {} at {}", error.found, error.path, error.at);
+    reader.problem(status_setting(entity), &found, &error.expected, &error.example);
+    false
+}
+
+/// Refuses a mapping of other stages than those that are asked for: a deal that is read and is no ticket to the
+/// mapping would be told to be a success, and one that is not read would never come.
+fn agrees_on_stages(reader: &Reader<'_>, rules: &Rules, asked_for: &[String]) -> bool {
+    let sorted = |stages: &[String]| stages.iter().cloned().collect::<BTreeSet<_>>();
+    let (asked_for, mapped) = (sorted(asked_for), sorted(rules.deal_stages()));
+    if asked_for == mapped {
+        return true;
+    }
+    let joined = |stages: BTreeSet<String>| stages.into_iter().collect::<Vec<_>>().join(",");
+    let (asked_for, mapped) = (joined(asked_for), joined(mapped));
+    let found = format!("`{asked_for}`, though deal.stages of the mapping file has `{mapped}`");
+    reader.problem(DEAL_STAGES, &found, "the stages that the mapping file names", &mapped);
     false
 }
 

@@ -81,13 +81,7 @@ fn read_plans(reader: &Reader<'_>, zone: Tz) -> Option<(Plan, Plan)> {
         zone,
         ["SYNC_DEAL_LAST_MODIFY_TIMESTAMP", "DEAL_SYNC_INTERVAL", "DEAL_STATUS_FIELD"],
     );
-    let deal_stages = reader.with_default(
-        "DEAL_STAGES",
-        vec!["WON".to_owned()],
-        "one or several stage codes, comma separated",
-        "WON,C10:WON",
-        parse_list,
-    );
+    let deal_stages = reader.list("DEAL_STAGES", &["WON"], "WON,C10:WON");
     let created_from = created_from?;
     Some((Plan::contacts(created_from, contacts?), Plan::deals(created_from, deal_stages?, deals?)))
 }
@@ -102,11 +96,6 @@ fn read_entity(reader: &Reader<'_>, zone: Tz, names: [&str; 3]) -> Option<Entity
         first_watermark: first_watermark?,
         interval: interval?,
     })
-}
-
-fn parse_list(text: &str) -> Option<Vec<String>> {
-    let items: Vec<String> = text.split(',').map(|item| item.trim().to_owned()).collect();
-    items.iter().all(|item| !item.is_empty()).then_some(items)
 }
 
 /// What becomes readable later than this after its modification time may be missed.

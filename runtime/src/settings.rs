@@ -317,6 +317,15 @@ impl<'s> Reader<'s> {
         )
     }
 
+    /// Reads a list of words.
+    pub fn list(&self, name: &str, default: &[&str], example: &str) -> Option<Vec<String>> {
+        let default = default.iter().map(|&item| item.to_owned()).collect();
+        self.with_default(name, default, "one or several words, comma separated", example, |text| {
+            let items: Vec<String> = text.split(',').map(|item| item.trim().to_owned()).collect();
+            items.iter().all(|item| !item.is_empty()).then_some(items)
+        })
+    }
+
     /// Reads the code of a status field.
     pub fn field_code(&self, name: &str) -> Option<String> {
         self.with_default(

@@ -130,12 +130,15 @@ fn broken_toml_is_told_with_its_place() {
 #[test]
 fn a_status_field_that_the_mapping_reads_is_refused() {
     let rules = Rules::parse(DEFAULT_MAPPING).unwrap();
-    assert!(rules.check_status_fields("UF_CRM_SYNC_STATUS", "UF_CRM_SYNC_STATUS").is_ok());
-    let errors = rules.check_status_fields("UF_CRM_57AD7FAF7E6C4", "UF_CRM_58D1057919A6F").unwrap_err();
-    assert_eq!(errors.len(), 2);
-    assert_eq!(errors[0].at.line, line_of("UF_CRM_57AD7FAF7E6C4"));
-    assert!(errors[0].to_string().contains("contact.fields.pupil_last_name.code"), "{}", errors[0]);
-    assert_eq!(rules.check_status_fields("", "СТАТУС").unwrap_err().len(), 2);
+    for entity in Entity::ALL {
+        assert!(rules.check_status_field(entity, "UF_CRM_SYNC_STATUS").is_ok());
+    }
+    let error = rules.check_status_field(Entity::Contact, "UF_CRM_57AD7FAF7E6C4").unwrap_err();
+    assert_eq!(error.at.line, line_of("UF_CRM_57AD7FAF7E6C4"));
+    assert!(error.to_string().contains("contact.fields.pupil_last_name.code"), "{error}");
+    for wrong in ["UF_CRM_58D1057919A6F", "", "СТАТУС"] {
+        assert!(rules.check_status_field(Entity::Deal, wrong).is_err(), "{wrong}");
+    }
     let text = DEFAULT_MAPPING.replace("contact = \"UF_CRM_SYNC_STATUS\"", "contact = \"NAME\"");
     assert_eq!(Rules::parse(&text).unwrap_err().len(), 1);
 }

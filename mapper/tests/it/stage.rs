@@ -34,8 +34,17 @@ fn the_customers_mapping_is_used_unless_another_file_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("mapping.toml");
     std::fs::write(&path, mapper::DEFAULT_MAPPING.replace("[\"WON\"]", "[\"C2:WON\"]")).unwrap();
-    let (_, rules) = configured(&[(MAPPING_FILE, path.to_str().unwrap())]).unwrap();
+    let file = (MAPPING_FILE, path.to_str().unwrap());
+    let (_, rules) = configured(&[file, ("DEAL_STAGES", "C2:WON")]).unwrap();
     assert_eq!(rules.deal_stages(), ["C2:WON"]);
+}
+
+#[test]
+fn stages_that_are_asked_for_and_are_no_tickets_to_the_mapping_are_refused() {
+    // Their deals would be told to be a success, and no ticket would be made.
+    let told = refusal(&[("DEAL_STAGES", "WON, C10:WON")]);
+    assert!(told.contains("DEAL_STAGES") && told.contains("`C10:WON,WON`, though deal.stages"), "{told}");
+    assert!(refusal(&[("DEAL_STAGES", "C10:WON")]).contains("has `WON`"));
 }
 
 #[test]
@@ -55,7 +64,10 @@ fn every_mistake_of_the_mapping_file_is_told_with_the_settings() {
 #[test]
 fn a_status_field_that_would_destroy_data_is_refused() {
     let told = refusal(&[("CONTACT_STATUS_FIELD", "UF_CRM_57AD7FAF7E6C4")]);
-    assert!(told.contains("also the status field") && told.contains("pupil_last_name"), "{told}");
+    for words in ["CONTACT_STATUS_FIELD", "also the status field", "pupil_last_name"] {
+        assert!(told.contains(words), "{words}: {told}");
+    }
+    assert!(!told.contains(MAPPING_FILE), "{told}");
 }
 
 #[test]

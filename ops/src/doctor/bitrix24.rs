@@ -49,7 +49,7 @@ pub async fn look(settings: &PortalSettings, broker: Option<&Broker>, fix: bool)
     for entity in Entity::ALL {
         findings.extend(look.entity(entity, fix).await);
     }
-    findings.extend(look.stages().await);
+    findings.push(look.stages().await);
     findings
 }
 
@@ -181,26 +181,18 @@ impl Look<'_> {
         }
     }
 
-    async fn stages(&self) -> Vec<Finding> {
+    async fn stages(&self) -> Finding {
         let wanted = &self.settings.deal_stages;
-        let mut findings = Vec::new();
-        if let Some(rules) = &self.settings.rules {
-            findings.extend(of_two_lists(wanted, rules.deal_stages()));
-        }
         let pipelines: BTreeSet<String> = wanted.iter().map(|stage| directory(stage)).collect();
         let mut known = BTreeSet::new();
         for pipeline in pipelines {
             let params = json!({"filter": {"ENTITY_ID": pipeline}});
             match self.client.call("crm.status.list", &params, LANE).await.and_then(|answer| codes(&answer)) {
                 Ok(codes) => known.extend(codes),
-                Err(error) => {
-                    findings.push(failed("bitrix24.stages", "Stages of deals", &error));
-                    return findings;
-                }
+                Err(error) => return failed("bitrix24.stages", "Stages of deals", &error),
             }
         }
-        findings.push(of_stages(wanted, &known));
-        findings
+        of_stages(wanted, &known)
     }
 }
 
@@ -316,21 +308,6 @@ fn of_stages(wanted: &[String], known: &BTreeSet<String>) -> Finding {
     Finding::error(check, what, found, "Put DEAL_STAGES right: deals in an unknown stage are never found")
 }
 
-/// The producer asks for stages that the mapper must take.
-fn of_two_lists(asked: &[String], taken: &[String]) -> Option<Finding> {
-    let (asked, taken): (BTreeSet<_>, BTreeSet<_>) = (asked.iter().collect(), taken.iter().collect());
-    if asked == taken {
-        return None;
-    }
-    let list = |stages: BTreeSet<&String>| stages.into_iter().cloned().collect::<Vec<_>>().join(", ");
-    Some(Finding::warning(
-        "settings.stages",
-        "DEAL_STAGES and the mapping file",
-        format!("one says {}, the other {}", list(asked), list(taken)),
-        "Make both equal: deals that only one of them names become no tickets",
-    ))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -387,7 +364,5 @@ mod tests {
         let wanted = ["WON".to_owned(), "C10:WON".to_owned()];
         assert_eq!(of_stages(&wanted, &set(&["WON", "C10:WON", "NEW"])).severity, Severity::Ok);
         assert!(of_stages(&wanted, &set(&["WON"])).message.contains("C10:WON"));
-        assert_eq!(of_two_lists(&wanted, &["C10:WON".to_owned(), "WON".to_owned()]), None);
-        assert!(of_two_lists(&wanted, &["WON".to_owned()]).is_some());
     }
 }

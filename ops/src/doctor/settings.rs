@@ -91,12 +91,11 @@ fn read_portal(reader: &Reader<'_>) -> Option<PortalSettings> {
         leak_per_second: reader.with_default("BITRIX24_LEAK", 2.0, "", "", leak)?,
         clock_speed: reader.clock_speed()?,
     };
-    let stages = |text: &str| Some(text.split(',').map(|stage| stage.trim().to_owned()).collect());
     Some(PortalSettings {
         webhook_url: webhook,
         bucket,
         status_fields: [reader.field_code("CONTACT_STATUS_FIELD")?, reader.field_code("DEAL_STATUS_FIELD")?],
-        deal_stages: reader.with_default("DEAL_STAGES", vec!["WON".to_owned()], "", "", stages)?,
+        deal_stages: reader.list("DEAL_STAGES", &["WON"], "")?,
         rules: read_rules(reader),
     })
 }
