@@ -1,5 +1,6 @@
 //! Keeps versions in order: what is not newer than what was settled is not done.
 
+use schemas::problem::is_want_of_client;
 use schemas::{Envelope, Outcome, RecordProcessed, Version};
 use serde::{Deserialize, Serialize};
 
@@ -20,9 +21,6 @@ pub struct Settled {
     pub lacks_client: bool,
 }
 
-/// Code of the problem of a ticket without its client.
-pub const CLIENT_MISSING: &str = "client.missing";
-
 impl Settled {
     /// Takes what is needed out of a result; `None` where the result has no version.
     pub fn of(sequence: u64, envelope: &Envelope, processed: &RecordProcessed) -> Option<Settled> {
@@ -34,7 +32,7 @@ impl Settled {
             outcome: processed.outcome,
             target_id: processed.target_id.clone(),
             body_digest: processed.body_digest.clone(),
-            lacks_client: processed.problems.iter().any(|problem| problem.code == CLIENT_MISSING),
+            lacks_client: processed.problems.iter().any(|problem| is_want_of_client(&problem.code)),
         })
     }
 

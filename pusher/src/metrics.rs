@@ -2,13 +2,13 @@
 
 use std::sync::{Arc, Weak};
 
-use otmechalka::{Call, Called, Error};
+use otmechalka::{Call, Called};
 use runtime::Metrics;
 use runtime::metrics::{Counter, Counters, Gauges, ProblemCounters, Refresh, SecondsBy};
 use schemas::{Entity, Outcome, Problem};
 
 use crate::far_side::Why;
-use crate::push::Push;
+use crate::push::{Push, is_about_visitor_limit};
 
 /// Why nothing is sent, as a label.
 const REASONS: [&str; 4] = ["down", "writes_fail", "token_refused", "throttled"];
@@ -141,15 +141,6 @@ fn status_class(status: Option<u16>) -> &'static str {
         Some(_) => "5xx",
         None => "none",
     }
-}
-
-/// otmechalka has no code for it, only words, and no call that tells the number of visitors.
-fn is_about_visitor_limit(error: &Error) -> bool {
-    let Error::Refused { refusal, .. } = error else { return false };
-    let text = refusal.text().to_lowercase();
-    let names_visitors = ["посетител", "visitor"].iter().any(|word| text.contains(word));
-    names_visitors
-        && ["предел", "лимит", "огранич", "максим", "limit", "maxim"].iter().any(|word| text.contains(word))
 }
 
 #[cfg(test)]

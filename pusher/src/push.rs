@@ -5,7 +5,7 @@ use std::time::Duration;
 use chrono::Utc;
 use otmechalka::{ClientBody, Error, ErrorClass, TicketBody};
 use runtime::{Broker, BrokerError, Bucket, Delivery, Handler, Outgoing, PublishError, Verdict};
-use schemas::problem::{SUCCESS, status_text};
+use schemas::problem::{ClientAbsence, SUCCESS, status_text};
 use schemas::streams::ACK_WAIT;
 use schemas::{
     Checkpoint, Client, Entity, Envelope, EnvelopeError, Mapping, Outcome, Problem, RecordId,
@@ -338,9 +338,10 @@ impl Push {
     /// Has a ticket wait for its client while that is on its way, and refuses it otherwise.
     async fn without_client(&self, task: &Task<'_>, contact: RecordRef) -> Result<Ending, Halt> {
         let (now, pupil, deal) = (Utc::now(), contact.id, task.record.id);
+        let last = self.store.refresh(contact).await?;
         let traces = Traces {
             raw_sequence: self.store.live_raw_version(contact, now).await?,
-            settled_raw_sequence: self.store.refresh(contact).await?.map(|last| last.version().raw_sequence),
+            settled_raw_sequence: last.as_ref().map(|last| last.version().raw_sequence),
             contacts_read_until: self.contacts_read_until().await?,
         };
         if client_is_coming(traces, task.envelope.modified) {
@@ -350,7 +351,8 @@ impl Push {
         }
         // Before the result: what is refused for want of a client must be found when the client comes.
         self.waiting.add(pupil, deal, &subjects::command(pupil, task.record)).await?;
-        Ok(Ending { is_absent: true, ..Ending::refused(vec![Problem::client_missing(pupil)]) })
+        let absence = absence(last.map(|last| last.outcome));
+        Ok(Ending { is_absent: true, ..Ending::refused(vec![Problem::client_missing(pupil, absence)]) })
     }
 
     async fn contacts_read_until(&self) -> Result<Option<chrono::DateTime<chrono::FixedOffset>>, Halt> {
@@ -388,7 +390,11 @@ impl Push {
             };
             if let ErrorClass::Refused { text, fields } = error.class() {
                 self.gate.answered(kind);
-                let problem = Problem::refused_by_otmechalka(&text, &fields);
+                let problem = if is_about_visitor_limit(&error) {
+                    Problem::client_limit()
+                } else {
+                    Problem::refused_by_otmechalka(&text, &fields)
+                };
                 let is_uncertain = had_unknown_outcome || !task.is_first_try();
                 return Ok(Tried::Ended(Ending { is_uncertain, ..Ending::refused(vec![problem]) }));
             }
@@ -422,7 +428,7 @@ impl Push {
                 let failures = task.failures.and_now(now, is_its_own);
                 if failures.own >= MAX_FAILURES {
                     tracing::error!(record.id = %record.id, "otmechalka fails on {record} alone, {} times: {error}", failures.count);
-                    let problem = Problem::otmechalka_keeps_failing(status_of(error));
+                    let problem = Problem::otmechalka_keeps_failing();
                     return Ok(Some(Ending { is_uncertain: true, ..Ending::refused(vec![problem]) }));
                 }
                 tracing::warn!(record.id = %record.id, "otmechalka fails on {record} alone; trying it again later: {error}");
@@ -645,6 +651,17 @@ fn is_ticket_there(task: &Task<'_>, last: Option<&Settled>) -> bool {
     task.record.entity == Entity::Deal && last.is_some_and(Settled::is_in_otmechalka)
 }
 
+/// Tells whether otmechalka refuses because it holds as many visitors as it may.
+///
+/// It has no code for that, only words, and no call that tells the number of visitors.
+pub(crate) fn is_about_visitor_limit(error: &Error) -> bool {
+    let Error::Refused { refusal, .. } = error else { return false };
+    let text = refusal.text().to_lowercase();
+    let names_visitors = ["посетител", "visitor"].iter().any(|word| text.contains(word));
+    names_visitors
+        && ["предел", "лимит", "огранич", "максим", "limit", "maxim"].iter().any(|word| text.contains(word))
+}
+
 /// Tells whether a refusal of a ticket may be about its client.
 fn may_mean_client(error: &Error) -> bool {
     match error.class() {
@@ -657,13 +674,13 @@ fn may_mean_client(error: &Error) -> bool {
     }
 }
 
-/// Returns the status code that stands for a failure in a text for people.
-fn status_of(error: &Error) -> u16 {
-    match error {
-        Error::Unavailable { status, .. } | Error::Garbled { status, .. } => *status,
-        Error::NotFound { .. } => 404,
-        // What a proxy would say of a server that does not answer in time.
-        _ => 504,
+/// Tells why otmechalka lacks a client, by the newest outcome of its contact.
+fn absence(contact: Option<Outcome>) -> ClientAbsence {
+    match contact {
+        None => ClientAbsence::NotRead,
+        Some(Outcome::OutOfScope) => ClientAbsence::OutOfScope,
+        Some(outcome) if outcome.is_in_otmechalka() => ClientAbsence::Lost,
+        Some(_) => ClientAbsence::Refused,
     }
 }
 

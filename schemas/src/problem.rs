@@ -323,6 +323,19 @@ impl Problem {
         )
     }
 
+    /// The tax of a product row is no rate.
+    pub fn rate_invalid(field: Field<'_>, value: &str) -> Problem {
+        let Field { title, .. } = field;
+        let value = quoted(value);
+        Problem::of(
+            field,
+            "invalid",
+            format!(
+                "«{title}» товара в сделке – не ставка в процентах: {value}. Исправьте ставку налога товара."
+            ),
+        )
+    }
+
     /// An amount of a product row is not there.
     pub fn amount_missing(field: Field<'_>, figures: Figures<'_>) -> Problem {
         let Field { title, .. } = field;
@@ -401,6 +414,38 @@ impl Problem {
     }
 }
 
+/// Why otmechalka does not have the client of a ticket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientAbsence {
+    /// The contact was refused; its own status says why.
+    Refused,
+    /// Nothing in the contact concerns otmechalka.
+    OutOfScope,
+    /// The contact is none of those that are read.
+    NotRead,
+    /// It had the client once.
+    Lost,
+}
+
+impl ClientAbsence {
+    const ALL: [ClientAbsence; 4] =
+        [ClientAbsence::Refused, ClientAbsence::OutOfScope, ClientAbsence::NotRead, ClientAbsence::Lost];
+
+    fn code(self) -> &'static str {
+        match self {
+            ClientAbsence::Refused => "client.missing",
+            ClientAbsence::OutOfScope => "client.out_of_scope",
+            ClientAbsence::NotRead => "client.not_read",
+            ClientAbsence::Lost => "client.lost",
+        }
+    }
+}
+
+/// Tells whether a code is that of a ticket whose client otmechalka does not have.
+pub fn is_want_of_client(code: &str) -> bool {
+    ClientAbsence::ALL.iter().any(|absence| absence.code() == code)
+}
+
 /// Problems with whole records, and those that only otmechalka can tell.
 impl Problem {
     /// A record has a shape that no reading of it can help.
@@ -413,15 +458,27 @@ impl Problem {
     }
 
     /// The pupil of a ticket is not in otmechalka and not on its way there.
-    pub fn client_missing(contact: RecordId) -> Problem {
-        Problem::new(
-            "client.missing",
-            format!(
+    pub fn client_missing(contact: RecordId, absence: ClientAbsence) -> Problem {
+        let text = match absence {
+            ClientAbsence::Refused => format!(
                 "Ученика этой сделки (контакт {contact}) нет в отмечалке. Откройте контакт и исправьте то, что \
-                 написано в его поле «Статус синхронизации»; если он создан до начала синхронизации, заведите новый \
-                 контакт и выберите его в сделке. Абонемент затем передастся сам."
+                 написано в его поле «Статус синхронизации». Абонемент затем передастся сам."
             ),
-        )
+            ClientAbsence::OutOfScope => format!(
+                "Ученик этой сделки (контакт {contact}) в отмечалку не передаётся: среди его продуктов и филиалов нет \
+                 тех, что в ней есть. Исправьте их в контакте, и абонемент передастся сам; если ученик не для \
+                 отмечалки, оставьте как есть."
+            ),
+            ClientAbsence::NotRead => format!(
+                "Ученика этой сделки (контакт {contact}) нет в отмечалке: этот контакт создан до начала синхронизации \
+                 или удалён. Выберите в сделке другой контакт ученика или заведите новый."
+            ),
+            ClientAbsence::Lost => format!(
+                "Ученика этой сделки (контакт {contact}) в отмечалке больше нет. Очистите в контакте поле «Статус \
+                 синхронизации»: ученик передастся снова, а за ним и абонемент."
+            ),
+        };
+        Problem::new(absence.code(), text)
     }
 
     /// otmechalka refused a record; `fields` are its own field names with what it said about each.
@@ -450,13 +507,13 @@ impl Problem {
     }
 
     /// otmechalka fails on this one record again and again while others pass.
-    pub fn otmechalka_keeps_failing(status: u16) -> Problem {
+    ///
+    /// What it answered the last time is left out: the next tries may end otherwise, and the problem is the same.
+    pub fn otmechalka_keeps_failing() -> Problem {
         Problem::new(
             "otmechalka.keeps_failing",
-            format!(
-                "Отмечалка раз за разом отвечает на эту запись ошибкой {status}, хотя другие принимает. Сообщите \
-                 администратору; чтобы повторить попытку, очистите поле «Статус синхронизации»."
-            ),
+            "Отмечалка раз за разом отвечает на эту запись ошибкой, хотя другие принимает. Сообщите администратору; \
+             чтобы повторить попытку, очистите поле «Статус синхронизации».",
         )
     }
 

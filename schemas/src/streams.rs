@@ -51,7 +51,8 @@ pub const COMMANDS: StreamDefinition = StreamDefinition {
     name: "CRM_CMD",
     description: "Mapped records for otmechalka; `crm.later` holds those that wait for another try",
     subjects: &["crm.cmd.*.*.*", "crm.later.*.*.*"],
-    max_age: Duration::from_secs(30 * 24 * 60 * 60),
+    // As long as the raw records: a ticket that waits for its pupil is sent from here.
+    max_age: RAW.max_age,
     // A stream with schedules cannot refuse new messages when full, so it must never be full: its size
     // follows that of the raw stream, which is bounded.
     max_bytes: -1,

@@ -1,6 +1,6 @@
 //! What disagrees about a record that is at rest. Pure: values in, findings out.
 
-use schemas::problem::{SUCCESS, status_text};
+use schemas::problem::{SUCCESS, is_want_of_client, status_text};
 use schemas::{Entity, Mapping, Outcome, RecordId, RecordRef};
 use serde_json::{Value, json};
 
@@ -69,7 +69,7 @@ impl Claim {
         match outcome {
             Outcome::OutOfScope => Claim::OutOfScope,
             outcome if outcome.is_in_otmechalka() => Claim::InOtmechalka,
-            _ if codes.iter().any(|code| code == "client.missing") => Claim::Refused(By::WantOfClient),
+            _ if codes.iter().any(|code| is_want_of_client(code)) => Claim::Refused(By::WantOfClient),
             _ if codes.iter().any(is_otmechalkas) => Claim::Refused(By::Otmechalka),
             _ => Claim::Refused(By::Mapping),
         }

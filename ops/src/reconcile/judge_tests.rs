@@ -1,5 +1,4 @@
 use super::*;
-use schemas::Problem;
 
 const REFUSAL: &str = "Не заполнено поле «Телефон». Заполните его.";
 
@@ -124,10 +123,10 @@ fn a_status_that_lies_is_found() {
 #[test]
 fn who_refused_is_read_from_the_codes() {
     let of = |code: &str| Claim::of_result(Outcome::Refused, &[code.to_owned()]);
-    assert_eq!(of("client.missing"), Claim::Refused(By::WantOfClient));
+    for code in ["client.missing", "client.out_of_scope", "client.not_read", "client.lost"] {
+        assert_eq!(of(code), Claim::Refused(By::WantOfClient));
+    }
     assert_eq!(of("otmechalka.refused"), Claim::Refused(By::Otmechalka));
     assert_eq!(of("phone.missing"), Claim::Refused(By::Mapping));
     assert_eq!(Claim::of_result(Outcome::AlreadyThere, &[]), Claim::InOtmechalka);
-    let missing = Problem::client_missing(id(5));
-    assert_eq!(of(&missing.code), Claim::Refused(By::WantOfClient));
 }

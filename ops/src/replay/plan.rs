@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use schemas::problem::is_want_of_client;
 use schemas::{Entity, Mapping, Outcome, Problem, RecordRef};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
@@ -174,10 +175,10 @@ fn is_settled(candidate: &Candidate, today: &Mapping) -> bool {
         Mapping::Refused(problems) => settled.outcome == Outcome::Refused && settled.problems == *problems,
         Mapping::OutOfScope => settled.outcome == Outcome::OutOfScope,
         Mapping::Client(_) => settled.outcome.is_in_otmechalka() && was_sent(candidate, settled, today),
-        Mapping::Ticket(ticket) => {
+        Mapping::Ticket(_) => {
             // The pusher sends it again by itself once its client is there.
-            let missing = Problem::client_missing(ticket.client_origin_id);
-            settled.problems == [missing] && was_sent(candidate, settled, today)
+            let wants_client = |problem: &Problem| is_want_of_client(&problem.code);
+            settled.problems.iter().any(wants_client) && was_sent(candidate, settled, today)
         }
     }
 }
@@ -249,6 +250,7 @@ pub(crate) mod tests {
     use super::*;
     use crate::comparison::tests::client;
     use chrono::DateTime;
+    use schemas::problem::ClientAbsence;
     use schemas::{RecordId, Ticket, Version};
 
     const MARK: Mark = Mark { raw: 120, commands: 118, results: 117 };
@@ -345,7 +347,7 @@ pub(crate) mod tests {
             payment_method: "CASH".into(),
         });
         let mut refused = settled(5, 0, Outcome::Refused);
-        refused.as_mut().unwrap().problems = vec![Problem::client_missing(pupil)];
+        refused.as_mut().unwrap().problems = vec![Problem::client_missing(pupil, ClientAbsence::Refused)];
         let record = RecordRef::deal(pupil);
         let waiting =
             Candidate { record, ..candidate(ticket.clone(), sent(5, 0, ticket.clone()), refused.clone()) };

@@ -261,6 +261,10 @@ impl Bench {
         answer.json().await.unwrap()
     }
 
+    pub async fn otmechalka_settings(&self, settings: Value) {
+        self.admin(reqwest::Method::POST, "settings", Some(settings)).await;
+    }
+
     pub async fn fault(&self, fault: Value) {
         self.admin(reqwest::Method::POST, "faults", Some(fault)).await;
     }

@@ -23,7 +23,8 @@ async fn a_sick_record_blocks_nobody_and_is_reported_as_its_own_error() {
     let reported = bench.settled(sick, version(sick.id.get())).await;
     assert_eq!(reported.outcome, Outcome::Refused);
     assert_eq!(reported.problems[0].code, "otmechalka.keeps_failing");
-    assert!(reported.status.contains("500"), "{}", reported.status);
+    // The next tries may end with another code, and the same trouble has to give the same text.
+    assert!(!reported.status.contains("500"), "{}", reported.status);
     let tries = bench.faults_fired().await;
     assert!(tries >= 9, "{tries} tries: none is counted before another record was taken");
 

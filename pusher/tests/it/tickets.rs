@@ -54,6 +54,32 @@ async fn a_ticket_is_refused_with_its_client_and_released_when_that_is_put_right
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_ticket_of_a_pupil_who_does_not_concern_otmechalka_says_so() {
+    let bench = Bench::start().await;
+    let _pusher = bench.pusher();
+    let (pupil, sale) = (contact(39911), deal(96039));
+    let read = bench.raw(pupil).await;
+    bench.command(pupil, pupil, version(read), "", Mapping::OutOfScope).await;
+    bench.command(sale, pupil, version(read + 1), "", ticket(pupil)).await;
+    let told = bench.settled(sale, version(read + 1)).await;
+    // The contact's own status is a success, so nothing there could be put right.
+    assert_eq!(told.problems[0].code, "client.out_of_scope");
+    assert!(!told.status.contains("Статус синхронизации"), "{}", told.status);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_otmechalka_is_named_as_that() {
+    let bench = Bench::start().await;
+    bench.otmechalka_settings(serde_json::json!({"max_visitors": 1})).await;
+    let _pusher = bench.pusher();
+    bench.new_client(contact(1)).await;
+    bench.settled(contact(1), version(1)).await;
+    bench.command(contact(2), contact(2), version(2), "", client("Иван")).await;
+    let told = bench.settled(contact(2), version(2)).await;
+    assert_eq!((told.outcome, told.problems[0].code.as_str()), (Outcome::Refused, "client.limit"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_ticket_of_a_contact_that_is_never_read_waits_only_until_the_contacts_are_read_that_far() {
     let bench = Bench::start().await;
     let _pusher = bench.pusher();
@@ -67,7 +93,7 @@ async fn a_ticket_of_a_contact_that_is_never_read_waits_only_until_the_contacts_
     .await;
     assert!(bench.result(sale).await.is_none());
     bench.contacts_read_until("2026-01-10T12:00:01+03:00").await;
-    assert_eq!(bench.settled(sale, version(9)).await.problems[0].code, "client.missing");
+    assert_eq!(bench.settled(sale, version(9)).await.problems[0].code, "client.not_read");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -98,7 +124,7 @@ async fn a_ticket_whose_client_was_deleted_in_otmechalka_follows_when_it_is_back
     bench.settled(pupil, version(read)).await;
     bench.delete_client(pupil).await;
     bench.command(sale, pupil, version(read + 1), "", ticket(pupil)).await;
-    assert_eq!(bench.settled(sale, version(read + 1)).await.problems[0].code, "client.missing");
+    assert_eq!(bench.settled(sale, version(read + 1)).await.problems[0].code, "client.lost");
 
     bench.command(pupil, pupil, version(read + 2), "", client("Иван")).await;
     assert_success(&bench.settled(pupil, version(read + 2)).await, Outcome::Created);

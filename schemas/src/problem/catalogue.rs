@@ -1,6 +1,6 @@
 //! Every kind of problem with an example: what `docs/statuses.md` is written from.
 
-use super::{Field, Figures, Problem};
+use super::{ClientAbsence, Field, Figures, Problem};
 use crate::record::RecordId;
 
 /// One kind of problem, for the table of all status texts.
@@ -12,7 +12,7 @@ pub struct Example {
     pub problem: Problem,
 }
 
-/// Returns every kind of problem once, with an example.
+/// Returns every kind of problem with an example of each of its texts.
 pub fn catalogue() -> Vec<Example> {
     [contact_examples(), deal_examples(), otmechalka_examples()]
         .into_iter()
@@ -138,19 +138,26 @@ fn row_examples() -> Vec<(&'static str, Problem)> {
             "Цена со скидкой меньше нуля",
             Problem::amount_negative(paid, "-8700", of("9000.00", "-8700.00", "300.00")),
         ),
-        ("Ставка налога – не число", Problem::amount_invalid(tax, "НДС", of("9000.00", "8700.00", "300.00"))),
+        ("Ставка налога – не число", Problem::rate_invalid(tax, "НДС")),
     ]
 }
 
 fn otmechalka_examples() -> Vec<(&'static str, Problem)> {
     let refusal = [("ticket_type".to_owned(), "Неизвестный тип абонемента".to_owned())];
-    let contact = RecordId::try_new(39910).map(Problem::client_missing);
+    let absences = [
+        ("Контакт ученика с ошибкой", ClientAbsence::Refused),
+        ("Контакт ученика отмечалки не касается", ClientAbsence::OutOfScope),
+        ("Контакта ученика среди читаемых нет", ClientAbsence::NotRead),
+        ("Ученика удалили из отмечалки", ClientAbsence::Lost),
+    ];
     let mut examples = vec![
         ("Запись пришла в непонятном виде", Problem::record_unreadable()),
         ("Отмечалка не приняла запись", Problem::refused_by_otmechalka("", &refusal)),
-        ("Отмечалка не справляется с этой записью", Problem::otmechalka_keeps_failing(500)),
+        ("Отмечалка не справляется с этой записью", Problem::otmechalka_keeps_failing()),
         ("В отмечалке нет места", Problem::client_limit()),
     ];
-    examples.extend(contact.map(|problem| ("Ученика сделки нет в отмечалке", problem)));
+    let of_contact = RecordId::try_new(39910)
+        .map(|contact| absences.map(|(case, absence)| (case, Problem::client_missing(contact, absence))));
+    examples.extend(of_contact.into_iter().flatten());
     examples
 }
