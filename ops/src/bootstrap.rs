@@ -9,11 +9,15 @@ use crate::cli;
 use crate::environment::Environment;
 use crate::exit::{Exit, Failure};
 use crate::nats;
-use crate::owner;
+use crate::{owner, stages};
 
 /// Carries the command out.
 pub async fn run(environment: &Environment, arguments: &cli::Bootstrap, json: bool) -> Result<Exit, Failure> {
     let replicas = replicas(environment, arguments.replicas)?;
+    if arguments.check_settings {
+        stages::check_settings(&stages::folder()?, environment).await?;
+        owner::check_both_crms(environment)?;
+    }
     let broker = nats::connect(environment).await?;
     let mode = if arguments.dry_run { Mode::Look } else { Mode::Make };
     if let Some(portal) = owner::portal(environment) {

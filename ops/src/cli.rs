@@ -123,6 +123,9 @@ pub struct Bootstrap {
     /// Take the streams over although they were made for a portal of another name, because it was renamed
     #[arg(long, conflicts_with = "dry_run")]
     pub portal_renamed: bool,
+    /// First have every stage check its settings, and refuse a CRM on this machine beside one that is elsewhere
+    #[arg(long)]
+    pub check_settings: bool,
     /// Only tell what is missing or differs; exit code 1 if anything does
     #[arg(long)]
     pub dry_run: bool,

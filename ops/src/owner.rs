@@ -6,7 +6,7 @@
 use runtime::{Broker, Reader};
 use schemas::streams::RAW;
 use secrecy::ExposeSecret;
-use url::Url;
+use url::{Host, Url};
 
 use crate::environment::Environment;
 use crate::exit::Failure;
@@ -35,6 +35,36 @@ pub fn portal_address(environment: &Environment) -> Option<String> {
     let source = environment.source();
     let webhook = Reader::new(&source).optional_secret("BITRIX24_WEBHOOK_URL", "", "", |_| true)??;
     address(webhook.expose_secret())
+}
+
+/// Refuses a double of one CRM beside the other CRM itself: invented records must not reach a real one, nor may the real
+/// one be told that a double took its records.
+pub fn check_both_crms(environment: &Environment) -> Result<(), Failure> {
+    let source = environment.source();
+    let webhook = Reader::new(&source).optional_secret("BITRIX24_WEBHOOK_URL", "", "", |_| true).flatten();
+    let webhook = webhook.map(|webhook| webhook.expose_secret().to_owned());
+    let lone = match (
+        webhook.as_deref().and_then(is_here),
+        environment.text("OTMECHALKA_URL").as_deref().and_then(is_here),
+    ) {
+        (Some(true), Some(false)) => "BITRIX24_WEBHOOK_URL",
+        (Some(false), Some(true)) => "OTMECHALKA_URL",
+        _ => return Ok(()),
+    };
+    Err(Failure::settings(format!(
+        "{lone}: found an address on this machine, as that of a double, or nothing, though the other CRM is a real one. \
+         Set both, or neither for the demo"
+    )))
+}
+
+/// Tells whether an address is on this machine's loopback.
+fn is_here(address: &str) -> Option<bool> {
+    let url = Url::parse(address).ok()?;
+    Some(match url.host()? {
+        Host::Domain(name) => name == "localhost",
+        Host::Ipv4(ip) => ip.is_loopback(),
+        Host::Ipv6(ip) => ip.is_loopback(),
+    })
 }
 
 fn address(webhook: &str) -> Option<String> {
@@ -79,6 +109,22 @@ pub async fn stamp(broker: &Broker, portal: &str) -> Result<(), Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_double_beside_a_real_crm_is_refused() {
+        let check = |webhook: &str, otmechalka: &str| {
+            let mut environment = Environment::default();
+            environment.set("BITRIX24_WEBHOOK_URL", webhook);
+            environment.set("OTMECHALKA_URL", otmechalka);
+            check_both_crms(&environment).map_err(|failure| failure.text)
+        };
+        let (real, double) = ("https://portal.example/rest/1/hush/", "http://127.0.0.1:8080/rest/1/demo/");
+        let told = check(real, "http://127.0.0.1:8081").unwrap_err();
+        assert!(told.starts_with("OTMECHALKA_URL") && !told.contains("hush"), "{told}");
+        assert!(check(double, "https://otmechalka.example").unwrap_err().starts_with("BITRIX24_WEBHOOK_URL"));
+        assert!(check(real, "https://otmechalka.example").is_ok());
+        assert!(check(double, "http://[::1]:8081").is_ok());
+    }
 
     #[test]
     fn the_name_of_a_portal_holds_no_secret() {

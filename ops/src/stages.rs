@@ -23,6 +23,22 @@ pub fn folder() -> Result<PathBuf, Failure> {
     Ok(program.parent().map(Path::to_owned).unwrap_or_default())
 }
 
+/// Asks every stage whether its settings will do, and refuses them with all mistakes at once.
+pub async fn check_settings(folder: &Path, environment: &Environment) -> Result<(), Failure> {
+    let problems = setting_problems(folder, environment).await?;
+    if problems.is_empty() { Ok(()) } else { Err(Failure::settings(all_problems(&problems))) }
+}
+
+fn all_problems(problems: &[String]) -> String {
+    let mut text = "these settings are to be put right before anything can start:".to_owned();
+    for problem in problems {
+        text.push_str("\n  ");
+        text.push_str(problem);
+    }
+    text.push_str("\n.env.sample explains every setting.");
+    text
+}
+
 /// Asks every stage whether its settings will do, and returns every mistake, a line each.
 pub async fn setting_problems(folder: &Path, environment: &Environment) -> Result<Vec<String>, Failure> {
     let mut problems = Problems::default();

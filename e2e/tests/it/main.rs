@@ -9,4 +9,5 @@ mod observe_files;
 mod reconcile;
 mod replay;
 mod rooms;
+mod settings_files;
 mod traces;

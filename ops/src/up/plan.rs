@@ -152,19 +152,8 @@ impl Plan {
             environment.set("BITRIX24_WEBHOOK_URL", SOME_WEBHOOK);
             environment.set("OTMECHALKA_URL", SOME_OTMECHALKA);
         }
-        let problems = stages::setting_problems(&self.programs, &environment).await?;
-        if problems.is_empty() { Ok(()) } else { Err(Failure::settings(all_problems(&problems))) }
+        stages::check_settings(&self.programs, &environment).await
     }
-}
-
-fn all_problems(problems: &[String]) -> String {
-    let mut text = "these settings are to be put right before anything can start:".to_owned();
-    for problem in problems {
-        text.push_str("\n  ");
-        text.push_str(problem);
-    }
-    text.push_str("\n.env.sample explains every setting.");
-    text
 }
 
 fn mode(environment: &Environment) -> Mode {

@@ -1,0 +1,50 @@
+//! The files that carry settings to the programs agree with each other.
+
+use std::collections::BTreeSet;
+
+const SAMPLE: &str = include_str!("../../../.env.sample");
+const COMPOSE: &str = include_str!("../../../docker-compose.yml");
+
+/// What `.env.sample` says is not for containers, or what they have from elsewhere.
+const NOT_FOR_CONTAINERS: [&str; 7] = [
+    // A file of the host; every setting in it may stand in .env.
+    "ROLLCALL_CONFIG",
+    // A volume and fixed addresses inside the containers.
+    "STATE_DIR",
+    "HEALTH_LISTEN",
+    // Files to be mounted first; ops/README.md says how.
+    "OTMECHALKA_CA_FILE",
+    "NATS_CA_FILE",
+    // Only against doubles whose clock was sped up.
+    "PORTAL_CLOCK_SPEED",
+    "OTMECHALKA_CLOCK_SPEED",
+];
+
+fn sample_names() -> BTreeSet<&'static str> {
+    let name = |line: &'static str| line.trim_start_matches('#').split_once('=').map(|(name, _)| name);
+    let is_name = |name: &&str| {
+        !name.is_empty() && name.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_')
+    };
+    SAMPLE.lines().filter_map(name).filter(is_name).collect()
+}
+
+#[test]
+fn what_env_sample_explains_reaches_the_containers() {
+    let names = sample_names();
+    assert!(names.contains("MAPPING_FILE") && names.contains("SYNC_START_DATE"), "{names:?}");
+    let lost: Vec<&&str> = names
+        .iter()
+        .filter(|name| !NOT_FOR_CONTAINERS.contains(name) && !COMPOSE.contains(&format!("${{{name}")))
+        .collect();
+    assert!(lost.is_empty(), "docker compose drops {lost:?}");
+}
+
+#[test]
+fn every_variable_of_the_compose_file_is_explained() {
+    let names = sample_names();
+    let used = COMPOSE.split("${").skip(1).filter_map(|rest| rest.split([':', '-', '}']).next());
+    // Images are no settings of the programs.
+    let unknown: BTreeSet<&str> =
+        used.filter(|name| !names.contains(name) && !name.ends_with("_IMAGE")).collect();
+    assert!(unknown.is_empty(), "{unknown:?} of docker-compose.yml are not in .env.sample");
+}
