@@ -104,8 +104,8 @@ fn line(snapshot: &Snapshot) -> String {
 
 fn reading(snapshot: &Snapshot) -> String {
     match (snapshot.contacts.walking, snapshot.deals.walking) {
-        (Some(id), _) => format!("reading contacts, now behind {id}"),
-        (None, Some(id)) => format!("reading deals, now behind {id}"),
+        (Some(id), _) => format!("reading contacts, after id {id}"),
+        (None, Some(id)) => format!("reading deals, after id {id}"),
         (None, None) => String::new(),
     }
 }
@@ -134,7 +134,7 @@ mod tests {
         snapshot.parked.count = 1;
         assert_eq!(
             line(&snapshot),
-            "read 10, mapped 7, pushed 5, statuses 0; reading deals, now behind 96038; 1 waiting for another try"
+            "read 10, mapped 7, pushed 5, statuses 0; reading deals, after id 96038; 1 waiting for another try"
         );
     }
 }

@@ -153,6 +153,8 @@ struct Client {
     id: u64,
     created: Moment,
     row: Row,
+    /// Was entered without a mistake and learns where otmechalka is kept.
+    is_well_entered: bool,
 }
 
 /// One run of the lifelike generator.
@@ -186,19 +188,21 @@ impl Demo {
         let mut spoiled = 0;
         for (id, created) in ids.into_iter().zip(moments) {
             let modified = self.modified(created);
-            let mut row = self.contact(id, created, modified);
-            if self.rng.random_bool(0.15) {
+            let (mut row, is_kept) = self.contact(id, created, modified);
+            let is_spoiled = self.rng.random_bool(0.15);
+            if is_spoiled {
                 let mistake = &mistakes::CONTACT[spoiled % mistakes::CONTACT.len()];
                 (mistake.plant)(&mut row, &mut self.rng);
                 self.planted.push(Planted { entity: "contact", id, mistake: mistake.name });
                 spoiled += 1;
             }
-            clients.push(Client { id, created, row });
+            clients.push(Client { id, created, row, is_well_entered: is_kept && !is_spoiled });
         }
         clients
     }
 
-    fn contact(&mut self, id: u64, created: Moment, modified: Moment) -> Row {
+    /// Invents a contact, and tells whether otmechalka is kept where that pupil learns.
+    fn contact(&mut self, id: u64, created: Moment, modified: Moment) -> (Row, bool) {
         let manager = self.seller();
         let mut row = rows::contact(id, created, modified, manager);
         set_people(&mut row, &names::family(&mut self.rng));
@@ -209,7 +213,7 @@ impl Demo {
             let mail = names::mail(&mut self.rng);
             rows::set_mails(&mut row, id * 10 + 5, &[mail]);
         }
-        let (products, branches) = self.lessons();
+        let (products, branches, is_kept) = self.lessons();
         set(&mut row, rows::PRODUCTS, rows::choice(products));
         set(&mut row, rows::BRANCHES, rows::choice(branches));
         if self.rng.random_bool(0.8) {
@@ -217,22 +221,22 @@ impl Demo {
             set(&mut row, rows::PUPIL_BIRTHDATE, rows::date(birth, *self.now.offset()));
         }
         self.burden(&mut row);
-        row
+        (row, is_kept)
     }
 
-    /// Chooses products and branches: online, offline, both, and what is out of scope.
-    fn lessons(&mut self) -> (&'static [u64], &'static [u64]) {
+    /// Chooses products and branches: online, offline, both, and what is out of scope, for which it says no.
+    fn lessons(&mut self) -> (&'static [u64], &'static [u64], bool) {
         match self.rng.random_range(0..100) {
-            0..25 => (&[410], &[]),
-            25..37 => (&[410], &[348]),
-            37..52 => (&[404], &[48]),
-            52..62 => (&[404], &[12_708]),
-            62..68 => (&[404], &[48, 12_708]),
-            68..76 => (&[404, 410], &[48]),
-            76..82 => (&[404, 410], &[12_708, 348]),
-            82..87 => (&[404, 406], &[348, 48]),
-            87..93 => (&[406], &[48]),
-            _ => (&[404], &[348]),
+            0..25 => (&[410], &[], true),
+            25..37 => (&[410], &[348], true),
+            37..52 => (&[404], &[48], true),
+            52..62 => (&[404], &[12_708], true),
+            62..68 => (&[404], &[48, 12_708], true),
+            68..76 => (&[404, 410], &[48], true),
+            76..82 => (&[404, 410], &[12_708, 348], true),
+            82..87 => (&[404, 406], &[348, 48], true),
+            87..93 => (&[406], &[48], false),
+            _ => (&[404], &[348], false),
         }
     }
 
@@ -262,7 +266,7 @@ impl Demo {
         if clients.is_empty() {
             return (self.recent(), None);
         }
-        let client = &clients[self.rng.random_range(0..clients.len())];
+        let client = self.buyer(clients);
         let old = START.is_some_and(|start| client.created.date_naive() < start);
         let earliest = match (old, self.rng.random_bool(0.05)) {
             // Most of those who came years ago bought years ago.
@@ -274,6 +278,21 @@ impl Demo {
             (false, false) => client.created,
         };
         (self.between(earliest, self.now), Some(client.id))
+    }
+
+    /// Chooses who buys. A pupil whose contact has a mistake seldom does: otherwise each such mistake would spoil all of
+    /// that pupil's deals too, and half of them would be wrong.
+    fn buyer<'c>(&mut self, clients: &'c [Client]) -> &'c Client {
+        let client = &clients[self.rng.random_range(0..clients.len())];
+        if client.is_well_entered || self.rng.random_bool(0.15) {
+            return client;
+        }
+        let well_entered: Vec<&Client> = clients.iter().filter(|client| client.is_well_entered).collect();
+        if well_entered.is_empty() {
+            client
+        } else {
+            well_entered[self.rng.random_range(0..well_entered.len())]
+        }
     }
 
     fn sale(&mut self, id: u64, created: Moment, contact: Option<u64>) -> Sale {
