@@ -1,5 +1,6 @@
 //! The flow without faults: what a school sees on a good day.
 
+use anyhow::Context;
 use e2e::{School, Stage};
 use serde_json::{Value, json};
 
@@ -75,6 +76,10 @@ async fn the_demo_school_ends_as_the_oracle_says_and_then_is_silent() -> anyhow:
     assert_eq!(requests["updates"], 0, "{requests}");
     assert_eq!(requests["refused_503"], 0, "{requests}");
     assert_eq!(writes(&school).await?, before);
+    // Nothing is asked for but what a poll asks for.
+    let commands = requests["commands"].as_object().context("counted commands")?;
+    let lists = ["crm.contact.list", "crm.deal.list"];
+    assert!(!commands.is_empty() && commands.keys().all(|method| lists.contains(&method.as_str())), "{requests}");
     Ok(())
 }
 
