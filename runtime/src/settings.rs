@@ -40,6 +40,12 @@ impl Source {
         Source { environment, file, file_problem }
     }
 
+    /// Takes these variables as the environment, and this text as the file, whatever the variables name.
+    pub fn with_file(environment: impl IntoIterator<Item = (String, String)>, text: &str) -> Source {
+        let (file, file_problem) = parse_file(text);
+        Source { environment: environment.into_iter().collect(), file, file_problem }
+    }
+
     fn text(&self, name: &str) -> Option<String> {
         self.environment.get(name).cloned().or_else(|| self.in_file(name))
     }
@@ -59,24 +65,30 @@ impl Source {
 }
 
 fn read_file(path: &Path) -> (toml::Table, Option<SettingProblem>) {
-    let problem = |found: String| SettingProblem {
-        name: CONFIG_FILE.into(),
-        found,
-        expected: "the path of a readable TOML file".into(),
-        example: "./rollcall.toml".into(),
-    };
-    let text = match std::fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(error) => return (toml::Table::new(), Some(problem(error.kind().to_string()))),
-    };
+    match std::fs::read_to_string(path) {
+        Ok(text) => parse_file(&text),
+        Err(error) => (toml::Table::new(), Some(file_problem(error.kind().to_string()))),
+    }
+}
+
+fn parse_file(text: &str) -> (toml::Table, Option<SettingProblem>) {
     match text.parse::<toml::Table>() {
         Ok(table) => (table, None),
         // The error's own text quotes the line, which may hold a secret.
         Err(error) => {
-            let line =
-                error.span().map_or(0, |span| text[..span.start.min(text.len())].matches('\n').count() + 1);
-            (toml::Table::new(), Some(problem(format!("a file that is not TOML at line {line}"))))
+            let before = |start: usize| text.bytes().take(start).filter(|byte| *byte == b'\n').count();
+            let line = error.span().map_or(0, |span| before(span.start) + 1);
+            (toml::Table::new(), Some(file_problem(format!("a file that is not TOML at line {line}"))))
         }
+    }
+}
+
+fn file_problem(found: String) -> SettingProblem {
+    SettingProblem {
+        name: CONFIG_FILE.into(),
+        found,
+        expected: "the path of a readable TOML file".into(),
+        example: "./rollcall.toml".into(),
     }
 }
 
