@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, FixedOffset, NaiveDate, NaiveDateTime, NaiveTime, TimeZone};
 use chrono_tz::Tz;
+use schemas::problem::clean;
 use secrecy::SecretString;
 
 /// Variable that names the TOML file.
@@ -151,7 +152,8 @@ impl<'s> Reader<'s> {
     pub fn problem(&self, name: &str, found: &str, expected: &str, example: &str) {
         self.problems.borrow_mut().push(SettingProblem {
             name: name.into(),
-            found: found.into(),
+            // It goes to a terminal, and may be anything.
+            found: clean(found),
             expected: expected.into(),
             example: example.into(),
         });
@@ -371,7 +373,7 @@ mod tests {
 
     #[test]
     fn every_mistake_is_reported_at_once_and_no_secret_is_shown() {
-        let source = source(&[("A", "x"), ("B", "soon"), ("TOKEN", "hunter2"), ("C", "  ")]);
+        let source = source(&[("A", "x\u{1b}[2J"), ("B", "soon"), ("TOKEN", "hunter2"), ("C", "  ")]);
         let reader = Reader::new(&source);
         let a = reader.number("A", 1, 1..=9, "3");
         let b = reader.duration("B", Duration::from_secs(1), "60s");
@@ -381,7 +383,7 @@ mod tests {
         let names: Vec<_> = error.0.iter().map(|problem| problem.name.as_str()).collect();
         assert_eq!(names, ["A", "B", "C", "TOKEN"]);
         let text = format!("{error} {error:?}");
-        assert!(!text.contains("hunter2"), "{text}");
+        assert!(!text.contains("hunter2") && text.contains("found `x[2J`"), "{text}");
         assert!(text.contains("4 settings to put right") && text.contains("B=60s"), "{text}");
     }
 
