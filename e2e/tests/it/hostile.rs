@@ -169,7 +169,8 @@ async fn fill(school: &School, seed: u64) -> anyhow::Result<Vec<u64>> {
                 0..=2 => spoiler.spoil(&mut deal, &deals),
                 3 => spoiler.spoil(&mut product[0], &rows),
                 _ => {
-                    product = Value::Array(vec![product[0].clone(); [0, 2, 60][spoiler.0.random_range(0..3)]])
+                    product =
+                        Value::Array(vec![product[0].clone(); [0, 2, 60][spoiler.0.random_range(0..3)]]);
                 }
             }
         }
