@@ -31,8 +31,11 @@ const LATER: [&str; 1] = ["NATS_CA_FILE"];
 /// Settings of others than the stages.
 const NOT_OURS: [&str; 2] = ["RUST_LOG", "NATS_REPLICAS"];
 
+/// What a stage says of settings that it cannot use.
+type Refusal = fn(&Source) -> Option<SettingsError>;
+
 /// What each stage reads of what `.env.sample` names, and how it tells what it cannot use.
-fn stages() -> [(&'static str, fn(&Source) -> Option<SettingsError>); 4] {
+fn stages() -> [(&'static str, Refusal); 4] {
     fn refusal<S: Stage>(source: &Source) -> Option<SettingsError> {
         configure::<S>(source).err()
     }
@@ -132,7 +135,7 @@ fn a_value_of_the_wrong_kind_is_told_by_name_by_some_stage_and_is_the_only_probl
 
 #[test]
 fn everything_wrong_at_once_is_one_report_with_every_problem() {
-    let single = |refusal: fn(&Source) -> Option<SettingsError>| -> BTreeSet<String> {
+    let single = |refusal: Refusal| -> BTreeSet<String> {
         let wrong = |name: &String| !told(refusal(&with(&one(name, "not;this: one")))).is_empty();
         let alone = |name: &String| !name.starts_with("NATS_") || name == "NATS_URL";
         names().into_iter().filter(|name| alone(name) && wrong(name) && !name.ends_with("_FILE")).collect()
