@@ -9,7 +9,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::clock::to_utc;
-use crate::envelope::{Answer, Envelope, Success, Time, api_error};
+use crate::envelope::{self, Answer, Envelope, Reply, Success, Time, api_error};
 use crate::error::{AnswerFault, ApiError, Error, RequestFault};
 use crate::php::{Entries, present, whole_number};
 use crate::query;
@@ -205,6 +205,12 @@ pub struct BatchAnswer {
 }
 
 impl BatchAnswer {
+    /// Reads the answer to a batch as it came over HTTP, for those with a transport of their own.
+    pub fn from_http(batch: &Batch, status: u16, body: &[u8]) -> Result<Self, Error> {
+        let reply = Reply { status, body: body.to_vec() };
+        Self::read(batch, envelope::read("batch", &reply)?)
+    }
+
     /// Returns what became of a command; a name that is not of this batch counts as missing.
     pub fn take(&mut self, id: &CommandId) -> Result<Answer, ApiError> {
         match self.outcomes.iter().position(|(known, _)| known == id) {
@@ -314,7 +320,6 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::envelope::{self, Reply};
     use crate::error::ErrorClass;
 
     fn command(method: &str) -> Command {

@@ -225,13 +225,7 @@ impl Client {
         self.learn_time(&envelope.time);
         let reset_at = envelope.time.operating_reset_at.and_then(to_utc);
         let success = envelope.outcome.map_err(|error| self.complete(error.with_reset_at(reset_at)))?;
-        Ok(Answer {
-            result: success.result.to_owned(),
-            next: success.next,
-            total: success.total,
-            time: envelope.time,
-            method: method.into(),
-        })
+        Ok(Answer::new(method, success, envelope.time))
     }
 
     fn read_batch(&self, batch: &Batch, reply: &Reply) -> Result<BatchAnswer, Error> {

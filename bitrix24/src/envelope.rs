@@ -24,6 +24,18 @@ pub struct Answer {
 }
 
 impl Answer {
+    /// Reads the answer to a call as it came over HTTP, for those with a transport of their own.
+    pub fn from_http(method: &str, status: u16, body: &[u8]) -> Result<Self, Error> {
+        let reply = Reply { status, body: body.to_vec() };
+        let Envelope { time, outcome } = read(method, &reply)?;
+        Ok(Self::new(method, outcome?, time))
+    }
+
+    pub(crate) fn new(method: &str, success: Success<'_>, time: Time) -> Self {
+        let Success { result, next, total } = success;
+        Self { result: result.to_owned(), next, total, time, method: method.into() }
+    }
+
     /// Reads the result as a type.
     pub fn parse<T: DeserializeOwned>(&self, expected: &'static str) -> Result<T, Error> {
         serde_json::from_str(self.result.get()).map_err(|_| self.shape_error(expected))

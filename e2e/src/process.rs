@@ -99,6 +99,18 @@ impl Program {
         self.signal(Signal::SIGCONT)
     }
 
+    /// Returns the most memory that it has held so far, in KiB, its own file not counted: unoptimised programs are large.
+    pub fn peak_memory_kib(&self) -> anyhow::Result<u64> {
+        let id = self.child.id().with_context(|| format!("{} has ended", self.name))?;
+        let status = std::fs::read_to_string(format!("/proc/{id}/status"))?;
+        let kib = |name: &str| -> anyhow::Result<u64> {
+            let line =
+                status.lines().find(|line| line.starts_with(name)).with_context(|| format!("no {name}"))?;
+            Ok(line.split_whitespace().nth(1).with_context(|| format!("no number in {name}"))?.parse()?)
+        };
+        Ok(kib("VmHWM:")?.saturating_sub(kib("RssFile:")?))
+    }
+
     /// Tells whether it ended by itself.
     pub fn has_ended(&mut self) -> anyhow::Result<bool> {
         Ok(self.child.try_wait()?.is_some())

@@ -168,6 +168,13 @@ impl Bitrix24 {
         self.admin.post("faults", &fault).await.map(drop)
     }
 
+    /// Returns how many requests the planned faults have hit.
+    pub async fn faults_hit(&self) -> anyhow::Result<u64> {
+        let rules = self.admin.get("faults").await?;
+        let list = rules.as_array().or_else(|| rules["faults"].as_array()).context("a list of faults")?;
+        Ok(list.iter().filter_map(|rule| rule["hits"].as_u64()).sum())
+    }
+
     /// Ends all faults.
     pub async fn heal(&self) -> anyhow::Result<()> {
         self.admin.delete("faults").await.map(drop)

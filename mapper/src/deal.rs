@@ -118,11 +118,15 @@ fn goods(rules: &DealRules, changed: &RecordChanged, problems: &mut Vec<Problem>
 fn ticket_type(rules: &DealRules, row: &Php) -> Result<String, Problem> {
     let field = Field { token: "product_name", title: &rules.rows.product_name };
     let text = scalar(row.member("PRODUCT_NAME"), field)?.unwrap_or_default();
-    let name: String = match text.chars().any(char::is_control) {
-        true => clean(text),
-        false => text.trim().to_owned(),
-    };
+    let name = if hides_something(text) { clean(text) } else { text.trim().to_owned() };
     bounded(name, field, PRODUCT_NAME_MAX_CHARS)?.ok_or_else(|| Problem::missing(field))
+}
+
+/// Tells a text that holds more than letters and spaces that can be seen: line breaks, controls, direction overrides.
+fn hides_something(text: &str) -> bool {
+    let letters = |text: &str| text.chars().filter(|c| !c.is_whitespace()).collect::<String>();
+    let breaks = |c: char| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}');
+    text.contains(breaks) || letters(text) != letters(&clean(text))
 }
 
 fn quantity(rules: &DealRules, row: &Php) -> Result<(), Problem> {

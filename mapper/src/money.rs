@@ -101,7 +101,8 @@ pub(crate) fn is_one(text: &str) -> bool {
 fn decimal(text: &str) -> Option<Decimal> {
     let text = text.trim().replace(',', ".");
     let is_number = text.bytes().all(|byte| byte.is_ascii_digit() || b"+-.eE".contains(&byte));
-    if text.len() > MAX_BYTES || !is_number || !text.bytes().any(|byte| byte.is_ascii_digit()) {
+    // The decimal library alone would also take `1e-+7`.
+    if text.len() > MAX_BYTES || !is_number || text.parse::<f64>().is_err() {
         return None;
     }
     if text.contains(['e', 'E']) {
@@ -160,6 +161,8 @@ mod tests {
             "1.2.3",
             "--1",
             "e5",
+            "1e-+7",
+            "1e",
             ".",
             "1000000000",
             "1_000",

@@ -13,6 +13,9 @@ const SEARCHED_MAX_CHARS: usize = 300;
 /// Fewest and most digits that are worth asking the library about: E.164 ends at 15, prefixes come on top.
 const DIGITS: std::ops::RangeInclusive<usize> = 5..=20;
 
+/// Longest number of the international plan.
+const E164_MAX_DIGITS: usize = 15;
+
 /// A valid phone number.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Phone(String);
@@ -138,7 +141,9 @@ fn valid(number: PhoneNumber) -> Option<Phone> {
     if !number.is_valid() {
         return None;
     }
-    Some(Phone(number.format().mode(Mode::E164).to_string().trim_start_matches('+').to_owned()))
+    let digits = number.format().mode(Mode::E164).to_string().trim_start_matches('+').to_owned();
+    // The library knows longer ones, such as German numbers with a direct dial, which nobody abroad can call.
+    (digits.len() <= E164_MAX_DIGITS).then_some(Phone(digits))
 }
 
 #[cfg(test)]
@@ -224,6 +229,7 @@ mod tests {
             ("+995 322 12-34-56", Some("995322123456")),
             ("375291234567", None),
             ("+999 12 345 67 89", None),
+            ("+49 460 9583 1022 010", None),
         ] {
             assert_eq!(digits(text).as_deref(), expected, "{text:?}");
         }

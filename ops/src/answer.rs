@@ -6,6 +6,7 @@ use std::io::Write as _;
 use serde::Serialize;
 
 use crate::exit::{Exit, Failure};
+use crate::terminal;
 
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -97,8 +98,11 @@ impl<T: Serialize> Answer<T> {
 
     /// Prints it: as JSON, or as the text that `text` makes of it.
     pub fn tell(&self, json: bool, text: impl FnOnce(&Answer<T>) -> String) -> Result<Exit, Failure> {
-        let told =
-            if json { serde_json::to_string_pretty(self).map_err(Failure::trouble)? } else { text(self) };
+        let told = if json {
+            terminal::json(&serde_json::to_string_pretty(self).map_err(Failure::trouble)?)
+        } else {
+            terminal::text(&text(self))
+        };
         print(told.trim_end());
         Ok(self.exit())
     }
@@ -120,7 +124,7 @@ pub fn tell_failure(failure: &Failure) {
     };
     let answer = Answer::new(failure.text.clone(), (), vec![finding]);
     // A failure holds nothing but text, which always serialises.
-    print(&serde_json::to_string_pretty(&answer).unwrap_or_default());
+    print(&terminal::json(&serde_json::to_string_pretty(&answer).unwrap_or_default()));
 }
 
 /// Prints to standard output. Whoever closed the pipe has read enough.

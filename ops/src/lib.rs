@@ -27,6 +27,7 @@ mod signals;
 mod stages;
 mod status;
 mod stored;
+mod terminal;
 mod up;
 mod wire;
 
@@ -56,7 +57,7 @@ pub fn main() -> ExitCode {
             if command_line.json {
                 answer::tell_failure(&failure);
             } else {
-                eprintln!("rollcall: {}", failure.text);
+                eprintln!("rollcall: {}", terminal::text(&failure.text));
             }
             failure.exit.into()
         }

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
+use chrono::Utc;
 use reqwest::StatusCode;
 use reqwest::header::{DATE, HeaderMap, RETRY_AFTER};
 use serde_json::Value;
@@ -30,6 +31,19 @@ pub(crate) struct Answer {
     pub end: BodyEnd,
     /// When it came, by our clock.
     pub received: SystemTime,
+}
+
+/// Reads an answer as it came over HTTP, for those with a transport of their own; `None` means that a lookup found
+/// nothing.
+pub fn read_http(
+    operation: Operation,
+    status: StatusCode,
+    headers: HeaderMap,
+    body: &[u8],
+) -> Result<Option<Record>, Error> {
+    let end = if body.len() > MAX_BODY_BYTES { BodyEnd::TooLong } else { BodyEnd::Complete };
+    let answer = Answer { status, headers, body: body.to_vec(), end, received: Utc::now().into() };
+    read(answer, operation, Absence::Json)
 }
 
 /// Which 404 answers to a lookup mean that the record is not there.
@@ -94,7 +108,7 @@ fn success(body: &[u8], operation: Operation, status: u16) -> Result<Record, Err
         let refusal = Refusal::from_json(status, &value);
         return Err(Error::Refused { operation, status, refusal });
     }
-    let id = fields.get("id").and_then(scalar);
+    let id = fields.get("id").and_then(scalar).filter(|id| is_id(id));
     match fields.get("origin_id").map(scalar) {
         // A cache or a proxy that mixes up answers must not make a record look synchronized.
         Some(origin_id) if origin_id.as_deref() != Some(operation.origin_id.as_str()) => {
@@ -115,6 +129,14 @@ fn not_found(body: &[u8], operation: Operation, absence: Absence) -> Result<Opti
         }
         _ => Err(Error::NotFound { operation }),
     }
+}
+
+/// Longest id that is taken for one: it travels on in messages and stands in what operators read.
+const MAX_ID_CHARS: usize = 64;
+
+fn is_id(text: &str) -> bool {
+    let length = text.chars().count();
+    (1..=MAX_ID_CHARS).contains(&length) && !text.chars().any(|c| c.is_control() || c.is_whitespace())
 }
 
 /// Reads an id, which some answers hold as a number and others as a string.
@@ -176,6 +198,8 @@ mod tests {
             (r#"{"id": "a1", "origin_id": "39558"}"#, Some("a1")),
             (r#"{"origin_id": 39558}"#, None),
             ("\u{feff} {\"id\": 24545676786}", Some("24545676786")),
+            (r#"{"id": "", "origin_id": "39558"}"#, None),
+            (r#"{"id": "1\u001b[2J", "origin_id": "39558"}"#, None),
         ] {
             let record = check(Call::CreateClient, 200, body).expect("a success").expect("a record");
             assert_eq!(record.id.as_deref(), id, "{body}");
@@ -195,6 +219,7 @@ mod tests {
             r#"{"id": "#,
             r#"{"id": 1, "origin_id": "5"}"#,
             r#"{"name": "x"}"#,
+            r#"{"id": "12\r\n34"}"#,
             r#"{"id": 1} x"#,
         ] {
             let error = check(Call::CreateClient, 200, body).expect_err("no success");

@@ -7,6 +7,7 @@ mod client;
 mod error;
 mod refusal;
 
+pub use answer::read_http;
 pub use body::{ClientBody, TicketBody};
 pub use builder::{Builder, ConfigError};
 pub use client::{Called, Client, Observer, Record};

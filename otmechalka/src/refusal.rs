@@ -11,6 +11,12 @@ use serde_json::{Map, Value};
 const MAX_TEXT_CHARS: usize = 500;
 /// A record has fewer fields than this; more are not worth reading.
 const MAX_FIELDS: usize = 32;
+/// More messages than this are not looked at: a mebibyte holds a quarter of a million, and each takes its path along.
+const MAX_MESSAGES: usize = 256;
+/// Longest path of a field within fields, in bytes; what lies deeper goes by the name of what it is in.
+const MAX_PATH_BYTES: usize = 80;
+/// Most fields that a log line names.
+const MAX_SHOWN: usize = 5;
 /// Keys that hold the message itself instead of naming a field of the record.
 const WRAPPERS: [&str; 7] =
     ["errors", "error", "detail", "message", "non_field_errors", "error_description", "error_message"];
@@ -77,7 +83,8 @@ impl fmt::Display for Refusal {
             return f.write_str("no field named");
         }
         f.write_str("fields:")?;
-        self.fields.iter().try_for_each(|(field, _)| write!(f, " {field}"))
+        self.fields.iter().take(MAX_SHOWN).try_for_each(|(field, _)| write!(f, " {field}"))?;
+        if self.fields.len() > MAX_SHOWN { f.write_str(" …") } else { Ok(()) }
     }
 }
 
@@ -116,6 +123,9 @@ fn is_nothing(value: &Value) -> bool {
 
 /// Walks through a body and notes every message with the field it is about.
 fn collect(value: &Value, field: &str, messages: &mut Vec<(String, String)>) {
+    if messages.len() >= MAX_MESSAGES {
+        return;
+    }
     match value {
         Value::String(text) => messages.push((field.to_owned(), text.clone())),
         Value::Array(items) => items.iter().for_each(|item| collect(item, field, messages)),
@@ -158,6 +168,7 @@ fn within(field: &str, key: &str) -> String {
         ("", true) => String::new(),
         (_, true) => field.to_owned(),
         ("", false) => key.to_owned(),
+        _ if field.len() + key.len() >= MAX_PATH_BYTES => field.to_owned(),
         (_, false) => format!("{field}.{key}"),
     }
 }
@@ -267,6 +278,20 @@ mod tests {
         let refusal = Refusal::from_json(400, &Value::Object(fields));
         assert_eq!(refusal.text().chars().count(), MAX_TEXT_CHARS);
         assert_eq!(refusal.fields().len(), MAX_FIELDS);
+    }
+
+    #[test]
+    fn deep_and_crowded_answers_take_little() {
+        let key = "a".repeat(40);
+        let crowd: Vec<String> = (0..100_000).map(|number| number.to_string()).collect();
+        let deep = (0..100).fold(json!(crowd), |inner, _| json!({ key.as_str(): inner }));
+        let refusal = Refusal::from_json(400, &deep);
+        assert!(refusal.fields().iter().all(|(field, _)| field.len() <= MAX_PATH_BYTES));
+        let fields: Map<String, Value> =
+            (0..30).map(|n| (format!("{key:.38}{n:02}"), json!(["x"]))).collect();
+        assert!(Refusal::from_json(400, &Value::Object(fields)).to_string().chars().count() < 300);
+        // As many different words without a field: comparing each with each would take minutes.
+        assert_eq!(Refusal::from_json(400, &json!(crowd)).fields().len(), 0);
     }
 
     #[test]

@@ -39,7 +39,8 @@ impl Config {
     pub fn read(reader: &Reader<'_>) -> Option<Config> {
         let webhook_url = read_webhook_url(reader);
         let zone = reader.zone();
-        let plans = zone.and_then(|zone| read_plans(reader, zone));
+        // Without a zone nothing starts, but what depends on it is looked at all the same: one report tells everything.
+        let plans = read_plans(reader, zone.unwrap_or(Tz::UTC));
         let spans = read_spans(reader);
         let bucket = read_bucket(reader);
         let operating_limit = positive(reader, "BITRIX24_OPERATING_LIMIT", 480.0, "480");
@@ -180,6 +181,7 @@ mod tests {
             ("DEAL_STAGES", "WON,,"),
             ("BITRIX24_LEAK", "0"),
             ("RECONCILE_AT", "25:00"),
+            ("PORTAL_TIME_ZONE", "Moscow"),
         ];
         let error = read(&mistakes).err().unwrap();
         let names: Vec<&str> = error.0.iter().map(|problem| problem.name.as_str()).collect();

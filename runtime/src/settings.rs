@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, FixedOffset, NaiveDate, NaiveDateTime, NaiveTime, TimeZone};
 use chrono_tz::Tz;
+use schemas::problem::clean;
 use secrecy::SecretString;
 
 /// Variable that names the TOML file.
@@ -40,6 +41,12 @@ impl Source {
         Source { environment, file, file_problem }
     }
 
+    /// Takes these variables as the environment, and this text as the file, whatever the variables name.
+    pub fn with_file(environment: impl IntoIterator<Item = (String, String)>, text: &str) -> Source {
+        let (file, file_problem) = parse_file(text);
+        Source { environment: environment.into_iter().collect(), file, file_problem }
+    }
+
     fn text(&self, name: &str) -> Option<String> {
         self.environment.get(name).cloned().or_else(|| self.in_file(name))
     }
@@ -59,24 +66,30 @@ impl Source {
 }
 
 fn read_file(path: &Path) -> (toml::Table, Option<SettingProblem>) {
-    let problem = |found: String| SettingProblem {
-        name: CONFIG_FILE.into(),
-        found,
-        expected: "the path of a readable TOML file".into(),
-        example: "./rollcall.toml".into(),
-    };
-    let text = match std::fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(error) => return (toml::Table::new(), Some(problem(error.kind().to_string()))),
-    };
+    match std::fs::read_to_string(path) {
+        Ok(text) => parse_file(&text),
+        Err(error) => (toml::Table::new(), Some(file_problem(error.kind().to_string()))),
+    }
+}
+
+fn parse_file(text: &str) -> (toml::Table, Option<SettingProblem>) {
     match text.parse::<toml::Table>() {
         Ok(table) => (table, None),
         // The error's own text quotes the line, which may hold a secret.
         Err(error) => {
-            let line =
-                error.span().map_or(0, |span| text[..span.start.min(text.len())].matches('\n').count() + 1);
-            (toml::Table::new(), Some(problem(format!("a file that is not TOML at line {line}"))))
+            let before = |start: usize| text.bytes().take(start).filter(|byte| *byte == b'\n').count();
+            let line = error.span().map_or(0, |span| before(span.start) + 1);
+            (toml::Table::new(), Some(file_problem(format!("a file that is not TOML at line {line}"))))
         }
+    }
+}
+
+fn file_problem(found: String) -> SettingProblem {
+    SettingProblem {
+        name: CONFIG_FILE.into(),
+        found,
+        expected: "the path of a readable TOML file".into(),
+        example: "./rollcall.toml".into(),
     }
 }
 
@@ -139,7 +152,8 @@ impl<'s> Reader<'s> {
     pub fn problem(&self, name: &str, found: &str, expected: &str, example: &str) {
         self.problems.borrow_mut().push(SettingProblem {
             name: name.into(),
-            found: found.into(),
+            // It goes to a terminal, and may be anything.
+            found: clean(found),
             expected: expected.into(),
             example: example.into(),
         });
@@ -368,7 +382,7 @@ mod tests {
 
     #[test]
     fn every_mistake_is_reported_at_once_and_no_secret_is_shown() {
-        let source = source(&[("A", "x"), ("B", "soon"), ("TOKEN", "hunter2"), ("C", "  ")]);
+        let source = source(&[("A", "x\u{1b}[2J"), ("B", "soon"), ("TOKEN", "hunter2"), ("C", "  ")]);
         let reader = Reader::new(&source);
         let a = reader.number("A", 1, 1..=9, "3");
         let b = reader.duration("B", Duration::from_secs(1), "60s");
@@ -378,7 +392,7 @@ mod tests {
         let names: Vec<_> = error.0.iter().map(|problem| problem.name.as_str()).collect();
         assert_eq!(names, ["A", "B", "C", "TOKEN"]);
         let text = format!("{error} {error:?}");
-        assert!(!text.contains("hunter2"), "{text}");
+        assert!(!text.contains("hunter2") && text.contains("found `x[2J`"), "{text}");
         assert!(text.contains("4 settings to put right") && text.contains("B=60s"), "{text}");
     }
 

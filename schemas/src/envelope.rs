@@ -144,6 +144,15 @@ impl Envelope {
     /// Reads only the envelope, for readers that ask the server for headers alone.
     pub fn decode_headers<'h>(header: &impl Fn(&str) -> Option<&'h str>) -> Result<Envelope, EnvelopeError> {
         let required = |name: &'static str| header(name).ok_or(EnvelopeError::Missing(name));
+        // What is copied into the headers of the next event must not be able to break them.
+        let one_line = |name: &'static str| {
+            let text = required(name)?;
+            if text.chars().any(char::is_control) {
+                Err(EnvelopeError::Malformed(name))
+            } else {
+                Ok(text.to_owned())
+            }
+        };
         if required("ce-specversion")? != "1.0" {
             return Err(EnvelopeError::Malformed("ce-specversion"));
         }
@@ -164,13 +173,13 @@ impl Envelope {
             .transpose()?;
         Ok(Envelope {
             record,
-            source: required("ce-source")?.to_owned(),
+            source: one_line("ce-source")?,
             pupil: header("ce-pupil")
                 .map(|text| RecordId::parse(text).map_err(|_| EnvelopeError::Malformed("ce-pupil")))
                 .transpose()?,
             modified: DateTime::parse_from_rfc3339(required("ce-modified")?)
                 .map_err(|_| EnvelopeError::Malformed("ce-modified"))?,
-            fingerprint: required("ce-fingerprint")?.to_owned(),
+            fingerprint: one_line("ce-fingerprint")?,
             version,
             attempt: number("ce-attempt")?.unwrap_or(0),
         })
@@ -257,6 +266,23 @@ mod tests {
             Envelope::decode::<RecordMapped>(|_| None, b"{}").unwrap_err(),
             EnvelopeError::Missing("ce-specversion")
         );
+    }
+
+    #[test]
+    fn a_header_that_would_break_the_next_one_is_refused() {
+        for name in ["ce-source", "ce-fingerprint"] {
+            let envelope = envelope(7, false, 1, 0, 0);
+            let data = StatusWritten {
+                status: "Успешно".into(),
+                how: StatusSettled::Written,
+                settled: envelope.modified,
+            };
+            let mut encoded = envelope.encode(&data).unwrap();
+            let header = encoded.headers.iter_mut().find(|(key, _)| key == name).unwrap();
+            header.1.push('\0');
+            let read = Envelope::decode::<StatusWritten>(lookup(&encoded), &encoded.payload);
+            assert_eq!(read.unwrap_err(), EnvelopeError::Malformed(name));
+        }
     }
 
     #[test]

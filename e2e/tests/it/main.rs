@@ -3,6 +3,7 @@
 mod credentials;
 mod faults;
 mod flow;
+mod hostile;
 mod letters;
 mod metrics;
 mod observe_files;

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use cargo_metadata::{DependencyKind, MetadataCommand};
 
 /// Rooms that a room may depend on outside its tests.
-const MAY_USE: [(&str, &[&str]); 13] = [
+const MAY_USE: [(&str, &[&str]); 14] = [
     ("schemas", &[]),
     ("runtime", &["schemas"]),
     ("bitrix24", &[]),
@@ -19,6 +19,10 @@ const MAY_USE: [(&str, &[&str]); 13] = [
     ("e2e", &["schemas", "runtime"]),
     ("examples", &["schemas"]),
     ("benches", &["schemas", "runtime", "bitrix24", "otmechalka", "mapper", "e2e"]),
+    (
+        "fuzz",
+        &["schemas", "runtime", "bitrix24", "otmechalka", "producer", "mapper", "pusher", "status-writer"],
+    ),
 ];
 
 /// Crates that a room must not reach at all, with the reason.

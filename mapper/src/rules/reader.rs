@@ -105,7 +105,7 @@ impl<'t> Reader<'t> {
     /// Notes every key of a table that has no meaning: a misspelt optional key would otherwise do nothing.
     pub fn only_keys(&mut self, section: &Section<'_>, known: &[&str]) {
         for key in section.table.keys().filter(|key| !known.contains(&key.get_ref().as_ref())) {
-            let path = section.path_of(key.get_ref());
+            let path = section.path_of(&one_line(key.get_ref()));
             let expected = format!("one of the keys {}", known.join(", "));
             self.note(
                 key.span().start,

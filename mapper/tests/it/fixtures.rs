@@ -13,14 +13,14 @@ use serde_json::value::RawValue;
 /// A record as Bitrix24 sends it, and what a person who knows the rules expects.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Fixture {
+pub struct Fixture {
     /// What the case is about.
-    about: String,
-    record: Box<RawValue>,
+    pub about: String,
+    pub record: Box<RawValue>,
     #[serde(default)]
-    product_rows: Option<Box<RawValue>>,
+    pub product_rows: Option<Box<RawValue>>,
     #[serde(default)]
-    seller: Option<Box<RawValue>>,
+    pub seller: Option<Box<RawValue>>,
     #[serde(default)]
     trimmed: Vec<String>,
     /// The contact behind whom a deal queues; a contact queues behind itself.
@@ -46,7 +46,7 @@ struct Complaint {
     says: Vec<String>,
 }
 
-fn fixtures(entity: Entity) -> Vec<(PathBuf, Fixture)> {
+pub fn fixtures(entity: Entity) -> Vec<(PathBuf, Fixture)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(entity.token());
     let mut paths: Vec<PathBuf> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     paths.sort();
@@ -61,7 +61,7 @@ fn fixtures(entity: Entity) -> Vec<(PathBuf, Fixture)> {
         .collect()
 }
 
-fn changed(fixture: &Fixture) -> RecordChanged {
+pub fn changed(fixture: &Fixture) -> RecordChanged {
     RecordChanged {
         observed: chrono::DateTime::parse_from_rfc3339("2020-12-21T10:20:00+03:00").unwrap(),
         status: Some(String::new()),
@@ -72,7 +72,7 @@ fn changed(fixture: &Fixture) -> RecordChanged {
     }
 }
 
-fn record(entity: Entity) -> RecordRef {
+pub fn record(entity: Entity) -> RecordRef {
     RecordRef { entity, id: RecordId::try_new(39_910).unwrap() }
 }
 

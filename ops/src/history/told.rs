@@ -10,6 +10,7 @@ use super::Story;
 use super::diff::Change;
 use super::entry::{Entry, Made, What};
 use crate::answer::{Answer, findings_text};
+use crate::terminal::line;
 
 /// Tells it.
 pub fn text(answer: &Answer<Story>) -> String {
@@ -19,9 +20,9 @@ pub fn text(answer: &Answer<Story>) -> String {
         let _ = writeln!(text, "… {} older entries; --last N shows more", answer.result.left_out);
     }
     for entry in &answer.result.entries {
-        let _ = writeln!(text, "{}  {:<12}  {}", moment(entry.at), version(entry), what(&entry.what));
-        for line in lines(&entry.what) {
-            let _ = writeln!(text, "{:36}{line}", "");
+        let _ = writeln!(text, "{}  {:<12}  {}", moment(entry.at), version(entry), line(&what(&entry.what)));
+        for detail in lines(&entry.what) {
+            let _ = writeln!(text, "{:36}{}", "", line(&detail));
         }
     }
     format!("{text}{}{}", findings_text(&answer.findings), answer.summary)

@@ -14,6 +14,7 @@ use super::{Discarded, Listed, Redriven};
 use crate::answer::{Answer, findings_text};
 use crate::mask::Mask;
 use crate::moment::exact;
+use crate::terminal::line;
 
 /// One letter with everything in it.
 #[derive(Debug, Serialize)]
@@ -85,6 +86,7 @@ fn table(letters: &[Letter], now: DateTime<Utc>) -> String {
     for letter in letters {
         let Letter { sequence, stage, record, reason, deliveries, .. } = letter;
         let (age, record) = (age(now - letter.at), record.as_deref().unwrap_or("unknown"));
+        let (stage, reason) = (line(stage), line(reason));
         // Writing to a string cannot fail.
         let _ = writeln!(
             text,
@@ -121,10 +123,10 @@ pub fn whole(answer: &Answer<Whole>) -> String {
         ("deliveries", letter.deliveries.to_string()),
     ];
     for (name, value) in lines {
-        let _ = writeln!(text, "{name:<12} {value}");
+        let _ = writeln!(text, "{name:<12} {}", line(&value));
     }
     for (name, value) in headers {
-        let _ = writeln!(text, "header       {name}: {value}");
+        let _ = writeln!(text, "header       {}: {}", line(name), line(value));
     }
     let _ = writeln!(text, "payload      {payload_bytes} bytes");
     if let Some(payload) = payload {
@@ -186,6 +188,16 @@ mod tests {
         assert_eq!(words[..5], ["12", "1", "h", "ago", "mapper"]);
         assert!(text.contains("contact/39910") && text.contains("`ce-id` is missing"), "{text}");
         assert_eq!(age(TimeDelta::days(3)), "3 d");
+    }
+
+    #[test]
+    fn a_reason_with_an_escape_stays_on_its_line_and_does_nothing() {
+        let letter = letter(12, "x\n   13  1 h ago\u{1b}[2J\u{202e}");
+        let told = table(std::slice::from_ref(&letter), letter.at);
+        assert_eq!(told.lines().count(), 1, "{told}");
+        let answer = Answer::new("", Listed { letters: vec![letter] }, Vec::new());
+        let shown = crate::terminal::text(&list(&answer));
+        assert!(shown.contains("x\\n   13") && shown.contains("\\u{1b}[2J\\u{202e}"), "{shown}");
     }
 
     #[test]

@@ -9,6 +9,7 @@ use serde::Serialize;
 use crate::answer::{Answer, Finding, findings_text};
 use crate::comparison::{self, Difference, Fields, Privacy};
 use crate::ledger::Sent;
+use crate::terminal::line;
 
 /// Most ids that a line of text names.
 const MOST_IDS: usize = 20;
@@ -146,18 +147,19 @@ pub fn one_text(answer: &Answer<OneTold>) -> String {
     for (field, value) in &told.now {
         let differing = told.differences.iter().find(|difference| difference.field == *field);
         let was = match (differing, &told.before) {
-            (Some(Difference { before: Some(before), .. }), _) => format!("   (was {before})"),
+            (Some(Difference { before: Some(before), .. }), _) => format!("   (was {})", line(before)),
             (Some(_), Some(_)) => "   (was not sent)".to_owned(),
             _ => String::new(),
         };
         let mark = if was.is_empty() { ' ' } else { '*' };
         // Writing to a string cannot fail.
-        let _ = writeln!(text, "{mark} {field:22}{value}{was}");
+        let _ = writeln!(text, "{mark} {field:22}{}{was}", line(value));
     }
     for Difference { field, before, .. } in
         told.differences.iter().filter(|difference| difference.now.is_none())
     {
-        let _ = writeln!(text, "* {field:22}not sent   (was {})", before.as_deref().unwrap_or_default());
+        let _ =
+            writeln!(text, "* {field:22}not sent   (was {})", line(before.as_deref().unwrap_or_default()));
     }
     if let Some(outcome) = told.outcome {
         let _ = writeln!(text, "Outcome of what was sent last: {}", word(outcome));
@@ -177,16 +179,16 @@ pub fn many(told: ManyTold) -> Answer<ManyTold> {
 pub fn many_text(answer: &Answer<ManyTold>) -> String {
     let told = &answer.result;
     let mut text = format!("{}\nMapping: {}\n", answer.summary, told.mapping);
-    let mut line = |what: String, ids: &[String]| {
+    let mut count = |what: String, ids: &[String]| {
         if !ids.is_empty() {
             let _ = writeln!(text, "{:>6}  {what}: {}", ids.len(), shortened(ids));
         }
     };
-    told.differing.iter().for_each(|(field, ids)| line(format!("differ in {field}"), ids));
-    told.newly_refused.iter().for_each(|(code, ids)| line(format!("newly refused, {code}"), ids));
-    line("no longer refused".to_owned(), &told.no_longer_refused);
-    line("never sent before".to_owned(), &told.never_sent);
-    line("cannot be read".to_owned(), &told.unreadable);
+    told.differing.iter().for_each(|(field, ids)| count(format!("differ in {field}"), ids));
+    told.newly_refused.iter().for_each(|(code, ids)| count(format!("newly refused, {code}"), ids));
+    count("no longer refused".to_owned(), &told.no_longer_refused);
+    count("never sent before".to_owned(), &told.never_sent);
+    count("cannot be read".to_owned(), &told.unreadable);
     text
 }
 

@@ -81,7 +81,7 @@ impl Screen {
 fn print_line(text: &str) {
     let mut out = std::io::stdout().lock();
     // Whoever closed the pipe does not want to know.
-    let _closed = writeln!(out, "{text}").and_then(|()| out.flush());
+    let _closed = writeln!(out, "{}", crate::terminal::text(text)).and_then(|()| out.flush());
 }
 
 fn positions(snapshot: &Snapshot) -> [(u64, u64); 4] {

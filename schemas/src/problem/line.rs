@@ -15,8 +15,9 @@ pub fn clean(text: &str) -> String {
             }
         } else if joins_emoji(character) {
             let after_emoji = line.chars().next_back().is_some_and(is_emoji);
-            let before_emoji =
-                character != ZERO_WIDTH_JOINER || characters.peek().copied().is_some_and(is_emoji);
+            // A joiner before a tag joins nothing, and would be the first to go on a second look.
+            let before_emoji = character != ZERO_WIDTH_JOINER
+                || characters.peek().is_some_and(|next| is_emoji(*next) && !joins_emoji(*next));
             if after_emoji && before_emoji {
                 line.push(character);
             }

@@ -98,6 +98,7 @@ fn clean_lines_keep_what_can_be_seen() {
         ("❤\u{fe0f}\u{200d}🔥", "❤\u{fe0f}\u{200d}🔥"),
         ("Ив\u{200d}ан", "Иван"),
         ("👨\u{200d}", "👨"),
+        ("🏴\u{e0067}\u{200d}\u{e007f}", "🏴\u{e0067}\u{e007f}"),
         ("Андреи\u{306}", "Андреи\u{306}"),
         ("𝓐𝓷𝓷𝓪", "𝓐𝓷𝓷𝓪"),
         ("<script>alert(1)</script>", "<script>alert(1)</script>"),

@@ -8,20 +8,19 @@ use axum::body::{Body, Bytes};
 use axum::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, LOCATION};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::Response;
+use flate2::Compression;
 use flate2::write::GzEncoder;
-use flate2::{Compress, Compression, FlushCompress};
 use futures::stream::{self, StreamExt};
 use serde_json::{Value, json};
 
 use super::faults::{Kind, Rule};
 use super::methods::ApiError;
 use super::run::operating_error;
+use crate::bodies::{self, CHUNK};
 
 const JSON: &str = "application/json; charset=utf-8";
 const HTML: &str = "text/html; charset=utf-8";
 const DEFAULT_HUGE_BYTES: u64 = 64 * 1024 * 1024;
-const CHUNK: usize = 64 * 1024;
-const NESTING: usize = 100_000;
 
 /// Answers with JSON.
 pub fn json_response(status: u16, body: &Value) -> Response {
@@ -90,11 +89,9 @@ pub fn refuse(rule: &Rule, path: &str) -> Option<Response> {
             respond(200, JSON, Bytes::from_static(&[0x00, 0xff, 0xfe, b'{', 0x80, b'"', 0x1b, 0x07]))
         }
         Kind::HugeBody => respond(200, JSON, huge_body(rule.bytes.unwrap_or(DEFAULT_HUGE_BYTES))),
-        Kind::EndlessBody => respond(200, JSON, endless_body()),
-        Kind::GzipBomb => encoded(gzip_bomb()),
-        Kind::DeepNesting => {
-            respond(200, JSON, format!("{{\"result\":{}{}}}", "[".repeat(NESTING), "]".repeat(NESTING)))
-        }
+        Kind::EndlessBody => respond(200, JSON, bodies::endless("{\"result\":[")),
+        Kind::GzipBomb => encoded(bodies::gzip_bomb()),
+        Kind::DeepNesting => respond(200, JSON, format!("{{\"result\":{}}}", bodies::deep())),
         _ => return None,
     };
     Some(response)
@@ -232,29 +229,6 @@ fn huge_body(bytes: u64) -> Body {
     Body::from_stream(stream::iter(all.map(Ok::<_, Infallible>)))
 }
 
-fn endless_body() -> Body {
-    let head = Bytes::from_static(b"{\"result\":[");
-    let filling = Bytes::from(vec![b' '; CHUNK]);
-    let all = std::iter::once(head).chain(std::iter::repeat(filling));
-    Body::from_stream(stream::iter(all.map(Ok::<_, Infallible>)))
-}
-
-/// Streams a kilobyte that unpacks to a megabyte, over and over.
-fn gzip_bomb() -> Body {
-    let head = Bytes::from_static(&[0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255]);
-    let block = deflated_spaces();
-    let all = std::iter::once(head).chain(std::iter::repeat(block));
-    Body::from_stream(stream::iter(all.map(Ok::<_, Infallible>)))
-}
-
-fn deflated_spaces() -> Bytes {
-    let spaces = vec![b' '; 1024 * 1024];
-    let mut packed = Vec::with_capacity(CHUNK);
-    // A full flush forgets the window, so the block can be repeated as it is.
-    let _ = Compress::new(Compression::fast(), false).compress_vec(&spaces, &mut packed, FlushCompress::Full);
-    Bytes::from(packed)
-}
-
 fn drip(text: String, seconds: f64) -> Body {
     let pause = Duration::try_from_secs_f64(seconds).unwrap_or(Duration::from_secs(1));
     let bytes = stream::unfold((text.into_bytes(), 0), move |(bytes, at)| async move {
@@ -269,25 +243,11 @@ fn drip(text: String, seconds: f64) -> Body {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Read;
-
     use super::*;
 
     #[test]
     fn cyrillic_is_written_in_the_old_encoding() {
         assert_eq!(cp1251("Ёж Яя№"), [0xa8, 0xe6, b' ', 0xdf, 0xff, 0xb9]);
-    }
-
-    #[test]
-    fn the_bomb_unpacks_to_spaces() {
-        let mut bytes = vec![0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255];
-        for _ in 0..3 {
-            bytes.extend_from_slice(&deflated_spaces());
-        }
-        assert!(bytes.len() < 100_000);
-        let mut unpacked = vec![0; 3 * 1024 * 1024];
-        flate2::read::GzDecoder::new(&bytes[..]).read_exact(&mut unpacked).expect("three megabytes");
-        assert!(unpacked.iter().all(|byte| *byte == b' '));
     }
 
     #[test]

@@ -30,6 +30,14 @@ pub enum Kind {
     Garbage,
     Truncated,
     EmptyBody,
+    Bom,
+    TrailingBytes,
+    LoneSurrogate,
+    HugeNumber,
+    DuplicateKeys,
+    DeepNesting,
+    EndlessBody,
+    GzipBomb,
     ResetBefore,
     ResetAfterApply,
     NoAnswer,
@@ -39,7 +47,22 @@ pub enum Kind {
 impl Kind {
     /// Tells whether the call is carried out although its answer is spoiled.
     pub fn applies(self) -> bool {
-        matches!(self, Self::Garbage | Self::Truncated | Self::EmptyBody | Self::ResetAfterApply | Self::Slow)
+        matches!(
+            self,
+            Self::Garbage
+                | Self::Truncated
+                | Self::EmptyBody
+                | Self::Bom
+                | Self::TrailingBytes
+                | Self::LoneSurrogate
+                | Self::HugeNumber
+                | Self::DuplicateKeys
+                | Self::DeepNesting
+                | Self::EndlessBody
+                | Self::GzipBomb
+                | Self::ResetAfterApply
+                | Self::Slow
+        )
     }
 }
 

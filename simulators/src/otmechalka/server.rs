@@ -10,7 +10,9 @@ use anyhow::Context;
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{ConnectInfo, DefaultBodyLimit, State as Shared};
-use axum::http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::header::{
+    AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE,
+};
 use axum::http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri};
 use chrono::{DateTime, Utc};
 use futures::StreamExt;
@@ -27,6 +29,7 @@ use super::journal::Journal;
 use super::settings::Settings;
 use super::state::{Entity, Entry, State};
 use super::wire::{CuttableListener, Line};
+use crate::bodies;
 
 /// A body above this is answered with 413.
 const MAX_BODY_BYTES: usize = 1024 * 1024;
@@ -280,8 +283,20 @@ struct Spoken {
     media: &'static str,
     body: Vec<u8>,
     retry_after: Option<String>,
-    /// Sends only half of the body that was announced.
-    is_truncated: bool,
+    /// How the body goes to the wire.
+    flow: Flow,
+}
+
+/// How a body goes to the wire.
+#[derive(Clone, Copy)]
+enum Flow {
+    Whole,
+    /// Only half of what was announced.
+    Half,
+    /// Without an end, instead of the body.
+    Endless,
+    /// Compressed, and without an end once unpacked, instead of the body.
+    Bomb,
 }
 
 impl From<Outcome> for Spoken {
@@ -293,7 +308,7 @@ impl From<Outcome> for Spoken {
 impl Spoken {
     fn json(status: u16, body: &Value) -> Self {
         let body = body.to_string().into_bytes();
-        Self { status, media: "application/json", body, retry_after: None, is_truncated: false }
+        Self { status, media: "application/json", body, retry_after: None, flow: Flow::Whole }
     }
 
     fn page(status: u16, html: &str) -> Self {
@@ -302,13 +317,21 @@ impl Spoken {
 
     fn response(self) -> Response<Body> {
         let length = self.body.len();
-        let body = if self.is_truncated { half(self.body) } else { Body::from(self.body) };
-        let mut response = Response::new(body);
+        let mut response = Response::new(match self.flow {
+            Flow::Whole => Body::from(self.body),
+            Flow::Half => half(self.body),
+            Flow::Endless => bodies::endless("{\"id\": 1,"),
+            Flow::Bomb => bodies::gzip_bomb(),
+        });
         *response.status_mut() =
             StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(self.media));
-        headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+        match self.flow {
+            Flow::Whole | Flow::Half => drop(headers.insert(CONTENT_LENGTH, HeaderValue::from(length))),
+            Flow::Endless => {}
+            Flow::Bomb => drop(headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"))),
+        }
         if self.status == 401 {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Token"));
         }
@@ -360,7 +383,13 @@ fn spoil(rule: &Rule, outcome: Option<Outcome>) -> Option<Spoken> {
             Spoken { body: vec![0xfe, 0x00, 0x7b, 0x22, 0xd0], ..Spoken::json(200, &Value::Null) }
         }
         Kind::EmptyBody => Spoken { body: Vec::new(), ..Spoken::json(200, &Value::Null) },
-        Kind::Truncated => Spoken { is_truncated: true, ..outcome.map_or_else(whole_record, Spoken::from) },
+        Kind::Truncated => Spoken { flow: Flow::Half, ..outcome.map_or_else(whole_record, Spoken::from) },
+        Kind::EndlessBody => Spoken { flow: Flow::Endless, ..Spoken::json(200, &Value::Null) },
+        Kind::GzipBomb => Spoken { flow: Flow::Bomb, ..Spoken::json(200, &Value::Null) },
+        Kind::DeepNesting => Spoken { body: bodies::deep().into_bytes(), ..Spoken::json(200, &Value::Null) },
+        Kind::Bom | Kind::TrailingBytes | Kind::LoneSurrogate | Kind::HugeNumber | Kind::DuplicateKeys => {
+            disturbed(rule.kind, outcome.map_or_else(whole_record, Spoken::from))
+        }
         Kind::Slow => outcome.map_or_else(|| json(200, Value::Null), Spoken::from),
     };
     spoken.retry_after = rule.retry_after.as_ref().map(|value| match value {
@@ -368,6 +397,20 @@ fn spoil(rule: &Rule, outcome: Option<Outcome>) -> Option<Spoken> {
         other => other.to_string(),
     });
     Some(spoken)
+}
+
+/// Changes some bytes of an answer that would have been right.
+fn disturbed(kind: Kind, spoken: Spoken) -> Spoken {
+    let text = String::from_utf8_lossy(&spoken.body).into_owned();
+    let with_first_key = |entry: &str| text.replacen('{', &format!("{{{entry},"), 1);
+    let text = match kind {
+        Kind::Bom => format!("\u{feff}{text}"),
+        Kind::TrailingBytes => format!("{text}}}<!-- 0.0123 -->"),
+        Kind::LoneSurrogate => with_first_key(r#""note":"\ud800""#),
+        Kind::HugeNumber => with_first_key(r#""weight":1e400"#),
+        _ => with_first_key(r#""id":1,"origin_id":"0""#),
+    };
+    Spoken { body: text.into_bytes(), ..spoken }
 }
 
 fn whole_record() -> Spoken {
