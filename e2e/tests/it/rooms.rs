@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use cargo_metadata::{DependencyKind, MetadataCommand};
 
 /// Rooms that a room may depend on outside its tests.
-const MAY_USE: [(&str, &[&str]); 13] = [
+const MAY_USE: [(&str, &[&str]); 14] = [
     ("schemas", &[]),
     ("runtime", &["schemas"]),
     ("bitrix24", &[]),
@@ -16,6 +16,7 @@ const MAY_USE: [(&str, &[&str]); 13] = [
     ("status-writer", &["schemas", "runtime", "bitrix24"]),
     ("simulators", &[]),
     ("ops", &["schemas", "runtime", "bitrix24", "otmechalka", "mapper", "producer"]),
+    ("warehouse", &["schemas", "runtime", "bitrix24"]),
     ("e2e", &["schemas", "runtime"]),
     ("examples", &["schemas"]),
     ("benches", &["schemas", "runtime", "bitrix24", "otmechalka", "mapper", "e2e"]),
