@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use async_nats::ConnectOptions;
 use e2e::{PATIENCE, Program, School, eventually};
 
 use crate::bench::value;
@@ -89,12 +90,34 @@ async fn beside_a_school_the_tables_hold_what_the_streams_and_the_portal_hold() 
     for secret in ["not a secret", school.bitrix24.webhook_url.as_str()] {
         assert!(!log.contains(secret), "{log}");
     }
-    let refused: Vec<String> = school
-        .nats_log()?
-        .lines()
-        .filter(|line| line.to_lowercase().contains("violation"))
-        .map(str::to_owned)
-        .collect();
-    assert_eq!(refused, [] as [String; 0]);
+    assert_eq!(violations(&school)?, [] as [String; 0]);
+    try_to_meddle(&school).await
+}
+
+/// Returns the lines in which the server says that somebody wanted more than is allowed.
+fn violations(school: &School) -> anyhow::Result<Vec<String>> {
+    let log = school.nats_log()?;
+    Ok(log.lines().filter(|line| line.to_lowercase().contains("violation")).map(str::to_owned).collect())
+}
+
+/// With the very credentials of the warehouse nothing can be published or removed.
+async fn try_to_meddle(school: &School) -> anyhow::Result<()> {
+    let seed = std::fs::read_to_string(school.seed("consumers/warehouse"))?.trim().to_owned();
+    let guest = ConnectOptions::with_nkey(seed).custom_inbox_prefix("_INBOX_warehouse");
+    let guest = guest.connect(school.nats.url()).await?;
+    let before = school.messages("B24_RAW").await?;
+    let subjects =
+        ["b24.raw.contact.1", "rollcall.STREAM.PURGE.B24_RAW", "rollcall.CONSUMER.DELETE.B24_RAW.mapper"];
+    for subject in subjects {
+        guest.publish(subject, "{}".into()).await?;
+    }
+    guest.flush().await?;
+    eventually("each of them is refused", PATIENCE, || async {
+        let refused = violations(school)?;
+        let is_refused = |subject: &&str| refused.iter().any(|line| line.contains(*subject));
+        Ok(subjects.iter().all(is_refused).then_some(()))
+    })
+    .await?;
+    assert_eq!(school.messages("B24_RAW").await?, before);
     Ok(())
 }
