@@ -100,20 +100,19 @@ async fn keep_labels(
     new_fields: Arc<Notify>,
     stopping: CancellationToken,
 ) {
-    let mut is_due = true;
+    let (mut is_due, mut said) = (true, None);
     while !stopping.is_cancelled() {
         let portal = portal.as_ref().filter(|_| is_due);
         let refreshed = tokio::select! {
             () = stopping.cancelled() => return,
             refreshed = refresh_labels(&database, portal) => refreshed,
         };
-        let pause = match &refreshed {
-            Ok(()) => interval,
-            Err(error) => {
-                tracing::warn!("Labels and views stay as they are: {error:#}");
-                RETRY_LABELS.min(interval)
-            }
-        };
+        let reason = refreshed.as_ref().err().map(|error| format!("{error:#}"));
+        if let Some(reason) = reason.as_ref().filter(|reason| said.as_ref() != Some(*reason)) {
+            tracing::warn!("Labels and views stay as they are: {reason}");
+        }
+        said = reason;
+        let pause = if refreshed.is_ok() { interval } else { RETRY_LABELS.min(interval) };
         is_due = tokio::select! {
             () = stopping.cancelled() => return,
             () = tokio::time::sleep(pause) => true,

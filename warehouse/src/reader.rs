@@ -3,6 +3,7 @@
 //! The database says where reading goes on. A consumer that is ahead of it, because a backup was restored or the tables
 //! were made anew, is made again from there; what then comes twice changes nothing.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -12,6 +13,7 @@ use futures::StreamExt;
 use runtime::Broker;
 use runtime::health::Health;
 use schemas::streams::StreamDefinition;
+use tokio::sync::Notify;
 use tokio_postgres::Client;
 
 use crate::batch::Said;
@@ -28,14 +30,15 @@ const MOST_MESSAGES: usize = 100;
 /// Most bytes of payload in one transaction, the last message excepted.
 const MOST_BYTES: usize = 16 << 20;
 
-/// After this long without an ack the server delivers a message again.
-const ACK_WAIT: Duration = Duration::from_secs(30);
+/// After this long without an ack the server delivers a message again: what a killed warehouse held waits for it, and to a
+/// slow one a second delivery does no harm.
+const ACK_WAIT: Duration = Duration::from_secs(10);
 
 /// While there is more to store, how far the noted position stays behind: noting it costs the database a write.
 const POSITION_STEP: u64 = 1000;
 
-/// How long one request waits for a message to come.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// How long one request waits for a message to come; after that both servers are looked at again.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Longest time for one transaction: a database that has frozen looks like a slow one.
 const STORE_TIMEOUT: Duration = Duration::from_secs(120);
@@ -57,7 +60,7 @@ pub struct Reader {
     /// What is counted.
     pub metrics: WarehouseMetrics,
     /// Told when a field is seen for the first time.
-    pub new_fields: std::sync::Arc<tokio::sync::Notify>,
+    pub new_fields: Arc<Notify>,
     /// Tells whether this reader works.
     pub works: crate::Works,
 }
@@ -76,12 +79,12 @@ impl Reader {
                 (pause, said) = (FIRST_PAUSE, None);
             }
             self.metrics.note_failure(name);
-            let reason = Some(format!("{error:#}"));
             // Once for each reason: a night without a database is not worth a thousand lines.
-            if said != reason {
-                tracing::warn!("Reading {name} waits, and tries again: {error:#}");
+            let reason = format!("{error:#}");
+            if said.as_ref() != Some(&reason) {
+                tracing::warn!("Reading {name} waits, and tries again: {reason}");
             }
-            said = reason;
+            said = Some(reason);
             if self.broker.pause(pause).await.is_err() {
                 return;
             }
@@ -227,6 +230,9 @@ impl Reader {
         let name = self.stream.name;
         let info = consumer.info().await.with_context(|| format!("look at the consumer of {name}"))?;
         self.metrics.note_pending(name, info.num_pending + info.num_ack_pending as u64);
+        // Tables that were made anew under a reader know nothing of what it stored.
+        let noted = store::position(client, name).await.map_err(told)?;
+        anyhow::ensure!(noted >= position, "the tables are others than before");
         // Acked is committed: this never promises too much.
         let floor = info.ack_floor.stream_sequence;
         let is_due = floor > position && (info.num_pending == 0 || floor - position >= POSITION_STEP);

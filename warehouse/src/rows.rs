@@ -483,3 +483,56 @@ impl User {
         self.id
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    fn columns_of<T: Versioned>() -> BTreeSet<String> {
+        [T::KEY, T::VERSION, T::COLUMNS].concat().into_iter().map(str::to_owned).collect()
+    }
+
+    fn keys_of(row: &impl Serialize) -> BTreeSet<String> {
+        serde_json::to_value(row).unwrap().as_object().unwrap().keys().cloned().collect()
+    }
+
+    /// Returns the columns of a table that rows fill, as the layout has them.
+    fn columns_in_layout(table: &str) -> BTreeSet<String> {
+        let layout = include_str!("layout.sql");
+        let (_, rest) = layout.split_once(&format!("CREATE TABLE {table} (\n")).unwrap();
+        let (lines, _) = rest.split_once("\n);").unwrap();
+        let names = lines.lines().filter_map(|line| line.split_whitespace().next());
+        names.filter(|name| !["PRIMARY", "stored_at"].contains(name)).map(str::to_owned).collect()
+    }
+
+    fn check<T: Versioned + Serialize>(row: &T) {
+        let columns = columns_of::<T>();
+        assert_eq!(columns, keys_of(row), "{}", T::TABLE);
+        assert_eq!(columns, columns_in_layout(T::TABLE), "{}", T::TABLE);
+    }
+
+    fn record(entity: Entity) -> Record {
+        let changed = serde_json::from_str(
+            r#"{"observed": "2026-01-10T12:30:05+03:00", "status": null, "record": {"STAGE_ID": "WON"},
+                "product_rows": [{}], "seller": {"ID": 5}}"#,
+        );
+        let version = Version { raw_sequence: 1, redrive: 0 };
+        of_record(entity, 7, version, "ab".into(), changed.unwrap()).unwrap().0
+    }
+
+    #[test]
+    fn rows_statements_and_tables_have_the_same_columns() {
+        let Record::Contact(contact) = record(Entity::Contact) else { panic!("no contact") };
+        check(contact.as_ref());
+        let Record::Deal(rows) = record(Entity::Deal) else { panic!("no deal") };
+        check(&rows.deal);
+        check(rows.seller.as_ref().unwrap());
+        let columns: BTreeSet<String> = PRODUCT_ROW_COLUMNS.iter().map(|name| (*name).to_owned()).collect();
+        assert_eq!(columns, keys_of(&rows.product_rows[0]));
+        assert_eq!(columns, columns_in_layout("product_rows"));
+        assert_eq!(columns_of::<Outcome>(), columns_in_layout("outcomes"));
+        assert_eq!(columns_of::<Status>(), columns_in_layout("statuses"));
+    }
+}
