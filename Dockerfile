@@ -10,11 +10,12 @@ FROM ${BUILDER} AS build
 WORKDIR /source
 COPY . .
 RUN cargo build --locked --release --bins \
-        -p producer -p mapper -p pusher -p status-writer -p simulators -p ops \
+        -p producer -p mapper -p pusher -p status-writer -p simulators -p ops -p warehouse \
     && mkdir -p /out/bin /out/state \
-    && for user in server producer mapper pusher status-writer ops consumers; do mkdir -p /out/credentials/$user; done \
+    && for user in server producer mapper pusher status-writer ops consumers consumers/warehouse; do \
+        mkdir -p /out/credentials/$user; done \
     && cp target/release/producer target/release/mapper target/release/pusher target/release/status-writer \
-        target/release/rollcall target/release/bitrix24-sim target/release/otmechalka-sim /out/bin/
+        target/release/rollcall target/release/bitrix24-sim target/release/otmechalka-sim target/release/warehouse /out/bin/
 
 FROM ${RUNTIME} AS base
 USER 65532:65532
@@ -38,6 +39,10 @@ ENTRYPOINT ["/usr/local/bin/pusher"]
 FROM base AS status-writer
 COPY --from=build /out/bin/status-writer /usr/local/bin/
 ENTRYPOINT ["/usr/local/bin/status-writer"]
+
+FROM base AS warehouse
+COPY --from=build /out/bin/warehouse /usr/local/bin/
+ENTRYPOINT ["/usr/local/bin/warehouse"]
 
 # The doctor lets every stage check its own settings, so all of them are here.
 FROM base AS rollcall

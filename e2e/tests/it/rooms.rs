@@ -16,6 +16,7 @@ const MAY_USE: [(&str, &[&str]); 14] = [
     ("status-writer", &["schemas", "runtime", "bitrix24"]),
     ("simulators", &[]),
     ("ops", &["schemas", "runtime", "bitrix24", "otmechalka", "mapper", "producer"]),
+    ("warehouse", &["schemas", "runtime", "bitrix24"]),
     ("e2e", &["schemas", "runtime"]),
     ("examples", &["schemas"]),
     ("benches", &["schemas", "runtime", "bitrix24", "otmechalka", "mapper", "e2e"]),

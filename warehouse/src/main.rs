@@ -1,0 +1,5 @@
+//! Keeps tables of contacts, deals and outcomes in PostgreSQL.
+
+fn main() -> std::process::ExitCode {
+    runtime::main::<warehouse::Warehouse>()
+}

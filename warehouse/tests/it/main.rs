@@ -1,0 +1,8 @@
+//! The warehouse against a real PostgreSQL and a real NATS.
+
+mod bench;
+mod postgres;
+mod school;
+mod shapes;
+mod tls;
+mod versions;
