@@ -82,7 +82,7 @@ fn start(command_line: &CommandLine) -> Result<Exit, Failure> {
             Verb::Bootstrap(arguments) => bootstrap::run(&environment, arguments, json).await,
             Verb::Doctor(arguments) => doctor::run(&environment, arguments, json).await,
             Verb::Status(arguments) => status::run(&environment, arguments, json).await,
-            Verb::Serve(arguments) => serve::run(&environment, arguments).await,
+            Verb::Serve(arguments) => serve::run(&environment, arguments, json).await,
             Verb::DeadLetters(arguments) => letters::run(&environment, arguments, json).await,
             Verb::History(arguments) => history::run(&environment, arguments, json).await,
             Verb::Preview(arguments) => preview::run(&environment, arguments, json).await,
