@@ -248,6 +248,17 @@ impl School {
         Ok(Told { code, out: text(&output.stdout), err: text(&output.stderr) })
     }
 
+    /// Starts the status page; returns it and its address.
+    pub async fn serve(&self) -> anyhow::Result<(Program, String)> {
+        let environment = self.environment.iter().map(|(name, value)| (name.as_str(), value.clone()));
+        let arguments = ["serve", "--listen", "127.0.0.1:0"];
+        let mut program = Program::start("rollcall", &arguments, environment, self.folder.path())?;
+        let line = program.first_line().await?;
+        let address = line.split_whitespace().find(|word| word.starts_with("http"));
+        let address = address.with_context(|| format!("no address in `{line}`"))?.to_owned();
+        Ok((program, address))
+    }
+
     /// Returns what a stage answers at one of its paths: the status and the text.
     pub async fn ask(&self, stage: Stage, path: &str) -> anyhow::Result<(u16, String)> {
         let address = self.health.get(&stage).context("the school is not observed")?;

@@ -6,6 +6,7 @@ mod flow;
 mod letters;
 mod metrics;
 mod observe_files;
+mod page;
 mod reconcile;
 mod replay;
 mod rooms;
