@@ -10,4 +10,6 @@ mod page;
 mod reconcile;
 mod replay;
 mod rooms;
+mod subscribing;
+mod sums;
 mod traces;
