@@ -59,6 +59,12 @@ impl Program {
 
     /// Waits for the one JSON line that tells where the program listens.
     pub async fn ready_line(&mut self) -> anyhow::Result<Value> {
+        let line = self.first_line().await?;
+        serde_json::from_str(&line).with_context(|| format!("the ready line of {}", self.name))
+    }
+
+    /// Waits for the first line that it prints.
+    pub async fn first_line(&mut self) -> anyhow::Result<String> {
         let stdout = self.child.stdout.take().context("standard output is taken")?;
         let mut line = String::new();
         let mut reader = BufReader::new(stdout);
@@ -67,7 +73,7 @@ impl Program {
             .with_context(|| format!("{} did not get ready; see {}", self.name, self.log.display()))??;
         // Keeps the pipe open and empty, or the program would stop at its next line.
         tokio::spawn(async move { tokio::io::copy(&mut reader, &mut tokio::io::sink()).await });
-        serde_json::from_str(&line).with_context(|| format!("the ready line of {}", self.name))
+        Ok(line)
     }
 
     /// Returns what it logged so far.

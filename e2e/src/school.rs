@@ -241,11 +241,24 @@ impl School {
     pub async fn rollcall(&self, arguments: &[&str]) -> anyhow::Result<Told> {
         let mut command = tokio::process::Command::new(program_path("rollcall")?);
         command.args(arguments).env_clear().envs(&self.environment).current_dir(self.folder.path());
+        let seed = Some(self.seed("ops")).filter(|seed| seed.is_file());
+        command.envs(seed.map(|seed| ("NATS_NKEY_SEED_FILE", seed)));
         let finished = tokio::time::timeout(PATIENCE, command.kill_on_drop(true).output()).await;
         let output = finished.with_context(|| format!("rollcall {arguments:?} did not end"))??;
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let code = output.status.code().context("rollcall was killed by a signal")?;
         Ok(Told { code, out: text(&output.stdout), err: text(&output.stderr) })
+    }
+
+    /// Starts the status page; returns it and its address.
+    pub async fn serve(&self) -> anyhow::Result<(Program, String)> {
+        let environment = self.environment.iter().map(|(name, value)| (name.as_str(), value.clone()));
+        let arguments = ["serve", "--listen", "127.0.0.1:0"];
+        let mut program = Program::start("rollcall", &arguments, environment, self.folder.path())?;
+        let line = program.first_line().await?;
+        let address = line.split_whitespace().find(|word| word.starts_with("http"));
+        let address = address.with_context(|| format!("no address in `{line}`"))?.to_owned();
+        Ok((program, address))
     }
 
     /// Returns what a stage answers at one of its paths: the status and the text.
@@ -270,6 +283,11 @@ impl School {
     /// Makes credentials for one more extra consumer and has the running server read them.
     pub async fn admit(&self, subscriber: &str) -> anyhow::Result<()> {
         make_credentials(self.folder.path(), &[subscriber.to_owned()]).await?;
+        self.reload().await
+    }
+
+    /// Has a guarded NATS read its users anew.
+    pub async fn reload(&self) -> anyhow::Result<()> {
         let id = self.nats.process_id().context("NATS does not run")?;
         // The first makes the account, and only the second connects it to JetStream (nats-server 2.15.1).
         for _ in 0..2 {

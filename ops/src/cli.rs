@@ -138,6 +138,9 @@ pub struct Doctor {
     /// Create missing status fields in Bitrix24 (takes a webhook of a CRM administrator)
     #[arg(long)]
     pub fix: bool,
+    /// Folder of the NATS users' secrets, as `rollcall credentials` made it, to ask what each of them may
+    #[arg(long, value_name = "FOLDER", default_value = "./secrets/nats")]
+    pub credentials: PathBuf,
 }
 
 /// Shows how far each entity is read, what each stage has to do, what came of the records, and what stands still

@@ -79,11 +79,11 @@ fn start(command_line: &CommandLine) -> Result<Exit, Failure> {
         .map_err(|error| Failure::environment(format!("Cannot start: {error}")))?;
     runtime.block_on(async {
         match &command_line.verb {
-            Verb::Up(arguments) => up::run(environment, arguments).await,
+            Verb::Up(arguments) => up::run(environment, arguments, json).await,
             Verb::Bootstrap(arguments) => bootstrap::run(&environment, arguments, json).await,
             Verb::Doctor(arguments) => doctor::run(&environment, arguments, json).await,
             Verb::Status(arguments) => status::run(&environment, arguments, json).await,
-            Verb::Serve(arguments) => serve::run(&environment, arguments).await,
+            Verb::Serve(arguments) => serve::run(&environment, arguments, json).await,
             Verb::DeadLetters(arguments) => letters::run(&environment, arguments, json).await,
             Verb::History(arguments) => history::run(&environment, arguments, json).await,
             Verb::Preview(arguments) => preview::run(&environment, arguments, json).await,

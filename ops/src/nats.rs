@@ -1,5 +1,6 @@
 //! The connection to NATS that operators' commands use.
 
+use std::path::Path;
 use std::time::Duration;
 
 use runtime::broker::NatsSettings;
@@ -47,10 +48,31 @@ pub async fn connect(environment: &Environment) -> Result<Broker, NatsError> {
     connect_to(&settings).await
 }
 
+/// Connects by the same settings as another user, whose secret is in a file.
+pub async fn connect_as(
+    environment: &Environment,
+    user: &'static str,
+    seed_file: &Path,
+) -> Result<Broker, NatsError> {
+    let mut environment = environment.clone();
+    ["NATS_USER", "NATS_PASSWORD", "NATS_NKEY_SEED"].iter().for_each(|name| environment.unset(name));
+    environment.set("NATS_NKEY_SEED_FILE", seed_file.display().to_string());
+    let source = environment.source();
+    let reader = Reader::new(&source);
+    let settings = NatsSettings::read(&reader);
+    let settings = reader.finish(|| settings)?;
+    connect_named(user, &settings).await
+}
+
 /// Connects and makes sure that JetStream answers.
 pub async fn connect_to(settings: &NatsSettings) -> Result<Broker, NatsError> {
+    connect_named("ops", settings).await
+}
+
+/// The name decides where answers come to, which is all that a user may listen to.
+async fn connect_named(name: &str, settings: &NatsSettings) -> Result<Broker, NatsError> {
     let no_answer = |reason: String| NatsError::NoAnswer { reason };
-    let broker = Broker::connect("ops", settings, Health::default(), CancellationToken::new())
+    let broker = Broker::connect(name, settings, Health::default(), CancellationToken::new())
         .await
         .map_err(|error| no_answer(error.to_string()))?;
     match tokio::time::timeout(PATIENCE, broker.jetstream().query_account()).await {

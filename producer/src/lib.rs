@@ -25,9 +25,10 @@ mod walk;
 
 use anyhow::Context as _;
 use bitrix24::{BoxFuture, Client, Lane};
-use runtime::budget::{self, SharedBudget};
+use runtime::budget::{self, SharedBudget, Spending};
 use runtime::{Broker, Context, Reader, Stage};
 use schemas::streams::{BUDGET, CHECKPOINTS, RAW};
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 pub use crate::change::{Known, Seen};
@@ -65,6 +66,11 @@ impl Stage for Producer {
         let client = portal_client(&config, &broker).await?;
         let metrics = ProducerMetrics::register(broker.metrics());
         let _refreshes = metrics.follow(broker.metrics(), client.clone());
+        // In a set, so that it ends with this future.
+        let mut notes = JoinSet::new();
+        let asked = client.clone();
+        let counts = move || metrics::counts(&asked);
+        notes.spawn(Spending::keep_noting(broker.clone(), Producer::NAME, config.bucket, counts));
         let daily = match config.reconcile_at {
             Some(at) => Some(Daily::open(&broker, at).await?),
             None => None,

@@ -109,7 +109,8 @@ fn place(entity: Entity) -> usize {
     }
 }
 
-fn counts(client: &Client) -> PortalCounts {
+/// Returns what a client has counted.
+pub fn counts(client: &Client) -> PortalCounts {
     let (stats, operating) = (client.stats(), client.operating());
     let methods = stats.by_method.iter().map(|(method, counted)| MethodCounts {
         method: method.to_string(),

@@ -1,5 +1,6 @@
 //! One request budget for all processes of a host: a leaky bucket in a key-value bucket.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use schemas::streams::BUDGET;
 use serde::{Deserialize, Serialize};
 
 use crate::broker::{Broker, BrokerError, Bucket, jitter};
-use crate::metrics::{Counter, Gauge, Metrics, Refresh};
+use crate::metrics::{Counter, Gauge, Metrics, PortalCounts, Refresh};
 
 /// Who asks: live work goes before backfill.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -192,9 +193,91 @@ impl SharedBudget {
     }
 }
 
+/// The stages that call Bitrix24, and note what that has cost.
+pub const CALLERS: [&str; 2] = ["producer", "status-writer"];
+
+/// Shortest time between two notes of a stage.
+const NOTE_PAUSE: Duration = Duration::from_secs(10);
+
+/// A note that still says the same is made again after this time, so that its age tells whether it still holds.
+const NOTE_AGE: chrono::Duration = chrono::Duration::seconds(60);
+
+/// Computing time (`operating`) that Bitrix24's methods have used, as a stage knows it from the answers; for people.
+///
+/// Nobody decides by it: each stage believes the answers that it gets itself.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Spending {
+    /// When it was noted.
+    pub at: DateTime<Utc>,
+    /// Seconds that the portal grants a method in ten minutes.
+    pub limit_seconds: f64,
+    /// Seconds used in the last ten minutes, by method.
+    pub seconds: BTreeMap<String, f64>,
+    /// Requests that fit into the portal's bucket.
+    pub bucket_capacity: f64,
+}
+
+impl Spending {
+    fn of(counts: &PortalCounts, size: BucketSize, now: DateTime<Utc>) -> Spending {
+        let used = counts.methods.iter().filter(|method| method.operating_used >= 0.05);
+        // Tenths are enough for people, and let a quiet stage write less.
+        let tenths = |seconds: f64| (seconds * 10.0).round() / 10.0;
+        Spending {
+            at: now,
+            limit_seconds: counts.operating_limit,
+            seconds: used.map(|method| (method.method.clone(), tenths(method.operating_used))).collect(),
+            bucket_capacity: size.capacity,
+        }
+    }
+
+    /// Tells whether this is worth a write after what was noted last.
+    fn is_news(&self, noted: Option<&Spending>) -> bool {
+        let Some(noted) = noted else { return true };
+        let same = Spending { at: self.at, ..noted.clone() } == *self;
+        !same || !self.seconds.is_empty() && self.at - noted.at >= NOTE_AGE
+    }
+
+    /// Returns what each stage noted last.
+    pub async fn look(broker: &Broker) -> Result<BTreeMap<&'static str, Spending>, BrokerError> {
+        let bucket = broker.bucket(&BUDGET).await?;
+        let mut found = BTreeMap::new();
+        for stage in CALLERS {
+            let stored = bucket.get(&key_of(stage)).await?;
+            let spending = stored.and_then(|(value, _)| serde_json::from_slice(&value).ok());
+            found.extend(spending.map(|spending| (stage, spending)));
+        }
+        Ok(found)
+    }
+
+    /// Notes again and again what a stage has used, until it is to stop.
+    pub async fn keep_noting(
+        broker: Broker,
+        stage: &'static str,
+        size: BucketSize,
+        counts: impl Fn() -> PortalCounts,
+    ) -> Result<(), BrokerError> {
+        let bucket = broker.bucket(&BUDGET).await?;
+        let mut noted = None;
+        loop {
+            let spending = Spending::of(&counts(), size, Utc::now());
+            if spending.is_news(noted.as_ref()) {
+                let value = serde_json::to_vec(&spending).unwrap_or_default();
+                bucket.put(&key_of(stage), value.into()).await?;
+                noted = Some(spending);
+            }
+            broker.pause(NOTE_PAUSE).await?;
+        }
+    }
+}
+
+fn key_of(stage: &str) -> String {
+    format!("operating.{stage}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metrics::MethodCounts;
     use proptest::prelude::*;
 
     const SIZE: BucketSize = BucketSize { capacity: 50.0, leak_per_second: 2.0, clock_speed: 1.0 };
@@ -216,6 +299,27 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_quiet_stage_writes_little_and_a_busy_one_not_too_often() {
+        let now = Utc::now();
+        let of = |used: f64, seconds: i64| {
+            let method = MethodCounts {
+                method: "crm.deal.list".into(),
+                operating_used: used,
+                ..MethodCounts::default()
+            };
+            let counts =
+                PortalCounts { operating_limit: 480.0, methods: vec![method], ..PortalCounts::default() };
+            Spending::of(&counts, SIZE, now + chrono::Duration::seconds(seconds))
+        };
+        assert!(of(0.0, 0).is_news(None));
+        assert!(!of(0.0, 3_600).is_news(Some(&of(0.0, 0))), "nothing used is said once");
+        assert!(!of(3.01, 10).is_news(Some(&of(3.0, 0))));
+        assert!(of(3.2, 10).is_news(Some(&of(3.0, 0))));
+        assert!(of(3.0, 60).is_news(Some(&of(3.0, 0))), "else nobody knew whether it still holds");
+        assert_eq!(of(3.21, 0).seconds, BTreeMap::from([("crm.deal.list".to_owned(), 3.2)]));
     }
 
     #[test]

@@ -167,7 +167,8 @@ pub struct BucketDefinition {
 pub const CHECKPOINTS: BucketDefinition =
     BucketDefinition { name: "checkpoint", description: "How far each entity was read from Bitrix24" };
 
-/// The request budget that all processes share towards Bitrix24.
+/// The request budget that all processes share towards Bitrix24, and under `operating.<stage>` the computing time that
+/// each stage's calls have used.
 pub const BUDGET: BucketDefinition =
     BucketDefinition { name: "budget", description: "Bitrix24's request bucket as all processes see it" };
 

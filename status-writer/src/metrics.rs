@@ -90,7 +90,8 @@ pub fn follow(metrics: &Metrics, client: Client) -> Refresh {
     metrics.on_scrape(move || portal.take_over(&counts(&client)))
 }
 
-fn counts(client: &Client) -> PortalCounts {
+/// Returns what a client has counted.
+pub fn counts(client: &Client) -> PortalCounts {
     let (stats, operating) = (client.stats(), client.operating());
     let methods = stats.by_method.iter().map(|(method, counted)| MethodCounts {
         method: method.to_string(),

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use bitrix24::{ErrorClass, Lane};
 use futures::{StreamExt, stream};
-use runtime::budget::SharedBudget;
+use runtime::budget::{SharedBudget, Spending};
 use runtime::{Broker, BrokerError, Context, Delivery, Inbox, Stage, Verdict};
 use schemas::problem::STATUS_MAX_CHARS;
 use schemas::streams::{
@@ -74,6 +74,10 @@ pub async fn run(config: Config, context: Context) -> anyhow::Result<()> {
         contacts: open(&broker, contacts, &mut readers).await?,
         deals: open(&broker, deals, &mut readers).await?,
     };
+    let mut notes = JoinSet::new();
+    let asked = tools.client.clone();
+    let counts = move || metrics::counts(&asked);
+    notes.spawn(Spending::keep_noting(broker.clone(), StatusWriter::NAME, config.bucket, counts));
     let _refresh = metrics::follow(broker.metrics(), tools.client.clone());
     let mut writer = Writer::new(tools, WriterMetrics::register(broker.metrics()), Instant::now());
     loop {

@@ -22,14 +22,14 @@ use crate::flow::{good_contact, good_deal, good_rows, status_of, ticket};
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A user's connection, and what the server refused it.
-struct Guest {
-    client: Client,
+pub struct Guest {
+    pub client: Client,
     refused: mpsc::UnboundedReceiver<String>,
 }
 
 impl Guest {
     /// Connects as a user of a school; `inbox` is its name.
-    async fn enter(school: &School, user: &str, inbox: &str) -> anyhow::Result<Guest> {
+    pub async fn enter(school: &School, user: &str, inbox: &str) -> anyhow::Result<Guest> {
         let seed = std::fs::read_to_string(school.seed(user))?.trim().to_owned();
         let (told, refused) = mpsc::unbounded_channel();
         let client = ConnectOptions::with_nkey(seed)
@@ -54,7 +54,7 @@ impl Guest {
     }
 
     /// Subscribes, and expects the server to say no to this very subject.
-    async fn may_not_subscribe(&mut self, subject: &str) -> anyhow::Result<()> {
+    pub async fn may_not_subscribe(&mut self, subject: &str) -> anyhow::Result<()> {
         let _subscription = self.client.subscribe(subject.to_owned()).await?;
         self.is_refused(&format!("\"{subject}\"")).await
     }
@@ -118,6 +118,42 @@ async fn with_a_user_for_each_stage_everything_works_and_nothing_is_refused() ->
         .map(str::to_owned)
         .collect();
     assert_eq!(violations, [] as [String; 0]);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_doctor_names_what_a_user_may_too_little_and_too_much() -> anyhow::Result<()> {
+    let school = School::builder().guarded(&[]).open().await?;
+    let folder = school.seed("ops").ancestors().nth(2).context("folder of the credentials")?.to_owned();
+    let told = async || -> anyhow::Result<Vec<String>> {
+        let path = folder.display().to_string();
+        let answer = school.rollcall(&["--json", "doctor", "--credentials", &path]).await?.json()?;
+        let findings = answer["findings"].as_array().cloned().unwrap_or_default();
+        let ours = findings.iter().filter(|finding| finding["code"] == "nats.permissions");
+        Ok(ours.map(|found| format!("{} {}", found["severity"], found["message"])).collect())
+    };
+    let before = told().await?;
+    assert_eq!(before.len(), 5, "{before:#?}");
+    assert!(
+        before.iter().all(|line| line.starts_with("\"ok\"") && line.contains("nothing else")),
+        "{before:#?}"
+    );
+
+    let file = folder.join("server/users.conf");
+    let text = std::fs::read_to_string(&file)?;
+    let drifted = text.replacen("\"b24.status.>\"", "\"b24.other.>\"", 1);
+    assert_ne!(drifted, text);
+    std::fs::write(&file, drifted)?;
+    school.reload().await?;
+    let after = told().await?;
+    let named = |severity: &str, what: &str| {
+        after
+            .iter()
+            .any(|line| line.starts_with(severity) && line.contains(what) && line.contains("status-writer"))
+    };
+    assert!(named("\"error\"", "may not publish to b24.status.>"), "{after:#?}");
+    assert!(named("\"warning\"", "may publish to b24.other.>"), "{after:#?}");
+    assert_eq!(after.len(), 6, "{after:#?}");
     Ok(())
 }
 
@@ -327,7 +363,7 @@ impl Example {
 }
 
 /// Publishes an outcome of a contact, as the pusher does.
-async fn publish_outcome(school: &School, contact: u64, raw_sequence: u64) -> anyhow::Result<()> {
+pub async fn publish_outcome(school: &School, contact: u64, raw_sequence: u64) -> anyhow::Result<()> {
     let record = RecordRef::contact(RecordId::try_new(contact)?);
     let now = serde_json::from_value(json!("2026-01-10T12:30:05+03:00"))?;
     let envelope = Envelope {

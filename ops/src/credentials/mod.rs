@@ -2,7 +2,7 @@
 
 mod conf;
 mod folder;
-mod permissions;
+pub mod permissions;
 
 use std::path::PathBuf;
 
@@ -11,7 +11,8 @@ use serde::Serialize;
 use crate::answer::Answer;
 use crate::cli;
 use crate::exit::{Exit, Failure};
-use folder::{Folder, Key};
+pub use folder::Folder;
+use folder::Key;
 use permissions::Subscriber;
 
 /// What was made or found.

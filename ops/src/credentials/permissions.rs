@@ -12,6 +12,9 @@ pub const API_PREFIX: &str = "rollcall";
 /// The user of `rollcall` itself.
 pub const OPERATOR: &str = "ops";
 
+/// Where a user asks the server what it may do.
+pub const WHO_AM_I: &str = "$SYS.REQ.USER.INFO";
+
 /// A user of the NATS server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct User {
@@ -24,11 +27,11 @@ pub struct User {
 }
 
 impl User {
-    /// Begins with what every user may: ask about the account, and read the answers to its own requests.
+    /// Begins with what every user may: ask about the account and about itself, and read the answers to its own requests.
     fn new(name: &str) -> User {
         User {
             name: name.to_owned(),
-            publish: vec!["$JS.API.INFO".into()],
+            publish: vec!["$JS.API.INFO".into(), WHO_AM_I.into()],
             subscribe: vec![format!("_INBOX_{name}.>")],
         }
     }

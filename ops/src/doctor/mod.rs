@@ -2,8 +2,10 @@
 
 mod bitrix24;
 mod canary;
+mod changes;
 mod mapping;
 mod otmechalka;
+mod permissions;
 mod settings;
 mod streams;
 mod visitors;
@@ -29,6 +31,8 @@ pub async fn run(environment: &Environment, arguments: &cli::Doctor, json: bool)
     }
     findings.extend(seen);
     if let Some(broker) = &broker {
+        findings.extend(permissions::look(environment, broker, &arguments.credentials).await);
+        findings.extend(changes::look(broker).await);
         findings.extend(visitors::look(broker).await);
     }
     let count = |severity| findings.iter().filter(|finding| finding.severity == severity).count();

@@ -21,7 +21,10 @@ use crate::letters::select::{record, written};
 use crate::mask::Mask;
 use crate::nats;
 use crate::stored::{self, Choice};
-use entry::{Entry, Teller, What};
+pub use diff::Change;
+use entry::Teller;
+pub use entry::{Entry, Made, What};
+pub use told::of_otmechalka;
 
 /// Tells one record's story: versions, changes, mapping, tries at otmechalka, statuses, dead letters
 #[derive(Args)]
@@ -60,7 +63,8 @@ pub async fn run(environment: &Environment, arguments: &History, json: bool) -> 
     Answer::new(summary, story, findings).tell(json, told::text)
 }
 
-async fn read(broker: &Broker, record: RecordRef, mask: &Mask, most: usize) -> Result<Story, Failure> {
+/// Reads a story: the newest entries, so many at most.
+pub async fn read(broker: &Broker, record: RecordRef, mask: &Mask, most: usize) -> Result<Story, Failure> {
     let sources = [
         (RAW.name, vec![subjects::raw(record)]),
         (COMMANDS.name, vec![format!("crm.cmd.*.{record}"), format!("crm.later.*.{record}")]),

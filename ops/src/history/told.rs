@@ -93,7 +93,7 @@ fn said(outcome: Outcome) -> &'static str {
 }
 
 /// Tells whether a refusal came of asking otmechalka, and not of the record alone.
-fn of_otmechalka(problems: &[Problem]) -> bool {
+pub fn of_otmechalka(problems: &[Problem]) -> bool {
     let is_theirs =
         |problem: &Problem| ["otmechalka.", "client."].iter().any(|of| problem.code.starts_with(of));
     problems.iter().any(is_theirs)

@@ -1,6 +1,7 @@
-//! `rollcall serve`: a page that shows the flow and the problem records. It only reads.
+//! `rollcall serve`: pages that show the flow, the problem records, and one record's story. It only reads.
 
 mod page;
+mod story;
 mod view;
 mod words;
 
@@ -14,21 +15,32 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 use runtime::Broker;
+use schemas::{Entity, RecordId, RecordRef};
 use serde::Deserialize;
-use tokio::sync::Mutex;
+use serde_json::json;
+use tokio::sync::{Mutex, Semaphore};
 
-use crate::answer::print;
+use crate::answer::Answer;
 use crate::cli;
 use crate::environment::Environment;
 use crate::exit::{Exit, Failure};
+use crate::history;
+use crate::mask::Mask;
 use crate::nats;
 use crate::owner;
+use crate::signals::Signals;
 use page::Choice;
 use view::View;
 use words::Language;
 
 /// A view is shown to everybody who asks within this time: reading one takes a walk through the outcomes.
 const FRESH: Duration = Duration::from_secs(5);
+
+/// Stories that are read at once: each takes a few consumers in NATS for as long as that takes.
+const STORIES_AT_ONCE: usize = 2;
+
+/// Entries of a story that are shown, the newest.
+const MOST_ENTRIES: usize = 200;
 
 /// Style of the page; its own resource, so that the page needs no inline code.
 const STYLE: &str = include_str!("style.css");
@@ -41,13 +53,22 @@ struct Shown {
     broker: Broker,
     /// Address of the portal, for links to its records.
     portal: Option<String>,
+    /// Hides what may be about a person; nothing here can switch it off.
+    mask: Mask,
+    stories: Semaphore,
     newest: Mutex<Option<(Instant, Arc<View>)>>,
 }
 
 /// Carries the command out.
-pub async fn run(environment: &Environment, arguments: &cli::Serve) -> Result<Exit, Failure> {
-    let broker = nats::connect(environment).await?;
-    let shown = Shown { broker, portal: owner::portal_address(environment), newest: Mutex::default() };
+pub async fn run(environment: &Environment, arguments: &cli::Serve, json: bool) -> Result<Exit, Failure> {
+    let mut signals = Signals::listen()?;
+    let shown = Shown {
+        broker: nats::connect(environment).await?,
+        portal: owner::portal_address(environment),
+        mask: Mask::of(environment),
+        stories: Semaphore::new(STORIES_AT_ONCE),
+        newest: Mutex::default(),
+    };
     let cannot_listen = |error: std::io::Error| {
         Failure::environment(format!(
             "Cannot listen at {}: {error}. Choose another --listen",
@@ -56,10 +77,10 @@ pub async fn run(environment: &Environment, arguments: &cli::Serve) -> Result<Ex
     };
     let listener = tokio::net::TcpListener::bind(arguments.listen).await.map_err(cannot_listen)?;
     let address: SocketAddr = listener.local_addr().map_err(cannot_listen)?;
-    print(&format!("The status page is at http://{address}/ until Ctrl-C."));
-    let stopped = async {
-        let _no_signals = tokio::signal::ctrl_c().await;
-    };
+    let summary = format!("The status page is at http://{address}/ until Ctrl-C.");
+    let result = json!({"address": format!("http://{address}/")});
+    Answer::new(summary, result, Vec::new()).tell(json, |answer| answer.summary.clone())?;
+    let stopped = async move { signals.next().await };
     let served = axum::serve(listener, router(Arc::new(shown))).with_graceful_shutdown(stopped);
     served.await.map_err(Failure::trouble)?;
     Ok(Exit::Fine)
@@ -68,6 +89,7 @@ pub async fn run(environment: &Environment, arguments: &cli::Serve) -> Result<Ex
 fn router(shown: Arc<Shown>) -> Router {
     Router::new()
         .route("/", get(front))
+        .route(page::STORY, get(story))
         .route("/status.json", get(status))
         .route("/style.css", get(|| async { ([(header::CONTENT_TYPE, "text/css; charset=utf-8")], STYLE) }))
         .with_state(shown)
@@ -83,14 +105,50 @@ struct Asked {
 }
 
 async fn front(State(shown): State<Arc<Shown>>, Query(asked): Query<Asked>, headers: HeaderMap) -> Response {
-    let accepted = headers.get(header::ACCEPT_LANGUAGE).and_then(|value| value.to_str().ok());
-    let language = Language::choose(asked.lang.as_deref(), accepted);
+    let language = language(asked.lang.as_deref(), &headers);
     let choice = Choice::new(asked.entity.as_deref(), asked.problem, asked.page);
-    let html = match shown.view().await {
-        Ok(view) => (StatusCode::OK, page::front(&view, &choice, language, shown.portal.as_deref())),
-        Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, page::out_of_order(&reason, language)),
+    match shown.view().await {
+        Ok(view) => page(StatusCode::OK, page::front(&view, &choice, language, shown.portal.as_deref())),
+        Err(reason) => page(StatusCode::SERVICE_UNAVAILABLE, page::out_of_order(&reason, language)),
+    }
+}
+
+/// Which record a reader asks for.
+#[derive(Debug, Default, Deserialize)]
+struct AskedStory {
+    lang: Option<String>,
+    entity: Option<String>,
+    id: Option<String>,
+}
+
+async fn story(
+    State(shown): State<Arc<Shown>>,
+    Query(asked): Query<AskedStory>,
+    headers: HeaderMap,
+) -> Response {
+    let language = language(asked.lang.as_deref(), &headers);
+    let entity = asked.entity.as_deref().and_then(Entity::from_token);
+    let id = asked.id.as_deref().and_then(|id| RecordId::parse(id.trim()).ok());
+    let Some((entity, id)) = entity.zip(id) else {
+        let reason = language.pick(
+            "Назовите контакт или сделку и ID из Битрикс24.",
+            "Name a contact or a deal, and its ID in Bitrix24.",
+        );
+        return page(StatusCode::BAD_REQUEST, story::refused(reason, language));
     };
-    let (code, html) = html;
+    let record = RecordRef { entity, id };
+    match shown.story(record).await {
+        Ok(told) => page(StatusCode::OK, story::story(&told, record, language, shown.portal.as_deref())),
+        Err(reason) => page(StatusCode::SERVICE_UNAVAILABLE, story::refused(&reason, language)),
+    }
+}
+
+fn language(asked: Option<&str>, headers: &HeaderMap) -> Language {
+    let accepted = headers.get(header::ACCEPT_LANGUAGE).and_then(|value| value.to_str().ok());
+    Language::choose(asked, accepted)
+}
+
+fn page(code: StatusCode, html: String) -> Response {
     let headers = [
         (header::CONTENT_SECURITY_POLICY, POLICY),
         (header::REFERRER_POLICY, "no-referrer"),
@@ -115,8 +173,14 @@ impl Shown {
         {
             return Ok(Arc::clone(view));
         }
-        let view = Arc::new(View::read(&self.broker).await?);
+        let view = Arc::new(View::read(&self.broker, &self.mask).await?);
         *newest = Some((Instant::now(), Arc::clone(&view)));
         Ok(view)
+    }
+
+    async fn story(&self, record: RecordRef) -> Result<history::Story, String> {
+        let _turn = self.stories.acquire().await.map_err(|error| error.to_string())?;
+        let told = history::read(&self.broker, record, &self.mask, MOST_ENTRIES).await;
+        told.map_err(|failure| failure.text)
     }
 }

@@ -12,8 +12,11 @@ use crate::status::{Condition, Reading, Status, rounded};
 /// Problem records on one page.
 const ON_A_PAGE: usize = 50;
 
-/// Seconds after which the browser asks again by itself.
+/// Seconds after which the browser asks for the front page again by itself.
 const REFRESH_SECONDS: u32 = 15;
+
+/// Path of the page with one record's story.
+pub const STORY: &str = "/history";
 
 /// Which problem records a reader wants to see.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -68,12 +71,13 @@ pub fn front(view: &View, choice: &Choice, language: Language, portal: Option<&s
         (flow(status, language))
         (outcomes(status, language))
         (problems(view, choice, language, portal))
+        (search(language))
         footer {
             (language.pick("Состояние на", "As of")) " " (moment(status.at)) ". "
             a href="/status.json" { "status.json" }
         }
     };
-    document(language, &body)
+    document(language, Some(REFRESH_SECONDS), &body)
 }
 
 /// Draws the page when there is nothing to show.
@@ -82,17 +86,18 @@ pub fn out_of_order(reason: &str, language: Language) -> String {
         h1 { (language.pick("Состояние сейчас не прочитать", "The state cannot be read now")) }
         p.bad { (reason) }
     };
-    document(language, &body)
+    document(language, Some(REFRESH_SECONDS), &body)
 }
 
-fn document(language: Language, body: &Markup) -> String {
+/// Puts a page together; one that somebody reads line by line is not renewed under their eyes.
+pub fn document(language: Language, refresh_seconds: Option<u32>, body: &Markup) -> String {
     let page = html! {
         (DOCTYPE)
         html lang=(language.tag()) {
             head {
                 meta charset="utf-8";
                 meta name="viewport" content="width=device-width, initial-scale=1";
-                meta http-equiv="refresh" content=(REFRESH_SECONDS);
+                @if let Some(seconds) = refresh_seconds { meta http-equiv="refresh" content=(seconds); }
                 title { "Rollcall" }
                 link rel="stylesheet" href="/style.css";
             }
@@ -193,11 +198,16 @@ fn problems(view: &View, choice: &Choice, language: Language, portal: Option<&st
                 th scope="col" { (language.pick("Запись", "Record")) }
                 th scope="col" { (language.pick("Что не так", "What is wrong")) }
                 th scope="col" { (language.pick("С какого времени", "Since")) }
+                th scope="col" { (language.pick("Как было", "Story")) }
             } }
             tbody { @for problem in shown { tr {
                 td { (link(problem.record, language, portal)) }
-                td { ul { @for code in &problem.codes { li { (meaning(code)) } } } }
+                td {
+                    ul { @for code in &problem.codes { li { (meaning(code, language)) } } }
+                    p.status lang="ru" { (problem.status) }
+                }
                 td { (moment(problem.since)) }
+                td { a href=(story_address(problem.record, language)) { (language.pick("история", "history")) } }
             } } }
         }
         @if pages > 1 { nav { p {
@@ -227,7 +237,7 @@ fn filters(view: &View, choice: &Choice, language: Language) -> Markup {
                     option value="" { (language.pick("любая", "any")) }
                     @for (code, count) in view.codes(choice.entity) {
                         option value=(code) selected[choice.problem.as_deref() == Some(code)] {
-                            (meaning(code)) " (" (count) ")"
+                            (meaning(code, language)) " (" (count) ")"
                         }
                     }
                 }
@@ -237,8 +247,34 @@ fn filters(view: &View, choice: &Choice, language: Language) -> Markup {
     }
 }
 
+/// Asks for any record, whether something is wrong with it or not.
+pub fn search(language: Language) -> Markup {
+    html! {
+        h2 { (language.pick("История одной записи", "One record's history")) }
+        form id="find" method="get" action=(STORY) {
+            input type="hidden" name="lang" value=(language.tag());
+            label { (language.pick("Что", "Kind")) " "
+                select name="entity" { @for entity in Entity::ALL {
+                    option value=(entity.token()) { (language.record(entity)) }
+                } }
+            }
+            label { "ID " input name="id" inputmode="numeric" pattern="[0-9]+" required size="10"; }
+            button type="submit" { (language.pick("Показать", "Show")) }
+        }
+    }
+}
+
+/// Returns where a record's story is.
+pub fn story_address(record: RecordRef, language: Language) -> String {
+    let mut query = form_urlencoded::Serializer::for_suffix(format!("{STORY}?"), STORY.len() + 1);
+    query.append_pair("lang", language.tag());
+    query.append_pair("entity", record.entity.token());
+    query.append_pair("id", &record.id.to_string());
+    query.finish()
+}
+
 /// Links to the record in the portal, where that is known.
-fn link(record: RecordRef, language: Language, portal: Option<&str>) -> Markup {
+pub fn link(record: RecordRef, language: Language, portal: Option<&str>) -> Markup {
     let name = format!("{} {}", language.record(record.entity), record.id);
     match portal {
         None => html! { (name) },
@@ -249,13 +285,16 @@ fn link(record: RecordRef, language: Language, portal: Option<&str>) -> Markup {
     }
 }
 
-/// Says what a code means: the status texts themselves quote what people typed.
-fn meaning(code: &str) -> String {
+/// Says what a code means. Codes are English, and say nothing that anybody typed.
+pub fn meaning(code: &str, language: Language) -> String {
+    if language == Language::English {
+        return format!("{} ({code})", code.replace('.', ": ").replace('_', " "));
+    }
     let known = catalogue().into_iter().find(|example| example.problem.code == code);
     known.map_or_else(|| code.to_owned(), |example| format!("{} ({code})", example.when))
 }
 
-fn moment(moment: DateTime<Utc>) -> String {
+pub fn moment(moment: DateTime<Utc>) -> String {
     moment.format("%Y-%m-%d %H:%M UTC").to_string()
 }
 
@@ -285,6 +324,7 @@ mod tests {
             codes: BTreeSet::from([
                 if id.is_multiple_of(2) { "contact.missing" } else { "phone.invalid" }.to_owned()
             ]),
+            status: "В поле «Телефон» не номер телефона: «***».".into(),
             since: at,
         };
         View { status: Status::of(Facts::default(), at), problems: (1..=problems).map(problem).collect() }
@@ -300,6 +340,8 @@ mod tests {
         assert!(all.contains(r#"href="https://school.example/crm/contact/details/1/""#), "{all}");
         assert!(all.contains("Вместо телефона что-то другое (phone.invalid)"), "{all}");
         assert!(all.contains("1 / 3"), "{all}");
+        assert!(all.contains("не номер телефона: «***»"), "{all}");
+        assert!(all.contains(r#"href="/history?lang=ru&amp;entity=contact&amp;id=1""#), "{all}");
         let deals = draw(&Choice::new(Some("deal"), None, Some(2)), Language::English);
         assert!(deals.contains("Records to be corrected: 60") && deals.contains("2 / 2"), "{deals}");
         assert!(!deals.contains("/crm/contact/"), "{deals}");

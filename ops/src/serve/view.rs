@@ -1,4 +1,4 @@
-//! What the page shows, read from NATS. Holds no personal data: ids, codes, times and counts.
+//! What the page shows, read from NATS. Holds no personal data: ids, codes, times, counts, and masked status texts.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,6 +7,7 @@ use chrono::{DateTime, Utc};
 use runtime::Broker;
 use schemas::{Entity, Outcome, RecordRef};
 
+use crate::mask::Mask;
 use crate::results;
 use crate::status::{Status, facts};
 
@@ -26,19 +27,26 @@ pub struct ProblemRecord {
     pub record: RecordRef,
     /// Codes of what is wrong with it.
     pub codes: BTreeSet<String>,
+    /// The text of its status, without the values that it quotes.
+    pub status: String,
     /// Since when.
     pub since: DateTime<Utc>,
 }
 
 impl View {
     /// Reads everything.
-    pub async fn read(broker: &Broker) -> Result<View, String> {
+    pub async fn read(broker: &Broker, mask: &Mask) -> Result<View, String> {
         let now = Utc::now();
         let status = Status::of(facts::read(broker, now).await?, now);
         let mut newest = Newest::default();
         results::each(broker, DeliverPolicy::LastPerSubject, |ended| {
-            let codes = ended.processed.problems.into_iter().map(|problem| problem.code).collect();
-            newest.note(ended.record, ended.processed.outcome, codes, ended.stored);
+            let problem = ProblemRecord {
+                record: ended.record,
+                codes: ended.processed.problems.into_iter().map(|problem| problem.code).collect(),
+                status: mask.status(&ended.processed.status),
+                since: ended.stored,
+            };
+            newest.note(ended.processed.outcome, problem);
         })
         .await?;
         Ok(View { status, problems: newest.problems() })
@@ -63,15 +71,15 @@ impl View {
 struct Newest(BTreeMap<RecordRef, ProblemRecord>);
 
 impl Newest {
-    fn note(&mut self, record: RecordRef, outcome: Outcome, codes: BTreeSet<String>, since: DateTime<Utc>) {
+    fn note(&mut self, outcome: Outcome, problem: ProblemRecord) {
         match outcome {
             Outcome::Refused => {
-                self.0.insert(record, ProblemRecord { record, codes, since });
+                self.0.insert(problem.record, problem);
             }
             // A version that came too late says nothing about the record.
             Outcome::Superseded => {}
             _ => {
-                self.0.remove(&record);
+                self.0.remove(&problem.record);
             }
         }
     }
@@ -91,12 +99,16 @@ mod tests {
     fn only_the_newest_outcome_of_a_record_counts() {
         let record = |text| RecordRef::parse(text).unwrap();
         let at = |seconds| DateTime::from_timestamp(seconds, 0).unwrap();
-        let codes = |code: &str| BTreeSet::from([code.to_owned()]);
         let mut newest = Newest::default();
-        newest.note(record("contact.1"), Outcome::Refused, codes("phone.missing"), at(1));
-        newest.note(record("deal.2"), Outcome::Refused, codes("contact.missing"), at(2));
-        newest.note(record("deal.2"), Outcome::Superseded, BTreeSet::new(), at(3));
-        newest.note(record("contact.1"), Outcome::Updated, BTreeSet::new(), at(4));
+        let mut note = |text, outcome, code: &str, seconds| {
+            let codes = BTreeSet::from([code.to_owned()]);
+            let status = String::new();
+            newest.note(outcome, ProblemRecord { record: record(text), codes, status, since: at(seconds) });
+        };
+        note("contact.1", Outcome::Refused, "phone.missing", 1);
+        note("deal.2", Outcome::Refused, "contact.missing", 2);
+        note("deal.2", Outcome::Superseded, "", 3);
+        note("contact.1", Outcome::Updated, "", 4);
         let problems = newest.problems();
         assert_eq!(problems.len(), 1);
         assert_eq!((problems[0].record, problems[0].since), (record("deal.2"), at(2)));

@@ -6,7 +6,7 @@ use async_nats::jetstream::consumer::DeliverPolicy;
 use chrono::{DateTime, TimeDelta, Utc};
 use futures::TryStreamExt;
 use runtime::Broker;
-use runtime::budget::{Level, SharedBudget};
+use runtime::budget::{Level, SharedBudget, Spending};
 use schemas::Outcome;
 use schemas::streams::{COMMANDS, RAW, RESULTS, consumers};
 use serde::Serialize;
@@ -25,6 +25,8 @@ pub struct Facts {
     pub outcomes: RecentOutcomes,
     /// Bitrix24's request bucket as all processes see it, where anything was asked yet.
     pub bucket: Option<Level>,
+    /// Computing time of Bitrix24's methods, as each stage noted it last.
+    pub spendings: BTreeMap<&'static str, Spending>,
 }
 
 /// What the consumers of a stage tell about it.
@@ -73,7 +75,9 @@ impl RecentOutcomes {
 pub async fn read(broker: &Broker, now: DateTime<Utc>) -> Result<Facts, String> {
     let snapshot = gauge::read(broker).await.map_err(|error| error.to_string())?;
     let bucket = SharedBudget::look(broker).await.map_err(|error| error.to_string())?;
-    Ok(Facts { snapshot, stages: stages(broker).await?, outcomes: outcomes(broker, now).await?, bucket })
+    let spendings = Spending::look(broker).await.map_err(|error| error.to_string())?;
+    let (stages, outcomes) = (stages(broker).await?, outcomes(broker, now).await?);
+    Ok(Facts { snapshot, stages, outcomes, bucket, spendings })
 }
 
 async fn stages(broker: &Broker) -> Result<Vec<StageFacts>, String> {

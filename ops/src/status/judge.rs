@@ -4,6 +4,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
 
 use super::facts::{Facts, StageFacts};
+use super::told;
 use crate::answer::Finding;
 use crate::up::gauge::Reading;
 
@@ -12,6 +13,9 @@ const FROZEN: TimeDelta = TimeDelta::minutes(5);
 
 /// Age of a watermark at which reading is frozen: polls are a minute apart, and a first walk moves its cursor.
 const STALE: TimeDelta = TimeDelta::minutes(10);
+
+/// Share of a method's computing time above which somebody should know.
+const NEARLY_SPENT: f64 = 0.9;
 
 /// How a stage is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -59,6 +63,7 @@ pub fn findings(facts: &Facts, now: DateTime<Utc>) -> Vec<Finding> {
     let mut findings: Vec<Finding> =
         readings.into_iter().filter_map(|(entity, reading)| of_reading(entity, reading, now)).collect();
     findings.extend(facts.stages.iter().filter_map(|stage| of_stage(stage, now)));
+    findings.extend(told::operating(&facts.spendings, now).iter().filter_map(of_operating));
     let letters = facts.snapshot.dead_letters.stored;
     if letters > 0 {
         findings.push(Finding::warning(
@@ -69,6 +74,19 @@ pub fn findings(facts: &Facts, now: DateTime<Utc>) -> Vec<Finding> {
         ));
     }
     findings
+}
+
+fn of_operating(told: &told::Operating) -> Option<Finding> {
+    let told::Operating { method, used_seconds, limit_seconds, .. } = told;
+    (*used_seconds >= NEARLY_SPENT * limit_seconds).then(|| {
+        Finding::warning(
+            "operating",
+            method.as_str(),
+            format!("{used_seconds:.0} s of the {limit_seconds:.0} s of computing time in ten minutes are used"),
+            "Nothing breaks: calls wait until the portal forgets. If it stays so, another integration of the portal uses \
+             the time, or the portal has become slow",
+        )
+    })
 }
 
 fn of_reading(entity: &'static str, reading: &Reading, now: DateTime<Utc>) -> Option<Finding> {

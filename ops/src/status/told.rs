@@ -1,15 +1,19 @@
 //! What `rollcall status` tells, and how it looks as text.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use chrono::{DateTime, FixedOffset, TimeDelta, Utc};
+use runtime::budget::Spending;
 use serde::Serialize;
 
 use super::facts::{Facts, RecentOutcomes};
 use super::judge::{Condition, rounded};
 use crate::answer::{Answer, findings_text};
 use crate::up::gauge;
+
+/// The portal forgets computing time after ten minutes, and with it what was noted.
+const FORGOTTEN: TimeDelta = TimeDelta::minutes(10);
 
 /// The state of everything at one moment.
 #[derive(Debug, Serialize)]
@@ -34,6 +38,25 @@ pub struct Status {
     pub bucket_requests: Option<f64>,
     /// When that was.
     pub bucket_at: Option<DateTime<Utc>>,
+    /// Requests that fit into it.
+    pub bucket_capacity: Option<f64>,
+    /// Computing time of Bitrix24's methods, the most spent first; empty where nothing was used.
+    pub operating: Vec<Operating>,
+}
+
+/// Computing time (`operating`) of a method of Bitrix24.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Operating {
+    /// The method.
+    pub method: String,
+    /// Seconds used in ten minutes.
+    pub used_seconds: f64,
+    /// Seconds that the portal grants in ten minutes.
+    pub limit_seconds: f64,
+    /// The stage that noted it.
+    pub stage: &'static str,
+    /// When it did.
+    pub at: DateTime<Utc>,
 }
 
 /// How far an entity is read.
@@ -73,6 +96,9 @@ impl Status {
             polls: reading.polls,
             walking_at_id: reading.walking,
         };
+        let operating = operating(&facts.spendings, now);
+        let newest = facts.spendings.values().max_by_key(|spending| spending.at);
+        let bucket_capacity = newest.map(|spending| spending.bucket_capacity);
         let stages = facts.stages.iter().map(|stage| Stage {
             stage: stage.stage,
             waiting: stage.waiting,
@@ -91,8 +117,28 @@ impl Status {
             outcomes: facts.outcomes,
             bucket_requests: facts.bucket.map(|level| level.level),
             bucket_at: facts.bucket.map(|level| level.at),
+            bucket_capacity,
+            operating,
         }
     }
+}
+
+/// Puts together what the stages noted. Two that call the same method both know the portal's own sum, the later one better.
+pub fn operating(spendings: &BTreeMap<&'static str, Spending>, now: DateTime<Utc>) -> Vec<Operating> {
+    let mut newest: BTreeMap<&str, Operating> = BTreeMap::new();
+    for (stage, spending) in spendings.iter().filter(|(_, spending)| now - spending.at < FORGOTTEN) {
+        for (method, used) in &spending.seconds {
+            let (limit_seconds, at) = (spending.limit_seconds, spending.at);
+            let told =
+                Operating { method: method.clone(), used_seconds: *used, limit_seconds, stage: *stage, at };
+            if newest.get(method.as_str()).is_none_or(|known| known.at < at) {
+                newest.insert(method, told);
+            }
+        }
+    }
+    let mut operating: Vec<Operating> = newest.into_values().collect();
+    operating.sort_by(|left, right| right.used_seconds.total_cmp(&left.used_seconds));
+    operating
 }
 
 /// Tells it to people.
@@ -112,8 +158,14 @@ pub fn text(answer: &Answer<Status>) -> String {
     lines.push(format!("newest success: {}", newest.as_deref().unwrap_or("none in the last day")));
     lines.push(format!("wait for another try: {}; dead letters: {}", status.parked, status.dead_letters));
     if let (Some(requests), Some(at)) = (status.bucket_requests, status.bucket_at) {
-        lines.push(format!("requests in Bitrix24's bucket: {requests:.0}, {}", ago(status.at - at)));
+        let of = status.bucket_capacity.map_or_else(String::new, |capacity| format!(" of {capacity:.0}"));
+        lines.push(format!("requests in Bitrix24's bucket: {requests:.0}{of}, {}", ago(status.at - at)));
     }
+    lines.extend(status.operating.iter().map(|told| {
+        let Operating { method, used_seconds, limit_seconds, stage, at } = told;
+        let age = ago(status.at - *at);
+        format!("computing time of {method}: {used_seconds:.1} s of {limit_seconds:.0} s in ten minutes ({stage}, {age})")
+    }));
     let mut text = lines.join("\n");
     // Writing to a string cannot fail.
     let _ = write!(text, "\n\n{}{}", findings_text(&answer.findings), answer.summary);
@@ -129,9 +181,7 @@ fn line_of(entity: &str, reading: &Reading) -> String {
 
 fn outcome_lines(outcomes: &RecentOutcomes) -> Vec<String> {
     let names: BTreeSet<&String> = outcomes.last_day.keys().chain(outcomes.last_hour.keys()).collect();
-    let count = |counts: &std::collections::BTreeMap<String, u64>, name: &str| {
-        counts.get(name).copied().unwrap_or_default()
-    };
+    let count = |counts: &BTreeMap<String, u64>, name: &str| counts.get(name).copied().unwrap_or_default();
     let mut lines = vec![format!("{:<15}{:>9}{:>11}", "outcome", "last hour", "last day")];
     lines.extend(names.into_iter().map(|name| {
         format!("{name:<15}{:>9}{:>11}", count(&outcomes.last_hour, name), count(&outcomes.last_day, name))
@@ -147,6 +197,35 @@ fn ago(age: TimeDelta) -> String {
 mod tests {
     use super::*;
     use crate::status::facts::StageFacts;
+
+    #[test]
+    fn the_budgets_are_told_and_one_that_is_nearly_spent_is_named() {
+        let now = DateTime::from_timestamp(1_800_000_000, 0).unwrap();
+        let spending = |seconds: &[(&str, f64)], minutes| Spending {
+            at: now - TimeDelta::minutes(minutes),
+            limit_seconds: 480.0,
+            seconds: seconds.iter().map(|(method, used)| ((*method).to_owned(), *used)).collect(),
+            bucket_capacity: 50.0,
+        };
+        let spendings = BTreeMap::from([
+            ("producer", spending(&[("crm.deal.list", 3.0), ("user.get", 1.0)], 2)),
+            ("status-writer", spending(&[("crm.deal.update", 470.0), ("crm.deal.list", 4.5)], 1)),
+        ]);
+        let bucket = Some(runtime::budget::Level { level: 12.0, at: now });
+        let facts = Facts { spendings, bucket, ..Facts::default() };
+        let findings = crate::status::judge::findings(&facts, now);
+        let nearly = findings.iter().find(|finding| finding.code == "operating").unwrap();
+        assert!(nearly.message.contains("crm.deal.update") && nearly.message.contains("470"), "{nearly:?}");
+        let text = text(&Answer::new("", Status::of(facts.clone(), now), Vec::new()));
+        assert!(text.contains("requests in Bitrix24's bucket: 12 of 50, 0s ago"), "{text}");
+        assert!(
+            text.contains("crm.deal.list: 4.5 s of 480 s in ten minutes (status-writer, 1m ago)"),
+            "{text}"
+        );
+        assert!(text.contains("user.get: 1.0 s"), "{text}");
+        let later = Status::of(facts, now + TimeDelta::minutes(9));
+        assert_eq!(later.operating, [], "the portal has forgotten it all");
+    }
 
     #[test]
     fn the_text_tells_what_stands_still() {

@@ -1,5 +1,6 @@
 //! Watches the pipeline while it runs: progress, proof of having caught up, the summary, and what comes after.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use chrono::Utc;
@@ -16,6 +17,7 @@ use super::plan::{Mode, Nats, Plan};
 use super::program;
 use super::screen::Screen;
 use super::summary::{Requests, Summary, news};
+use crate::answer::{Answer, Finding};
 use crate::exit::{Exit, Failure};
 
 /// Pause between two looks at the streams.
@@ -51,6 +53,8 @@ pub struct Follow<'f> {
     pub before: Before,
     pub began: Instant,
     pub once: bool,
+    /// Set once the one object of `--json` is printed; absent where text is wanted.
+    pub answered: Option<&'f AtomicBool>,
     pub within: Option<Duration>,
 }
 
@@ -147,7 +151,14 @@ impl Follow<'_> {
             places: &self.places(&outcomes),
         };
         self.screen.clear();
-        self.screen.say(&summary.text());
+        if let Some(answered) = self.answered {
+            answered.store(true, Ordering::SeqCst);
+            let sentence = format!("Everything has caught up; {} records were processed.", summary.processed);
+            let result = summary.for_programs(self.plan.logs.display().to_string());
+            Answer::new(sentence, result, findings(snapshot)).tell(true, |answer| answer.summary.clone())?;
+        } else {
+            self.screen.say(&summary.text());
+        }
         if !self.once {
             self.screen.say("Everything stays up and follows edits in Bitrix24. Ctrl-C stops it.");
         }
@@ -211,6 +222,16 @@ impl Follow<'_> {
         }
         Ok(())
     }
+}
+
+fn findings(snapshot: &Snapshot) -> Vec<Finding> {
+    let letters = snapshot.dead_letters.stored;
+    if letters == 0 {
+        return Vec::new();
+    }
+    let (found, action) =
+        (format!("{letters} messages need a person"), "`rollcall dead-letters list` shows them");
+    vec![Finding::warning("dead_letters", "Dead letters", found, action)]
 }
 
 fn edit(admin: &str, contact: RecordId) -> String {

@@ -14,14 +14,17 @@ mod screen;
 mod summary;
 
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use runtime::bootstrap::{self, Finding, Mode as Bootstrap};
 use runtime::broker::NatsSettings;
 use runtime::local_nats::{LocalNats, LocalNatsError};
 use runtime::{Broker, CancellationToken};
+use serde_json::json;
 use tokio::sync::mpsc;
 
+use crate::answer::{self, Answer};
 use crate::cli;
 use crate::environment::Environment;
 use crate::exit::{Exit, Failure};
@@ -42,7 +45,32 @@ pub use reaper::reap;
 const LEFTOVERS: Duration = Duration::from_secs(3 * LAST_ORDERS.as_secs() + 5);
 
 /// Carries the command out.
-pub async fn run(environment: Environment, arguments: &cli::Up) -> Result<Exit, Failure> {
+pub async fn run(environment: Environment, arguments: &cli::Up, json: bool) -> Result<Exit, Failure> {
+    let answered = AtomicBool::new(false);
+    let outcome = run_until_stopped(environment, arguments, json.then_some(&answered)).await;
+    match outcome {
+        // One run prints one object; what comes later is said aside.
+        Err(failure) if answered.load(Ordering::SeqCst) => {
+            eprintln!("rollcall: {}", failure.text);
+            Ok(failure.exit)
+        }
+        Ok(exit) if json && !answered.load(Ordering::SeqCst) => {
+            let stopped = "Stopped before everything had caught up.";
+            let cut_short =
+                || answer::Finding::error("up.cut_short", "rollcall up --once", stopped, "Start it again");
+            let findings = if exit == Exit::Fine { Vec::new() } else { vec![cut_short()] };
+            Answer::new(stopped, json!({"caught_up": false}), findings)
+                .tell(true, |answer| answer.summary.clone())
+        }
+        outcome => outcome,
+    }
+}
+
+async fn run_until_stopped(
+    environment: Environment,
+    arguments: &cli::Up,
+    answered: Option<&AtomicBool>,
+) -> Result<Exit, Failure> {
     let began = Instant::now();
     let mut signals = Signals::listen()?;
     let plan = Plan::make(environment, &arguments.demo)?;
@@ -51,11 +79,11 @@ pub async fn run(environment: Environment, arguments: &cli::Up) -> Result<Exit, 
     plan.make_folders()?;
     let state = plan.state();
     let _lock = lock_state(state).await?;
-    let screen = Screen::new();
+    let screen = Screen::new(answered.is_some());
     let (incidents, told) = mpsc::unbounded_channel();
     let hurry = CancellationToken::new();
     let mut crew = Crew::new(start_reaper(state)?, incidents, hurry.clone());
-    let work = Work { plan: &plan, arguments, screen: &screen, began };
+    let work = Work { plan: &plan, arguments, screen: &screen, began, answered };
     let outcome = tokio::select! {
         outcome = work.carry_out(&mut crew, told) => outcome,
         () = signals.next() => {
@@ -111,6 +139,7 @@ struct Work<'w> {
     arguments: &'w cli::Up,
     screen: &'w Screen,
     began: Instant,
+    answered: Option<&'w AtomicBool>,
 }
 
 impl Work<'_> {
@@ -136,6 +165,7 @@ impl Work<'_> {
             before,
             began: self.began,
             once: self.arguments.once,
+            answered: self.answered,
             within: self.arguments.within,
         };
         follow.run(incidents).await

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use async_nats::jetstream::consumer::DeliverPolicy;
 use runtime::Broker;
 use schemas::{Entity, Outcome, RecordRef};
+use serde::Serialize;
 
 use crate::results;
 
@@ -22,7 +23,7 @@ pub struct Ending {
 pub struct Outcomes(BTreeMap<RecordRef, Ending>);
 
 /// How the records of an entity ended, counted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Tally {
     /// Records.
     pub total: usize,

@@ -17,11 +17,16 @@ pub enum Screen {
     Bars { all: MultiProgress, bars: Box<[ProgressBar; 4]> },
     /// One line after the other.
     Lines(Mutex<Option<(Instant, String)>>),
+    /// The same on standard error: standard output is for the one object of `--json`.
+    Aside(Mutex<Option<(Instant, String)>>),
 }
 
 impl Screen {
     /// Takes what standard output is good for.
-    pub fn new() -> Screen {
+    pub fn new(json: bool) -> Screen {
+        if json {
+            return Screen::Aside(Mutex::new(None));
+        }
         if !std::io::stdout().is_terminal() {
             return Screen::Lines(Mutex::new(None));
         }
@@ -41,6 +46,7 @@ impl Screen {
             // Printed by ourselves, so that a long line is wrapped and can be copied whole.
             Screen::Bars { all, .. } => all.suspend(|| print_line(text)),
             Screen::Lines(_) => print_line(text),
+            Screen::Aside(_) => eprintln!("{text}"),
         }
     }
 
@@ -56,13 +62,13 @@ impl Screen {
                 bars[0].set_message(reading(snapshot));
                 bars[2].set_message(waiting(snapshot));
             }
-            Screen::Lines(last) => {
+            Screen::Lines(last) | Screen::Aside(last) => {
                 let line = line(snapshot);
                 let mut last = last.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
                 let is_due =
                     last.as_ref().is_none_or(|(when, said)| when.elapsed() >= LINE_PAUSE && *said != line);
                 if is_due {
-                    print_line(&line);
+                    self.say(&line);
                     *last = Some((Instant::now(), line));
                 }
             }

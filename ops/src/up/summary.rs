@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use schemas::Entity;
 use schemas::problem::catalogue;
+use serde::Serialize;
 
 use super::gauge::Snapshot;
 use super::outcomes::{Outcomes, Tally};
@@ -29,8 +30,40 @@ pub struct Summary<'s> {
     pub places: &'s [(&'static str, String)],
 }
 
+/// The same for programs.
+#[derive(Debug, Serialize)]
+pub struct CaughtUp {
+    /// False where it was stopped before that.
+    pub caught_up: bool,
+    /// What came of the contacts.
+    pub contacts: Tally,
+    /// What came of the deals.
+    pub deals: Tally,
+    /// Codes of what has to be corrected, with the number of records, the most frequent first.
+    pub problems: Vec<Problem>,
+    /// Outcomes since this start.
+    pub processed: u64,
+    /// From the start to the last thing done.
+    pub took_seconds: f64,
+    /// Messages that wait for another try.
+    pub parked: u64,
+    /// Messages that need a person.
+    pub dead_letters: u64,
+    /// Requests since this start, where they were counted.
+    pub requests: Option<Requests>,
+    /// Folder of the programs' logs.
+    pub logs: String,
+}
+
+/// A kind of problem.
+#[derive(Debug, Serialize)]
+pub struct Problem {
+    code: String,
+    records: usize,
+}
+
 /// Requests to both CRMs.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Requests {
     /// To Bitrix24.
     pub bitrix24: u64,
@@ -41,6 +74,23 @@ pub struct Requests {
 }
 
 impl Summary<'_> {
+    /// Puts the same together for programs.
+    pub fn for_programs(&self, logs: String) -> CaughtUp {
+        let problems = self.outcomes.problems().into_iter();
+        CaughtUp {
+            caught_up: true,
+            contacts: self.outcomes.tally(Entity::Contact),
+            deals: self.outcomes.tally(Entity::Deal),
+            problems: problems.map(|(code, records)| Problem { code, records }).collect(),
+            processed: self.processed,
+            took_seconds: self.took.as_secs_f64(),
+            parked: self.snapshot.parked.count,
+            dead_letters: self.snapshot.dead_letters.stored,
+            requests: self.requests,
+            logs,
+        }
+    }
+
     /// Writes the page.
     pub fn text(&self) -> String {
         let mut page = String::new();

@@ -64,6 +64,20 @@ async fn the_page_shows_problem_records_without_what_people_typed() {
     let english = http().get(format!("{address}?lang=en&entity=deal")).send().await.unwrap();
     let english = english.text().await.unwrap();
     assert!(english.contains("Records to be corrected: 0"), "{english}");
+
+    let story = http().get(format!("{address}history?lang=en&entity=contact&id=39910")).send().await.unwrap();
+    assert_eq!(story.status(), 200);
+    let story = story.text().await.unwrap();
+    assert!(story.contains("Refused; nothing was sent to otmechalka"), "{story}");
+    assert!(story.contains(r#"href="https://school.example/crm/contact/details/39910/""#), "{story}");
+    assert!(!story.contains("Анне") && !story.contains("hunter2"), "{story}");
+    let nobody = http().get(format!("{address}history?lang=en&entity=deal&id=1")).send().await.unwrap();
+    assert!(nobody.text().await.unwrap().contains("Nothing is known of this record"));
+    for senseless in ["history", "history?entity=lead&id=1", "history?entity=deal&id=x"] {
+        let answer = http().get(format!("{address}{senseless}")).send().await.unwrap();
+        assert_eq!(answer.status(), 400, "{senseless}");
+    }
+
     let status: serde_json::Value =
         http().get(format!("{address}status.json")).send().await.unwrap().json().await.unwrap();
     assert_eq!(status["outcomes"]["last_day"]["refused"], 1, "{status}");

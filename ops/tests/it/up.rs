@@ -36,6 +36,27 @@ impl Home {
         assert!(outcomes["refused"].as_u64().unwrap() > 0, "{status}");
     }
 
+    /// Stages note what their calls cost every few seconds.
+    async fn status_tells_of_the_budgets(&self) {
+        let begun = std::time::Instant::now();
+        loop {
+            let told = rollcall(self.0.path(), &Vec::new(), &["status", "--json"]).await;
+            let told: serde_json::Value = serde_json::from_str(&told.out).unwrap();
+            let operating = told["result"]["operating"].as_array().unwrap();
+            let of = |stage: &str, method: &str| {
+                let ours = |told: &&serde_json::Value| told["stage"] == stage && told["method"] == method;
+                operating.iter().find(ours).map(|told| told["used_seconds"].as_f64().unwrap())
+            };
+            if of("status-writer", "crm.contact.update").is_some_and(|used| used > 0.0 && used < 480.0) {
+                assert_eq!(told["result"]["bucket_capacity"], 50.0, "{told}");
+                assert!(told["result"]["bucket_requests"].as_f64().unwrap() >= 0.0, "{told}");
+                return;
+            }
+            assert!(begun.elapsed() < crate::support::PATIENCE, "no budget is told: {told}");
+            tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+        }
+    }
+
     fn up(&self, more: &[&str]) -> Running {
         let mut command = command("rollcall", self.0.path());
         command.arg("up").args(more);
@@ -95,6 +116,7 @@ async fn edits_are_followed_a_dead_stage_comes_back_and_ctrl_c_ends_it_all() {
     http().post(address).json(&fields).send().await.unwrap().error_for_status().unwrap();
     up.hears("1 changed").await;
     home.status_tells_of_the_run().await;
+    home.status_tells_of_the_budgets().await;
 
     let second = home.once(&[]).await;
     assert_eq!(second.code, Some(3));
@@ -112,8 +134,15 @@ async fn a_run_that_was_killed_leaves_nobody_behind_and_the_next_one_goes_on() {
     up.hears("Started producer").await;
     up.signal(Signal::SIGKILL);
     up.ends().await;
-    let next = home.once(&[]).await;
+    let next = home.once(&["--json"]).await;
     assert_eq!(next.code, Some(0), "{}{}", next.out, next.err);
+    let told: serde_json::Value = serde_json::from_str(&next.out).expect("one object and nothing else");
+    assert_eq!((&told["ok"], &told["result"]["caught_up"]), (&json!(true), &json!(true)), "{told}");
+    let contacts = &told["result"]["contacts"];
+    assert!(contacts["in_otmechalka"].as_u64().unwrap() > 10, "{told}");
+    let parts = ["in_otmechalka", "out_of_scope", "refused"].map(|part| contacts[part].as_u64().unwrap());
+    assert_eq!(contacts["total"], parts.iter().sum::<u64>(), "{told}");
+    assert!(next.err.contains("Started producer"), "progress goes elsewhere: {}", next.err);
     home.is_deserted().await;
 }
 
