@@ -79,7 +79,10 @@ async fn the_demo_school_ends_as_the_oracle_says_and_then_is_silent() -> anyhow:
     // Nothing is asked for but what a poll asks for.
     let commands = requests["commands"].as_object().context("counted commands")?;
     let lists = ["crm.contact.list", "crm.deal.list"];
-    assert!(!commands.is_empty() && commands.keys().all(|method| lists.contains(&method.as_str())), "{requests}");
+    assert!(
+        !commands.is_empty() && commands.keys().all(|method| lists.contains(&method.as_str())),
+        "{requests}"
+    );
     Ok(())
 }
 
