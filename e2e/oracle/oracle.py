@@ -211,7 +211,12 @@ def money(value):
 def prices(row):
     initial, final = money(row.get("PRICE_BRUTTO")), money(row.get("PRICE"))
     stated = decimal.Decimal(0) if absent(row.get("DISCOUNT_SUM")) else money(row.get("DISCOUNT_SUM"))
-    taxed = not absent(row.get("TAX_RATE")) and decimal.Decimal(str(row["TAX_RATE"])) != 0
+    rate = decimal.Decimal(0) if absent(row.get("TAX_RATE")) else decimal.Decimal(str(row["TAX_RATE"]))
+    taxed = rate != 0
+    if initial == 0 != final and not absent(row.get("PRICE_EXCLUSIVE")):
+        # A row from before the portal kept the figure.
+        untaxed = decimal.Decimal(str(row["PRICE_EXCLUSIVE"]).strip()) + stated
+        initial = money(untaxed * (1 + rate / 100))
     discount = initial - final
     if min(initial, final, discount, stated) < 0 or (not taxed and stated != discount):
         raise Wrong("prices contradict")

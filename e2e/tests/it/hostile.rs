@@ -132,7 +132,7 @@ fn odd_row_fields() -> Vec<(&'static str, Vec<Value>)> {
             ],
         ),
         ("DISCOUNT_SUM", vec![json!(900), json!("300.00")]),
-        ("PRICE_BRUTTO", vec![json!(8_000), json!("9000")]),
+        ("PRICE_BRUTTO", vec![json!(8_000), json!("9000"), json!(0), json!("0.00")]),
     ]
 }
 
