@@ -5,7 +5,7 @@ use std::time::Duration;
 use bitrix24::Lane;
 use chrono::Utc;
 use runtime::trace::{self, Kind, Span};
-use runtime::{Broker, CancellationToken, Tracer};
+use runtime::{Broker, CancellationToken, Tracer, faults};
 use schemas::{Checkpoint, Entity};
 use tokio::time::Instant;
 
@@ -187,20 +187,32 @@ impl Poller {
             Some(prefetched) if prefetched.question == question => prefetched.pages,
             _ => self.ask(place, &stored, question, lane).await?,
         };
-        let Pages { records, answered, bytes } = pages;
+        let Pages { mut records, answered, bytes } = pages;
+        if faults::is_planted("echo-by-modifier") {
+            records.retain(|record| !record.raw.get().contains("\"MODIFY_BY_ID\":\"1\""));
+        }
         let rows = records.len();
         let records = publishable(records, ceiling);
         let readings = self.complete(place, records, answered.observed, lane).await?;
         let cause = span.as_ref().map(Span::context);
+        let first = self.jobs[place].plan.first_watermark;
+        let step = walk::advance(self.spans, first, stored.checkpoint.as_ref(), question, answered, ceiling);
+        let is_early = faults::is_planted("checkpoint-before-publish");
+        if is_early {
+            self.checkpoints.store(entity, &stored, &step.checkpoint).await?;
+        }
+        faults::crash_point("before-publish");
         let published = trace::because_of(cause, self.publisher.publish(readings)).await?;
         if let Some(span) = &mut span {
             span.set("rollcall.records", rows as u64);
             span.set("rollcall.published", published);
         }
 
-        let first = self.jobs[place].plan.first_watermark;
-        let step = walk::advance(self.spans, first, stored.checkpoint.as_ref(), question, answered, ceiling);
-        self.checkpoints.store(entity, &stored, &step.checkpoint).await?;
+        faults::crash_point("before-checkpoint");
+        if !is_early {
+            self.checkpoints.store(entity, &stored, &step.checkpoint).await?;
+        }
+        faults::crash_point("after-checkpoint");
         self.metrics.note_watermark(entity, step.checkpoint.watermark);
         self.metrics.note_records(entity, rows as u64, published);
 
