@@ -43,6 +43,8 @@ pub struct Poller {
     pub tracer: Tracer,
     /// The jobs, those first that others follow.
     pub jobs: [Job; 2],
+    /// The job that had the last turn.
+    pub last_turn: usize,
     /// The daily run, where one is wanted.
     pub daily: Option<Daily>,
 }
@@ -107,8 +109,11 @@ impl Poller {
         let now = Instant::now();
         let [first, second] = &self.jobs;
         let wants = |job: &Job| job.walking || job.due <= now;
+        // A job that is due again as soon as it ends must not keep the other from ever having a turn.
+        let is_turn_of_second = self.last_turn == 0 && !first.walking;
         match (wants(first), wants(second)) {
             (false, false) => self.step_daily().await,
+            (true, true) if is_turn_of_second => self.step(1, None).await,
             (true, _) | (_, true) if self.may_go_together(now) => self.poll_together().await,
             (true, _) => self.step(0, None).await,
             (false, true) => self.step(1, None).await,
@@ -162,6 +167,7 @@ impl Poller {
 
     /// Takes one job one request further: rows are published, then the checkpoint is stored.
     async fn step(&mut self, place: usize, prefetched: Option<Prefetched>) -> Result<(), PollError> {
+        self.last_turn = place;
         let job = &self.jobs[place];
         let entity = job.plan.entity;
         let stored = self.checkpoints.load(entity).await?;
