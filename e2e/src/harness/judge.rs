@@ -10,7 +10,7 @@ use super::curves::Peaks;
 use super::witness::Suspects;
 use crate::School;
 
-/// Most memory of a stage, in KiB. A release may have 64 MiB; a debug build maps 20 to 30 MiB of code.
+/// Most memory of a stage, in KiB. A release may have 64 MiB; a debug build maps some 20 MiB of code besides.
 const MOST_MEMORY_KIB: u64 = (64 + 32) * 1024;
 
 /// Most files and connections that a stage has open.

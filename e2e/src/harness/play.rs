@@ -34,7 +34,10 @@ pub async fn play_noting(plan: &Plan, note: impl FnMut(&[curves::Sample])) -> an
     let played = play_in_school(plan, note).await;
     played.with_context(|| {
         let seed = plan.seed;
-        format!("commit {}, replay with ROLLCALL_SEED={seed}\n{plan}", commit())
+        format!(
+            "commit {}; replay: run the test again, or a script of ./soak with ROLLCALL_SEED={seed}\n{plan}",
+            commit()
+        )
     })
 }
 
