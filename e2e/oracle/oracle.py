@@ -310,6 +310,7 @@ class Judge:
         self.clients = by_origin(rows_of(given["otmechalka"], "clients"))
         self.tickets = by_origin(rows_of(given["otmechalka"], "tickets"))
         self.differences, self.checked = [], 0
+        self.more = given.get("more") or {}
         self.edited = {
             (str(write.get("entity")), str(write.get("id")))
             for write in self.writes
@@ -355,8 +356,9 @@ class Judge:
 
     def refused_there(self, path):
         """Tells whether otmechalka's last word on a record was a refusal."""
-        answers = [call["status"] for call in self.calls if call.get("method") == "POST" and path(call)]
-        return bool(answers) and 400 <= answers[-1] < 500
+        answers = [call for call in self.calls if call.get("method") == "POST" and path(call)]
+        # An error under 200 is a refusal as well; no status at all is none.
+        return bool(answers) and (400 <= (answers[-1]["status"] or 0) < 500 or answers[-1].get("fault") == "error_200")
 
     def judge_contact(self, contact):
         identity = str(contact["ID"])
@@ -415,13 +417,60 @@ class Judge:
             elif list(fields) != [self.settings["status_field"]]:
                 self.say(write.get("entity"), write.get("id"), f"was written with {sorted(fields)}")
 
+    def versions(self, identity):
+        """Returns what a contact said, version by version, as people made it."""
+        edits = [w for w in self.writes if is_human(w) and (w["entity"], str(w["id"])) == ("contact", identity)]
+        edits = [write for write in edits if write.get("record")]
+        if not edits:
+            return [c for c in rows_of(self.bitrix24, "contacts") if str(c["ID"]) == identity]
+        first = [] if edits[0]["method"].endswith(".add") else [edits[0]["before"]]
+        return first + [write["record"] for write in edits]
+
+    def judge_order(self):
+        """Each applied body is that of a version, and of no earlier one than the body before it."""
+        reached = {}
+        for call in self.calls:
+            if call.get("method") != "POST" or not call.get("applied") or not call["path"].startswith("/api/clients/"):
+                continue
+            identity = str(call.get("origin_id"))
+            versions = [client_of(version) for version in self.versions(identity)]
+            at = next((n for n in range(reached.get(identity, 0), len(versions)) if is_body(versions[n], call["body"])), None)
+            if at is None:
+                known = any(is_body(version, call["body"]) for version in versions)
+                self.say("contact", identity, "an older version was applied after a newer" if known else "a body of no version was applied")
+            else:
+                reached[identity] = at
+
+    def judge_suspects(self):
+        """A success that was shown while otmechalka did not hold the record is true only where it need not."""
+        for entity, identity in self.more.get("suspects", []):
+            if entity == "contact":
+                made = [client_of(version) for version in self.versions(str(identity))]
+            else:
+                deals = [deal for deal in rows_of(self.bitrix24, "deals") if str(deal["ID"]) == str(identity)]
+                rows = self.bitrix24["product_rows"].get(str(identity), [])
+                made = [ticket_of(deal, rows, self.users) for deal in deals]
+            if made and SKIPPED not in made:
+                self.say(entity, identity, "showed the success before otmechalka had it")
+
     def judge(self):
+        if self.more.get("order"):
+            self.judge_order()
+        self.judge_suspects()
         for contact in rows_of(self.bitrix24, "contacts"):
             self.judge_contact(contact)
         for deal in rows_of(self.bitrix24, "deals"):
             self.judge_deal(deal)
         self.judge_histories()
         return {"checked": self.checked, "differences": self.differences}
+
+
+def is_body(expected, body):
+    """Tells whether a body that was sent is what a version calls for."""
+    if not isinstance(expected, dict) or any(key not in expected and body.get(key) for key in ("email", "birthdate")):
+        return False
+    held = {key: sorted(map(str, body[key])) if isinstance(body.get(key), list) else body.get(key) for key in expected}
+    return held == expected
 
 
 def entries(history):

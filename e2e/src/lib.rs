@@ -1,12 +1,15 @@
 #![doc = include_str!("../README.md")]
 
+pub mod harness;
 mod process;
+mod proxy;
 mod school;
 mod scrape;
 mod simulator;
 
 pub use process::{Program, program_path};
-pub use school::{PATIENCE, School, SchoolBuilder, Stage, Told};
+pub use proxy::{Proxy, Weather};
+pub use school::{Link, PATIENCE, School, SchoolBuilder, Stage, Told};
 pub use scrape::{Sample, Scrape};
 pub use simulator::{Bitrix24, Otmechalka};
 

@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
@@ -24,6 +24,17 @@ pub fn program_path(name: &str) -> anyhow::Result<PathBuf> {
         .find(|candidate| candidate.is_file())
         .with_context(|| format!("{name} is not built; run `cargo build --workspace --bins`"))?;
     Ok(path)
+}
+
+/// Fails where a program was built without crash points and mistakes, so that no test waits for them in vain.
+pub fn require_fault_points(name: &str) -> anyhow::Result<()> {
+    let told = std::process::Command::new(program_path(name)?).arg("--version").output()?;
+    let version = String::from_utf8_lossy(&told.stdout).into_owned();
+    ensure!(
+        version.contains("with fault points"),
+        "{name} was built alone, without fault points; run `cargo build --workspace --bins`"
+    );
+    Ok(())
 }
 
 /// A running program, killed when dropped.
@@ -74,6 +85,17 @@ impl Program {
         // Keeps the pipe open and empty, or the program would stop at its next line.
         tokio::spawn(async move { tokio::io::copy(&mut reader, &mut tokio::io::sink()).await });
         Ok(line)
+    }
+
+    /// Returns its process id while it runs.
+    pub fn process_id(&self) -> Option<u32> {
+        self.child.id()
+    }
+
+    /// Waits for it to end by itself.
+    pub async fn ended(&mut self, deadline: Duration) -> anyhow::Result<ExitStatus> {
+        let ended = tokio::time::timeout(deadline, self.child.wait()).await;
+        Ok(ended.with_context(|| format!("{} did not end within {deadline:?}", self.name))??)
     }
 
     /// Returns what it logged so far.

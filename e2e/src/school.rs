@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use async_nats::jetstream::consumer::PullConsumer;
+use async_nats::jetstream::consumer::{FromConsumer, PullConsumer, pull};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use runtime::bootstrap::{self, Mode};
@@ -19,7 +20,8 @@ use schemas::{Checkpoint, Entity};
 use serde_json::Value;
 
 use crate::eventually;
-use crate::process::{Program, program_path};
+use crate::process::{Program, program_path, require_fault_points};
+use crate::proxy::{Proxy, Weather};
 use crate::scrape::Scrape;
 use crate::simulator::{Bitrix24, Otmechalka};
 
@@ -51,6 +53,17 @@ impl Stage {
     }
 }
 
+/// A stretch of network between two parties.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Link {
+    /// From a stage to NATS.
+    Nats(Stage),
+    /// From the stages to the sales CRM.
+    Bitrix24,
+    /// From the pusher to the attendance CRM.
+    Otmechalka,
+}
+
 /// What a school is made of.
 #[derive(Clone, Debug)]
 pub struct SchoolBuilder {
@@ -62,10 +75,17 @@ pub struct SchoolBuilder {
     otmechalka_arguments: Vec<String>,
     environment: BTreeMap<String, String>,
     is_observed: bool,
+    is_networked: bool,
     subscribers: Option<Vec<String>>,
 }
 
 impl SchoolBuilder {
+    /// Lets a test spoil the network between any two.
+    pub fn networked(mut self) -> SchoolBuilder {
+        self.is_networked = true;
+        self
+    }
+
     /// Lets nobody into NATS but the users that `rollcall credentials` makes, these extra consumers among them.
     pub fn guarded(mut self, subscribers: &[&str]) -> SchoolBuilder {
         self.subscribers = Some(subscribers.iter().map(|name| (*name).to_owned()).collect());
@@ -134,8 +154,11 @@ pub struct School {
     /// An own connection for looking.
     pub broker: Broker,
     stages: BTreeMap<Stage, Program>,
+    /// Processes of stages that another one has taken over from.
+    relieved: Vec<Program>,
     environment: BTreeMap<String, String>,
     health: BTreeMap<Stage, SocketAddr>,
+    links: BTreeMap<Link, Proxy>,
     folder: tempfile::TempDir,
 }
 
@@ -172,6 +195,7 @@ impl School {
             otmechalka_arguments: Vec::new(),
             environment: BTreeMap::new(),
             is_observed: false,
+            is_networked: false,
             subscribers: None,
         }
     }
@@ -200,13 +224,24 @@ impl School {
                 .await?;
         }
         let mut environment = default_environment(&nats, &bitrix24, &otmechalka, folder.path());
+        let links = if builder.is_networked { lay_links(&mut environment).await? } else { BTreeMap::new() };
         environment.extend(builder.environment);
         let mut health = BTreeMap::new();
         for stage in Stage::ALL.into_iter().filter(|_| builder.is_observed) {
             health.insert(stage, free_address()?);
         }
-        let stages = BTreeMap::new();
-        Ok(School { nats, bitrix24, otmechalka, broker, stages, environment, health, folder })
+        Ok(School {
+            nats,
+            bitrix24,
+            otmechalka,
+            broker,
+            stages: BTreeMap::new(),
+            relieved: Vec::new(),
+            environment,
+            health,
+            links,
+            folder,
+        })
     }
 
     /// Sets a variable for every stage that is started from now on.
@@ -216,11 +251,19 @@ impl School {
 
     /// Starts a stage.
     pub fn start(&mut self, stage: Stage) -> anyhow::Result<()> {
+        self.start_with(stage, &[])
+    }
+
+    /// Starts a stage with variables of its own.
+    pub fn start_with(&mut self, stage: Stage, variables: &[(&str, &str)]) -> anyhow::Result<()> {
+        let link = self.links.get(&Link::Nats(stage));
+        let link = link.map(|link| ("NATS_URL", format!("nats://{}", link.address())));
+        let variables = variables.iter().map(|(name, value)| (*name, (*value).to_owned()));
         let own = self.health.get(&stage).map(|address| ("HEALTH_LISTEN", address.to_string()));
         let seed = Some(self.seed(stage.program())).filter(|seed| seed.is_file());
         let seed = seed.map(|seed| ("NATS_NKEY_SEED_FILE", seed.display().to_string()));
         let shared = self.environment.iter().map(|(name, value)| (name.as_str(), value.clone()));
-        let environment = shared.chain(own).chain(seed);
+        let environment = shared.chain(own).chain(seed).chain(link).chain(variables);
         let program = Program::start(stage.program(), &[], environment, self.folder.path())?;
         self.stages.insert(stage, program);
         Ok(())
@@ -229,6 +272,73 @@ impl School {
     /// Returns a running stage.
     pub fn stage(&mut self, stage: Stage) -> anyhow::Result<&mut Program> {
         self.stages.get_mut(&stage).with_context(|| format!("{stage:?} does not run"))
+    }
+
+    /// Kills a stage and starts it so that it dies by itself at a place of `runtime/src/faults.rs`.
+    pub async fn doom(&mut self, stage: Stage, place: &str) -> anyhow::Result<()> {
+        if let Some(program) = self.stages.get_mut(&stage) {
+            program.kill().await?;
+        }
+        require_fault_points(stage.program())?;
+        self.start_with(stage, &[(runtime::faults::CRASH_VARIABLE, place)])
+    }
+
+    /// Starts another process of a stage beside the one that is there, which stays as it is.
+    pub fn relieve(&mut self, stage: Stage) -> anyhow::Result<()> {
+        self.relieved.extend(self.stages.remove(&stage));
+        // A cache belongs to one process.
+        let own = self.folder.path().join(format!("state-{}", self.relieved.len()));
+        self.start_with(stage, &[("STATE_DIR", &own.display().to_string())])
+    }
+
+    /// Has what a killed mapper or pusher held come again sooner than it does in earnest. Only for tests in which no
+    /// stage stands still: those believe in the ack wait that is declared.
+    pub async fn shorten_ack_wait(&self, ack_wait: Duration) -> anyhow::Result<()> {
+        for definition in consumers().into_iter().filter(|definition| definition.max_ack_pending == 1) {
+            let stream = self.broker.jetstream().get_stream(definition.stream).await?;
+            let consumer: PullConsumer =
+                self.broker.jetstream().get_consumer_from_stream(&definition.name, definition.stream).await?;
+            let mut config = pull::Config::try_from_consumer_config(consumer.cached_info().config.clone())
+                .map_err(|error| anyhow::anyhow!("consumer {}: {error}", definition.name))?;
+            config.ack_wait = ack_wait;
+            stream.update_consumer(config).await?;
+        }
+        Ok(())
+    }
+
+    /// Lets all processes go on that others have taken over from.
+    pub fn thaw_relieved(&self) -> anyhow::Result<()> {
+        self.relieved.iter().try_for_each(Program::thaw)
+    }
+
+    /// Returns name and id of every process that runs.
+    pub fn processes(&self) -> Vec<(String, u32)> {
+        let stages = self.stages.iter().map(|(stage, program)| (stage.program(), program.process_id()));
+        let others = [
+            ("nats-server", self.nats.process_id()),
+            ("bitrix24-sim", self.bitrix24.program.process_id()),
+            ("otmechalka-sim", self.otmechalka.program.process_id()),
+        ];
+        stages.chain(others).filter_map(|(name, id)| Some((name.to_owned(), id?))).collect()
+    }
+
+    /// Waits until a doomed stage has died.
+    pub async fn until_dead(&mut self, stage: Stage) -> anyhow::Result<()> {
+        let status = self.stage(stage)?.ended(PATIENCE).await?;
+        let is_killed = status.signal() == Some(Signal::SIGKILL as i32);
+        anyhow::ensure!(is_killed, "{stage:?} ended otherwise than by its doom: {status}");
+        Ok(())
+    }
+
+    /// Spoils a stretch of network, or clears it up.
+    pub fn weather(&self, link: Link, weather: Weather) -> anyhow::Result<()> {
+        self.links.get(&link).with_context(|| format!("no link {link:?}"))?.set(weather);
+        Ok(())
+    }
+
+    /// Clears every stretch of network up.
+    pub fn clear_up(&self) {
+        self.links.values().for_each(|link| link.set(Weather::Clear));
     }
 
     /// Kills a stage and starts it again.
@@ -405,7 +515,13 @@ impl School {
 
     /// Compares both CRMs with what the oracle says they must hold. Returns every difference.
     pub async fn differences(&self) -> anyhow::Result<Vec<String>> {
+        self.judged(Value::Null).await
+    }
+
+    /// Compares both CRMs with what the oracle says; `more` is asked of it besides.
+    pub(crate) async fn judged(&self, more: Value) -> anyhow::Result<Vec<String>> {
         let input = serde_json::json!({
+            "more": more,
             "bitrix24": self.bitrix24.state().await?,
             "otmechalka": self.otmechalka.state().await?,
             "otmechalka_history": self.otmechalka.history().await?,
@@ -457,6 +573,30 @@ async fn run_oracle(input: &Value) -> anyhow::Result<Vec<String>> {
     let checked = answer["checked"].as_u64().context("checked of the oracle")?;
     anyhow::ensure!(checked > 0, "the oracle checked nothing");
     Ok(differences.iter().filter_map(|difference| difference.as_str().map(str::to_owned)).collect())
+}
+
+/// Leads the way to both CRMs, and that of each stage to NATS, through a network that can be spoiled.
+async fn lay_links(environment: &mut BTreeMap<String, String>) -> anyhow::Result<BTreeMap<Link, Proxy>> {
+    let mut links = BTreeMap::new();
+    let nats = address_in(&environment["NATS_URL"])?;
+    for stage in Stage::ALL {
+        links.insert(Link::Nats(stage), Proxy::to(nats).await?);
+    }
+    let crms = [("BITRIX24_WEBHOOK_URL", Link::Bitrix24), ("OTMECHALKA_URL", Link::Otmechalka)];
+    for (name, link) in crms {
+        let url = &environment[name];
+        let target = address_in(url)?;
+        let proxy = Proxy::to(target).await?;
+        let url = url.replacen(&target.to_string(), &proxy.address().to_string(), 1);
+        environment.insert(name.to_owned(), url);
+        links.insert(link, proxy);
+    }
+    Ok(links)
+}
+
+fn address_in(url: &str) -> anyhow::Result<SocketAddr> {
+    let rest = url.split_once("://").context("no scheme in an address")?.1;
+    Ok(rest.split('/').next().unwrap_or_default().parse()?)
 }
 
 /// Folder of the secrets of a guarded NATS.

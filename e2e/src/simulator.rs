@@ -7,7 +7,7 @@ use crate::process::Program;
 
 /// Requests and answers in JSON.
 #[derive(Clone)]
-struct Admin {
+pub(crate) struct Admin {
     http: reqwest::Client,
     url: String,
 }
@@ -24,7 +24,7 @@ impl Admin {
         Ok(Admin { http: reqwest::Client::builder().no_proxy().build()?, url })
     }
 
-    async fn get(&self, path: &str) -> anyhow::Result<Value> {
+    pub(crate) async fn get(&self, path: &str) -> anyhow::Result<Value> {
         self.send(self.http.get(format!("{}/{path}", self.url)), path).await
     }
 
@@ -51,7 +51,7 @@ pub struct Bitrix24 {
     pub program: Program,
     /// Where the stages are to call.
     pub webhook_url: String,
-    admin: Admin,
+    pub(crate) admin: Admin,
 }
 
 impl Bitrix24 {
@@ -129,6 +129,13 @@ impl Bitrix24 {
         clock["now"].as_str().map(str::to_owned).with_context(|| format!("now in {clock}"))
     }
 
+    /// Returns the portal's time so many seconds ago.
+    pub async fn ago(&self, seconds: u32) -> anyhow::Result<String> {
+        let now = chrono::DateTime::parse_from_rfc3339(&self.now().await?)?;
+        let then = now - chrono::Duration::seconds(i64::from(seconds));
+        Ok(then.format("%Y-%m-%dT%H:%M:%S%:z").to_string())
+    }
+
     /// Sets the portal's clock on.
     pub async fn advance_clock(&self, seconds: f64) -> anyhow::Result<()> {
         self.admin.post("clock", &json!({ "advance_seconds": seconds })).await.map(drop)
@@ -153,6 +160,21 @@ impl Bitrix24 {
         self.admin.get("history").await
     }
 
+    /// Returns every write after a number.
+    pub async fn history_after(&self, sequence: u64) -> anyhow::Result<Value> {
+        self.admin.get(&format!("history?after={sequence}")).await
+    }
+
+    /// Deletes a custom field and its values.
+    pub async fn delete_field(&self, entity: &str, name: &str) -> anyhow::Result<()> {
+        self.admin.delete(&format!("userfields/{entity}/{name}")).await.map(drop)
+    }
+
+    /// Adds a custom text field.
+    pub async fn add_field(&self, entity: &str, name: &str) -> anyhow::Result<()> {
+        self.admin.post(&format!("userfields/{entity}"), &json!({ "name": name })).await.map(drop)
+    }
+
     /// Returns the request counters.
     pub async fn requests(&self) -> anyhow::Result<Value> {
         self.admin.get("requests").await
@@ -173,6 +195,11 @@ impl Bitrix24 {
         let rules = self.admin.get("faults").await?;
         let list = rules.as_array().or_else(|| rules["faults"].as_array()).context("a list of faults")?;
         Ok(list.iter().filter_map(|rule| rule["hits"].as_u64()).sum())
+    }
+
+    /// Returns the planned faults with what is left of them.
+    pub async fn faults(&self) -> anyhow::Result<Value> {
+        self.admin.get("faults").await
     }
 
     /// Ends all faults.
@@ -197,7 +224,7 @@ pub struct Otmechalka {
     pub program: Program,
     /// Where the pusher is to call.
     pub url: String,
-    admin: Admin,
+    pub(crate) admin: Admin,
 }
 
 impl Otmechalka {
@@ -210,6 +237,11 @@ impl Otmechalka {
     /// Returns all clients and tickets.
     pub async fn state(&self) -> anyhow::Result<Value> {
         self.admin.get("state").await
+    }
+
+    /// Returns the clients and tickets of one origin id.
+    pub async fn held(&self, origin_id: u64) -> anyhow::Result<Value> {
+        self.admin.get(&format!("state?origin_id={origin_id}")).await
     }
 
     /// Changes fields of a client or ticket as an employee there does. `kind` is `client` or `ticket`.
@@ -235,6 +267,11 @@ impl Otmechalka {
     /// Plans a fault.
     pub async fn fault(&self, fault: Value) -> anyhow::Result<()> {
         self.admin.post("faults", &fault).await.map(drop)
+    }
+
+    /// Returns the planned faults with what is left of them.
+    pub async fn faults(&self) -> anyhow::Result<Value> {
+        self.admin.get("faults").await
     }
 
     /// Ends all faults.

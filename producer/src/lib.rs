@@ -86,6 +86,8 @@ impl Stage for Producer {
             metrics,
             tracer: broker.tracer().clone(),
             jobs: [Job::new(config.contacts, now), Job::new(config.deals, now)],
+            // Contacts come first.
+            last_turn: 1,
             daily,
         };
         poller.run(&broker, &stopping).await

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bitrix24::Lane;
 use chrono::Utc;
 use runtime::trace::{self, Kind, Span};
-use runtime::{Broker, CancellationToken, Tracer};
+use runtime::{Broker, CancellationToken, Tracer, faults};
 use schemas::{Checkpoint, Entity};
 use tokio::time::Instant;
 
@@ -43,6 +43,8 @@ pub struct Poller {
     pub tracer: Tracer,
     /// The jobs, those first that others follow.
     pub jobs: [Job; 2],
+    /// The job that had the last turn.
+    pub last_turn: usize,
     /// The daily run, where one is wanted.
     pub daily: Option<Daily>,
 }
@@ -107,8 +109,11 @@ impl Poller {
         let now = Instant::now();
         let [first, second] = &self.jobs;
         let wants = |job: &Job| job.walking || job.due <= now;
+        // A job that is due again as soon as it ends must not keep the other from ever having a turn.
+        let is_turn_of_second = self.last_turn == 0 && !first.walking;
         match (wants(first), wants(second)) {
             (false, false) => self.step_daily().await,
+            (true, true) if is_turn_of_second => self.step(1, None).await,
             (true, _) | (_, true) if self.may_go_together(now) => self.poll_together().await,
             (true, _) => self.step(0, None).await,
             (false, true) => self.step(1, None).await,
@@ -162,6 +167,7 @@ impl Poller {
 
     /// Takes one job one request further: rows are published, then the checkpoint is stored.
     async fn step(&mut self, place: usize, prefetched: Option<Prefetched>) -> Result<(), PollError> {
+        self.last_turn = place;
         let job = &self.jobs[place];
         let entity = job.plan.entity;
         let stored = self.checkpoints.load(entity).await?;
@@ -187,20 +193,32 @@ impl Poller {
             Some(prefetched) if prefetched.question == question => prefetched.pages,
             _ => self.ask(place, &stored, question, lane).await?,
         };
-        let Pages { records, answered, bytes } = pages;
+        let Pages { mut records, answered, bytes } = pages;
+        if faults::is_planted("echo-by-modifier") {
+            records.retain(|record| !record.raw.get().contains("\"MODIFY_BY_ID\":\"1\""));
+        }
         let rows = records.len();
         let records = publishable(records, ceiling);
         let readings = self.complete(place, records, answered.observed, lane).await?;
         let cause = span.as_ref().map(Span::context);
+        let first = self.jobs[place].plan.first_watermark;
+        let step = walk::advance(self.spans, first, stored.checkpoint.as_ref(), question, answered, ceiling);
+        let is_early = faults::is_planted("checkpoint-before-publish");
+        if is_early {
+            self.checkpoints.store(entity, &stored, &step.checkpoint).await?;
+        }
+        faults::crash_point("before-publish");
         let published = trace::because_of(cause, self.publisher.publish(readings)).await?;
         if let Some(span) = &mut span {
             span.set("rollcall.records", rows as u64);
             span.set("rollcall.published", published);
         }
 
-        let first = self.jobs[place].plan.first_watermark;
-        let step = walk::advance(self.spans, first, stored.checkpoint.as_ref(), question, answered, ceiling);
-        self.checkpoints.store(entity, &stored, &step.checkpoint).await?;
+        faults::crash_point("before-checkpoint");
+        if !is_early {
+            self.checkpoints.store(entity, &stored, &step.checkpoint).await?;
+        }
+        faults::crash_point("after-checkpoint");
         self.metrics.note_watermark(entity, step.checkpoint.watermark);
         self.metrics.note_records(entity, rows as u64, published);
 

@@ -4,7 +4,7 @@ use bitrix24::keyset::{PAGE_ROWS, Row};
 use bitrix24::{Batch, ChainLength, Client, Lane, Listing, Time};
 use chrono::{DateTime, Offset, TimeZone};
 use chrono_tz::Tz;
-use runtime::CancellationToken;
+use runtime::{CancellationToken, faults};
 use serde_json::value::RawValue;
 use serde_json::{Map, json};
 
@@ -157,7 +157,8 @@ impl Portal {
     fn listing(&self, plan: &Plan, question: Question, select: &[&str]) -> Listing {
         let mut filter = Map::new();
         let mut within = |key: String, value: serde_json::Value| filter.insert(key, value);
-        within(format!(">={MODIFIED}"), json!(self.print(question.from)));
+        let later = if faults::is_planted("later-instead-of-since") { ">" } else { ">=" };
+        within(format!("{later}{MODIFIED}"), json!(self.print(question.from)));
         if let Some(until) = question.until {
             within(format!("<{MODIFIED}"), json!(self.print(until)));
         }

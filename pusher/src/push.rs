@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use chrono::Utc;
 use otmechalka::{ClientBody, Error, ErrorClass, TicketBody};
-use runtime::{Broker, BrokerError, Bucket, Delivery, Handler, Outgoing, PublishError, Verdict};
+use runtime::{Broker, BrokerError, Bucket, Delivery, Handler, Outgoing, PublishError, Verdict, faults};
 use schemas::problem::{ClientAbsence, SUCCESS, status_text};
 use schemas::streams::ACK_WAIT;
 use schemas::{
@@ -188,7 +188,10 @@ impl Handler for Push {
 impl Push {
     async fn process(&self, delivery: &Delivery) -> Result<(), Halt> {
         let task = Task::read(delivery)?;
-        let _held = self.locks.lock(task.record).await;
+        let _held = match faults::is_planted("two-versions-in-flight") {
+            true => None,
+            false => Some(self.locks.lock(task.record).await),
+        };
         let mut last = match task.is_first_try() {
             true => self.store.last(task.record).await?,
             // Another process may have settled it meanwhile, which the cache of this one does not know.
@@ -206,6 +209,9 @@ impl Push {
                 }
                 Standing::Settled => return self.release_tickets(task.record, last.as_ref()).await,
                 Standing::Newer => {}
+            }
+            if faults::is_planted("success-before-answer") {
+                self.settle(&task, last.clone(), &Ending::with(Outcome::Created)).await?;
             }
             let ending = self.work_on(&task, last.as_ref()).await?;
             last = self.settle(&task, last, &ending).await?;
@@ -487,7 +493,10 @@ impl Push {
                 Err(setback) => return Err(setback),
             }
         }
-        let found = self.ask(turn, Kind::Read, self.otmechalka.get_client(id)).await?;
+        let found = match faults::is_planted("create-without-looking") {
+            true => None,
+            false => self.ask(turn, Kind::Read, self.otmechalka.get_client(id)).await?,
+        };
         let ending = match (found, missing) {
             // It cannot be updated and can be looked up: not a place to create a second one.
             (Some(_), Some(error)) => return Err(Setback::Failed(Kind::Write, error)),
@@ -496,7 +505,9 @@ impl Push {
                 Ending::wrote(Outcome::Updated, updated.id.or(found.id), Some(digest))
             }
             (None, _) => {
+                faults::crash_point("before-create");
                 let created = self.ask(turn, Kind::Write, self.otmechalka.create_client(body)).await?;
+                faults::crash_point("create-answered");
                 Ending::wrote(Outcome::Created, created.id, Some(digest))
             }
         };
@@ -524,8 +535,12 @@ impl Push {
         {
             return Ok(Tried::Absent);
         }
+        faults::crash_point("before-ticket");
         match self.ask(turn, Kind::Write, self.otmechalka.create_ticket(body)).await {
-            Ok(created) => Ok(Tried::Ended(Ending::wrote(Outcome::Created, created.id, None))),
+            Ok(created) => {
+                faults::crash_point("ticket-answered");
+                Ok(Tried::Ended(Ending::wrote(Outcome::Created, created.id, None)))
+            }
             Err(Setback::Failed(kind, error)) if client_is_known && may_mean_client(&error) => {
                 // Somebody deleted the client there: what is remembered of it is no longer true.
                 match self.ask(turn, Kind::Read, self.otmechalka.get_client(client)).await? {

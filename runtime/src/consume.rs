@@ -6,6 +6,7 @@ use futures::FutureExt;
 use schemas::streams::ConsumerDefinition;
 
 use crate::broker::{Broker, BrokerError};
+use crate::faults;
 use crate::inbox::{Delivery, Inbox, Verdict};
 use crate::trace;
 
@@ -28,6 +29,10 @@ pub async fn consume(
     definition: ConsumerDefinition,
     handler: &impl Handler,
 ) -> Result<(), BrokerError> {
+    #[cfg(all(feature = "faults", debug_assertions))]
+    if faults::is_planted("two-versions-in-flight") {
+        return consume_all_at_once(broker, stage, definition, handler).await;
+    }
     let mut inbox = Inbox::bind(broker, stage, definition, STANDING_REQUEST).await?;
     while let Some(delivery) = inbox.next().await {
         match step(&inbox, delivery, handler).await {
@@ -46,9 +51,39 @@ async fn step(inbox: &Inbox, delivery: Delivery, handler: &impl Handler) -> Resu
         let reason = "the stage stopped in the middle of this message each time it tried".to_owned();
         return inbox.settle(delivery, Verdict::DeadLetter { reason }).await;
     }
+    if faults::is_planted("ack-before-effect") {
+        inbox.acknowledge_early(&delivery).await?;
+    }
+    faults::crash_point_of("message-received", delivery.record());
     let handling = trace::within(delivery.trace_context(), handler.handle(&delivery));
     match AssertUnwindSafe(handling).catch_unwind().await {
         Ok(verdict) => inbox.settle(delivery, verdict).await,
         Err(_) => inbox.return_after_panic(delivery).await,
+    }
+}
+
+/// Makes the mistake of not waiting for one message's end before the next is begun.
+#[cfg(all(feature = "faults", debug_assertions))]
+async fn consume_all_at_once(
+    broker: &Broker,
+    stage: &'static str,
+    definition: ConsumerDefinition,
+    handler: &impl Handler,
+) -> Result<(), BrokerError> {
+    use futures::StreamExt;
+    use futures::stream::FuturesUnordered;
+
+    let settler = Inbox::bind(broker, stage, definition.clone(), STANDING_REQUEST).await?;
+    let mut inbox = Inbox::bind(broker, stage, definition, STANDING_REQUEST).await?;
+    let mut running = FuturesUnordered::new();
+    loop {
+        tokio::select! {
+            delivery = inbox.next() => {
+                let Some(delivery) = delivery else { return Ok(()) };
+                settler.acknowledge_early(&delivery).await?;
+                running.push(step(&settler, delivery, handler));
+            }
+            Some(_) = running.next() => {}
+        }
     }
 }

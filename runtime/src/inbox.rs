@@ -14,6 +14,7 @@ use schemas::streams::{ACK_WAIT, ATTEMPTS, ConsumerDefinition};
 use schemas::{DeadLetter, Encoded, Envelope, EnvelopeError, EventData, RecordRef};
 
 use crate::broker::{Broker, BrokerError, Bucket};
+use crate::faults;
 use crate::metrics::HeldDelivery;
 use crate::publish::{Outgoing, PublishError};
 use crate::trace::{self, Kind, Span, SpanContext, TRACEPARENT, Tracer};
@@ -466,9 +467,16 @@ impl Inbox {
         outcome: &'static str,
     ) -> Result<(), BrokerError> {
         delivery.not_to_blame().await?;
+        faults::crash_point_of("before-ack", delivery.record());
         acknowledge(&delivery.message, kind).await?;
         self.note_settled(&mut delivery, outcome);
         Ok(())
+    }
+
+    /// Acknowledges a delivery before anything is done for it. A mistake, there to be planted.
+    pub(crate) async fn acknowledge_early(&self, delivery: &Delivery) -> Result<(), BrokerError> {
+        acknowledge(&delivery.message, AckKind::Ack).await?;
+        self.broker.client().flush().await.map_err(|error| BrokerError::unavailable("flush", error))
     }
 
     fn note_settled(&self, delivery: &mut Delivery, outcome: &'static str) {

@@ -5,6 +5,7 @@ pub mod broker;
 pub mod budget;
 pub mod cache;
 pub mod consume;
+pub mod faults;
 pub mod health;
 pub mod inbox;
 pub mod local_nats;

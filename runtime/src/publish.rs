@@ -9,6 +9,7 @@ use futures::StreamExt;
 use schemas::Encoded;
 
 use crate::broker::{Broker, BrokerError, jitter};
+use crate::faults;
 use crate::trace::{Span, SpanContext, TRACEPARENT};
 
 /// Most publishes of one call that wait for their acks at the same time.
@@ -131,6 +132,8 @@ impl Broker {
             };
             let error = match answer {
                 Ok(ack) => {
+                    // The stream has it, and nobody here knows.
+                    faults::crash_point("publish-answered");
                     self.shell_metrics().note_published(&message.subject, ack.duplicate);
                     return Ok(Published { sequence: ack.sequence, duplicate: ack.duplicate });
                 }

@@ -8,6 +8,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::{Broker, NatsSettings};
+use crate::faults;
 use crate::health::{self, Health};
 use crate::logs::{self, LogFormat};
 use crate::metrics::{self, Metrics};
@@ -102,7 +103,8 @@ pub fn main<S: Stage>() -> ExitCode {
     match argument.as_deref() {
         None | Some("check" | "health") => {}
         Some("--version" | "-V") => {
-            println!("{} {}", S::NAME, env!("CARGO_PKG_VERSION"));
+            let build = if faults::COMPILED_IN { " with fault points" } else { "" };
+            println!("{} {}{build}", S::NAME, env!("CARGO_PKG_VERSION"));
             return ExitCode::SUCCESS;
         }
         Some("--help" | "-h") => {
@@ -176,6 +178,7 @@ async fn run<S: Stage>(settings: Settings, config: S::Config) -> ExitCode {
     }
     let (tracer, collector) = Tracer::start(S::NAME, settings.traces.as_ref());
     tracing::info!("Starting {} {}", S::NAME, env!("CARGO_PKG_VERSION"));
+    faults::confess();
     let broker = match Broker::connect(S::NAME, &settings.nats, health.clone(), stopping.clone()).await {
         Ok(broker) => broker.counting_in(&metrics).tracing_to(tracer),
         Err(error) => {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use bitrix24::{ApiError, Client, Error, ErrorClass, Lane};
 use chrono::{DateTime, FixedOffset};
 use futures::{StreamExt, stream};
-use runtime::{Delivery, Inbox, PublishError, Verdict, trace};
+use runtime::{Delivery, Inbox, PublishError, Verdict, faults, trace};
 use schemas::{Entity, RecordId, RecordRef, StatusSettled};
 
 use crate::allowance::unless_stopped;
@@ -234,7 +234,9 @@ impl Turn<'_> {
         }
         let ids: Vec<RecordId> = look.iter().map(|held| held.record().id).collect();
         let looking = portal::look(&self.tools.client, self.entity, self.field(), &ids, self.lane);
-        let (looks, at) = match unless_stopped(looking).await {
+        let looked = unless_stopped(looking).await;
+        faults::crash_point("look-answered");
+        let (looks, at) = match looked {
             Some(Ok(looked)) => looked,
             failed => {
                 self.report.trouble = failed.and_then(Result::err).map(|error| Trouble::of(&error, 0));
@@ -293,6 +295,7 @@ impl Turn<'_> {
         let writing = portal::write(&self.tools.client, self.entity, self.field(), &texts, self.lane);
         let started = Instant::now();
         let written = unless_stopped(writing).await;
+        faults::crash_point("batch-answered");
         for held in &held {
             let failed = !matches!(written, Some(Ok(_)));
             held.delivery.note_request("bitrix24 write status", started.elapsed(), failed);

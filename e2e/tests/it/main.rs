@@ -3,6 +3,7 @@
 mod credentials;
 mod faults;
 mod flow;
+mod harness;
 mod hostile;
 mod letters;
 mod metrics;

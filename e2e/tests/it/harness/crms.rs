@@ -1,0 +1,198 @@
+//! Every kind of fault of both simulators, each against what is asked of them.
+
+use e2e::harness::{Tally, judge, people};
+use e2e::{PATIENCE, School, Stage, eventually};
+use schemas::problem::SUCCESS;
+use serde_json::json;
+
+use super::{new_contact, rename, until_struck, until_success};
+use crate::flow::status_of;
+
+/// All kinds of the simulated Bitrix24 but `no_answer`, `answer_lost` and `drip`, which cost a whole time limit.
+const BITRIX24: [&str; 43] = [
+    "html_502",
+    "html_504",
+    "php_fatal_500",
+    "internal_500",
+    "unexpected_answer_500",
+    "query_limit_503",
+    "overload_503",
+    "operating_429",
+    "portal_deleted_500",
+    "unauthorized_401",
+    "expired_401",
+    "forbidden_403",
+    "access_denied_403",
+    "error_under_200",
+    "empty_code_200",
+    "result_null",
+    "result_empty",
+    "empty_body",
+    "html_200",
+    "login_redirect",
+    "domain_redirect",
+    "garbage",
+    "huge_body",
+    "endless_body",
+    "gzip_bomb",
+    "deep_nesting",
+    "reset_before",
+    "cp1251",
+    "bom",
+    "php_warning",
+    "truncated",
+    "truncated_transfer",
+    "bad_gzip",
+    "trailing_bytes",
+    "lone_surrogate",
+    "huge_number",
+    "duplicate_keys",
+    "slow",
+    "reset_after_apply",
+    "no_time",
+    "no_operating",
+    "half_batch_then_504",
+    "command_error",
+];
+
+/// Kinds of the simulated Bitrix24 that are planned at a time.
+const TOGETHER: usize = 4;
+
+/// All kinds of the simulated otmechalka.
+const OTMECHALKA: [&str; 17] = [
+    "down_503",
+    "internal_500",
+    "bad_gateway_502",
+    "too_many_429",
+    "unauthorized_401",
+    "forbidden_403",
+    "not_found_404",
+    "validation_400",
+    "error_200",
+    "html_200",
+    "garbage",
+    "truncated",
+    "empty_body",
+    "reset_before",
+    "reset_after_apply",
+    "no_answer",
+    "slow",
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_fault_of_bitrix24_passes_without_a_gap() -> anyhow::Result<()> {
+    let school = School::builder()
+        // Pauses of a minute take a second.
+        .bitrix24(&["--clock-speed", "60"])
+        .env("PORTAL_CLOCK_SPEED", "60")
+        .env("CONTACT_SYNC_INTERVAL", "300ms")
+        .env("DEAL_SYNC_INTERVAL", "300ms")
+        .start()
+        .await?;
+    let pupil = new_contact(&school).await?;
+    until_success(&school, "contact", pupil).await?;
+    // Some at a time: while one of them makes a stage wait, others strike the other stage.
+    for (number, kinds) in BITRIX24.chunks(TOGETHER).enumerate() {
+        let mut faults = Vec::new();
+        for method in ["crm.contact.list", "crm.contact.update"] {
+            faults.extend(
+                kinds.iter().map(|kind| json!({"kind": kind, "method": method, "count": 1, "seconds": 30})),
+            );
+        }
+        school.bitrix24.fault(json!(faults)).await?;
+        // An edit for the list to tell, and statuses to write.
+        rename(&school, pupil, number as u32).await?;
+        for _ in kinds {
+            new_contact(&school).await?;
+        }
+        let started = tokio::time::Instant::now();
+        let what = kinds.join(", ");
+        until_struck(&what, async || school.bitrix24.faults().await).await?;
+        println!("{what}: {:.0} s", started.elapsed().as_secs_f64());
+    }
+    school.bitrix24.heal().await?;
+    school.caught_up().await?;
+    judge::judge(&school, &Tally { restarts: 1, ..Tally::default() }).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_fault_of_otmechalka_passes_without_a_double() -> anyhow::Result<()> {
+    let school = School::builder()
+        .otmechalka(&["--clock-speed", "60"])
+        .env("OTMECHALKA_CLOCK_SPEED", "60")
+        .env("OTMECHALKA_TIMEOUT", "2s")
+        .start()
+        .await?;
+    let mut made = Vec::new();
+    for kind in OTMECHALKA {
+        let fault =
+            |method: &str, path: &str| json!({"kind": kind, "method": method, "path": path, "count": 1});
+        let mut faults = vec![fault("POST", "/api/clients/"), fault("POST", "/api/tickets/")];
+        // A lookup that is refused is the end of the record; there would be no create.
+        if !["validation_400", "error_200"].contains(&kind) {
+            faults.push(fault("GET", "/api/clients/*"));
+        }
+        school.otmechalka.fault(json!(faults)).await?;
+        let pupil = new_contact(&school).await?;
+        let deal = school.bitrix24.create_deal(people::deal(pupil, true), people::rows(8_700)).await?;
+        made.extend([("contact", pupil), ("deal", deal)]);
+        // What otmechalka was made to say of a client may leave its ticket without a call.
+        let client = async || {
+            let mut planned = school.otmechalka.faults().await?;
+            let rules = planned["faults"].as_array_mut().into_iter().flatten();
+            let of_clients: Vec<_> =
+                rules.filter(|rule| rule["path"] != "/api/tickets/").map(|rule| rule.clone()).collect();
+            Ok(json!({"faults": of_clients}))
+        };
+        until_struck(kind, client).await.map_err(|error| error.context(kind))?;
+        eventually(kind, PATIENCE, || async {
+            let told = (status_of(&school, "contact", pupil).await?, status_of(&school, "deal", deal).await?);
+            Ok((!told.0.is_empty() && !told.1.is_empty()).then_some(()))
+        })
+        .await?;
+        school.otmechalka.heal().await?;
+    }
+    school.caught_up().await?;
+    school.assert_consistent().await?;
+
+    // What was refused goes through once somebody asks for another try.
+    for (entity, id) in made {
+        if status_of(&school, entity, id).await? != SUCCESS {
+            school.bitrix24.edit(entity, id, json!({people::STATUS: ""})).await?;
+            until_success(&school, entity, id).await?;
+        }
+    }
+    school.caught_up().await?;
+    judge::judge(&school, &Tally::default()).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_status_field_deleted_in_mid_run_stops_statuses_and_nothing_else() -> anyhow::Result<()> {
+    let school =
+        School::builder().bitrix24(&["--clock-speed", "60"]).env("PORTAL_CLOCK_SPEED", "60").start().await?;
+    let pupil = new_contact(&school).await?;
+    until_success(&school, "contact", pupil).await?;
+    school.bitrix24.delete_field("contact", people::STATUS).await?;
+    school.bitrix24.reset_requests().await?;
+    let second = new_contact(&school).await?;
+    let deal = school.bitrix24.create_deal(people::deal(second, true), people::rows(8_700)).await?;
+    eventually("the alarm", PATIENCE, || async {
+        let log = std::fs::read_to_string(school.log_file(Stage::StatusWriter))?;
+        Ok(log.contains("Statuses of contacts wait").then_some(()))
+    })
+    .await?;
+    // The deal's field is there.
+    until_success(&school, "deal", deal).await?;
+    school.after_polls(5).await?;
+    let updates = school.bitrix24.requests().await?["commands"]["crm.contact.update"].as_u64().unwrap_or(0);
+    assert!(updates <= 2, "{updates} updates of a field that is not there");
+
+    school.bitrix24.add_field("contact", people::STATUS).await?;
+    until_success(&school, "contact", second).await?;
+    // What the field held went with it; polls cannot see that, reconciling does.
+    let told = school.rollcall(&["reconcile", "--repair"]).await?;
+    assert!(told.out.contains("1") && told.code <= 2, "{told:?}");
+    until_success(&school, "contact", pupil).await?;
+    school.caught_up().await?;
+    school.assert_consistent().await
+}

@@ -1,0 +1,113 @@
+//! `kill -9` of each stage between any two side effects.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use e2e::harness::{Tally, judge, people, plan::PLACES};
+use e2e::{School, Stage, eventually};
+use serde_json::json;
+
+use super::new_contact;
+
+/// Sooner than in earnest, so that a test need not wait for what a killed stage held.
+const ACK_WAIT: Duration = Duration::from_secs(3);
+
+/// Pause between two edits: enough of them to die over, not so many that they have to be caught up with.
+const BETWEEN_EDITS: Duration = Duration::from_secs(1);
+
+/// Longest time until all have died at each of their places, on a busy machine.
+const ALL_DEATHS: Duration = Duration::from_secs(240);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_stage_may_be_killed_between_any_two_side_effects() -> anyhow::Result<()> {
+    let mut school = School::builder()
+        .plain(60, 60)
+        // Tickets wait for their clients no longer than necessary.
+        .otmechalka(&["--clock-speed", "20"])
+        .env("OTMECHALKA_CLOCK_SPEED", "20")
+        .open()
+        .await?;
+    school.shorten_ack_wait(ACK_WAIT).await?;
+    let mut places: BTreeMap<Stage, VecDeque<&str>> = BTreeMap::new();
+    for (stage, place) in PLACES {
+        places.entry(stage).or_default().push_back(place);
+    }
+    for stage in Stage::ALL {
+        let first = places.get_mut(&stage).and_then(VecDeque::pop_front).expect("every stage has places");
+        school.doom(stage, first).await?;
+    }
+    let mut restarts = 0;
+    let started = tokio::time::Instant::now();
+    while !places.is_empty() {
+        assert!(started.elapsed() < ALL_DEATHS, "these are not reached: {places:?}");
+        // Whoever still lives needs something to die over.
+        let pupil = new_contact(&school).await?;
+        school.bitrix24.create_deal(people::deal(pupil, true), people::rows(8_700)).await?;
+        tokio::time::sleep(BETWEEN_EDITS).await;
+        for stage in Stage::ALL {
+            let Some(left) = places.get_mut(&stage) else { continue };
+            if !school.stage(stage)?.has_ended()? {
+                continue;
+            }
+            school.until_dead(stage).await?;
+            restarts += 1;
+            println!("{stage:?} died after {:.0} s; left: {left:?}", started.elapsed().as_secs_f64());
+            match left.pop_front() {
+                Some(next) => school.doom(stage, next).await?,
+                None => {
+                    places.remove(&stage);
+                    school.start(stage)?;
+                }
+            }
+        }
+    }
+    assert_eq!(restarts, PLACES.len() as u64);
+    school.caught_up().await?;
+    judge::judge(&school, &Tally { restarts, ..Tally::default() }).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_stage_may_be_killed_while_a_crm_works_for_it() -> anyhow::Result<()> {
+    let mut school = School::builder().start().await?;
+    school.shorten_ack_wait(ACK_WAIT).await?;
+    let slow = |method: &str| json!({"kind": "slow", "method": method, "seconds": 30, "count": 1});
+    let struck = async |school: &School| {
+        eventually("the other side at work", ALL_DEATHS, || async {
+            let requests = school.bitrix24.requests().await?;
+            Ok((requests["faults"]["slow"].as_u64() > Some(0)).then_some(()))
+        })
+        .await
+    };
+
+    // A poll was sent.
+    school.bitrix24.fault(slow("crm.contact.list")).await?;
+    let pupil = new_contact(&school).await?;
+    struck(&school).await?;
+    school.kill_and_start(Stage::Producer).await?;
+
+    // A create was carried out, and nobody knows.
+    let create =
+        json!({"kind": "slow", "method": "POST", "path": "/api/clients/", "seconds": 30, "count": 1});
+    school.otmechalka.fault(create).await?;
+    let second = new_contact(&school).await?;
+    eventually("the create", ALL_DEATHS, || async {
+        let history = school.otmechalka.history().await?;
+        let calls = history["history"].as_array().cloned().unwrap_or_default();
+        Ok(calls.iter().any(|call| call["fault"] == "slow" && call["applied"] == true).then_some(()))
+    })
+    .await?;
+    school.kill_and_start(Stage::Pusher).await?;
+
+    // A batch of statuses was sent.
+    school.bitrix24.reset_requests().await?;
+    school.bitrix24.fault(slow("crm.contact.update")).await?;
+    let third = new_contact(&school).await?;
+    struck(&school).await?;
+    school.kill_and_start(Stage::StatusWriter).await?;
+
+    for pupil in [pupil, second, third] {
+        super::until_success(&school, "contact", pupil).await?;
+    }
+    school.caught_up().await?;
+    judge::judge(&school, &Tally { restarts: 3, ..Tally::default() }).await
+}

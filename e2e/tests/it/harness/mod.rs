@@ -1,0 +1,60 @@
+//! The fault harness at work: what holds whatever breaks, and that the harness would tell if it did not.
+
+mod broker;
+mod builds;
+mod crms;
+mod kills;
+mod mistakes;
+mod network;
+mod poison;
+mod polls;
+mod seeds;
+mod stores;
+mod zombies;
+
+use e2e::harness::people;
+use e2e::{PATIENCE, School, eventually};
+use schemas::problem::SUCCESS;
+use serde_json::json;
+
+use crate::flow::status_of;
+
+/// Makes a contact without a mistake.
+async fn new_contact(school: &School) -> anyhow::Result<u64> {
+    school.bitrix24.create_contact(people::contact(0)).await
+}
+
+/// Gives a pupil another surname.
+async fn rename(school: &School, pupil: u64, number: u32) -> anyhow::Result<()> {
+    school.bitrix24.edit("contact", pupil, json!({people::SURNAME: people::surname(number)})).await
+}
+
+/// Waits until a contact shows the success.
+async fn until_success(school: &School, entity: &str, id: u64) -> anyhow::Result<()> {
+    eventually(&format!("the success of {entity} {id}"), PATIENCE, || async {
+        Ok((status_of(school, entity, id).await? == SUCCESS).then_some(()))
+    })
+    .await
+}
+
+/// Waits until a stream holds so many messages.
+async fn until_messages(school: &School, stream: &str, count: u64) -> anyhow::Result<()> {
+    eventually(&format!("{count} messages in {stream}"), PATIENCE, || async {
+        Ok((school.messages(stream).await? >= count).then_some(()))
+    })
+    .await
+}
+
+/// Waits until every planned fault has struck as often as it was to.
+async fn until_struck(
+    what: &str,
+    faults: impl AsyncFn() -> anyhow::Result<serde_json::Value>,
+) -> anyhow::Result<()> {
+    eventually(&format!("the faults of {what}"), PATIENCE, || async {
+        let planned = faults().await?;
+        let is_left =
+            planned["faults"].as_array().is_some_and(|rules| rules.iter().any(|rule| rule["count"] != 0));
+        Ok((!is_left).then_some(()))
+    })
+    .await
+}
