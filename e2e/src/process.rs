@@ -70,6 +70,11 @@ impl Program {
         serde_json::from_str(&line).with_context(|| format!("the ready line of {}", self.name))
     }
 
+    /// Returns its process id while it runs.
+    pub fn process_id(&self) -> Option<u32> {
+        self.child.id()
+    }
+
     /// Returns what it logged so far.
     pub fn log(&self) -> anyhow::Result<String> {
         Ok(String::from_utf8_lossy(&std::fs::read(&self.log)?).into_owned())

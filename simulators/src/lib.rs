@@ -2,4 +2,7 @@
 
 pub mod bitrix24;
 pub mod dataset;
+mod door;
 pub mod otmechalka;
+
+pub use door::{Tls, TlsArguments};
