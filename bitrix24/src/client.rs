@@ -17,7 +17,7 @@ use crate::clock::{PortalClock, to_utc};
 use crate::config::ClientBuilder;
 use crate::endpoint::Endpoint;
 use crate::envelope::{self, Answer, Reply, Time};
-use crate::error::{ApiError, Error, RequestFault};
+use crate::error::{ApiError, Error, ErrorClass, RequestFault};
 use crate::keyset::{ChainLength, Listing, Page};
 use crate::operating::{Operating, Reading, Seen};
 use crate::pacing::Pacing;
@@ -195,13 +195,24 @@ impl Client {
         read: impl Fn(&Reply) -> Result<T, Error>,
     ) -> Result<T, Error> {
         let error = match self.attempt(request, &read).await {
-            Err(error) if may_try_again(request, &error) => error,
+            Err(error) if may_try_again(request, &error) || self.renewed(&error) => error,
             outcome => return outcome,
         };
         tracing::debug!(method = request.method, "Trying {} again: {error}", request.method);
         let pause = rand::random_range(SECOND_TRY_PAUSE) / self.shared.clock_speed;
         tokio::time::sleep(Duration::from_secs_f64(pause)).await;
         self.attempt(request, &read).await
+    }
+
+    /// Tells whether the webhook was refused and is another one by now.
+    fn renewed(&self, error: &Error) -> bool {
+        let renewed = error.class() == ErrorClass::Refused && self.shared.transport.endpoint.renew();
+        if renewed {
+            tracing::info!(
+                "The portal refuses the webhook, which was replaced meanwhile; going on with the new one"
+            );
+        }
+        renewed
     }
 
     async fn attempt<T>(

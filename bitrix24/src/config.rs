@@ -8,9 +8,10 @@ use secrecy::SecretString;
 
 use crate::bucket::{Lane, LeakyBucket};
 use crate::client::Client;
-use crate::endpoint::Endpoint;
+use crate::endpoint::{Endpoint, WebhookSource};
 use crate::error::ConfigError;
 use crate::pacing::{BoxFuture, ForeignBudget, OwnBucket, Pacing};
+use crate::tls::lacks_authorities;
 
 /// The portal's own limit of a request is 60 s; what it has not answered soon after, it never will.
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(75);
@@ -26,6 +27,7 @@ pub struct ClientBuilder {
     timeout: Duration,
     max_body_bytes: usize,
     root_certificates: Vec<Vec<u8>>,
+    source: Option<WebhookSource>,
 }
 
 impl ClientBuilder {
@@ -40,6 +42,7 @@ impl ClientBuilder {
             timeout: Duration::from_secs(70),
             max_body_bytes: 16 << 20,
             root_certificates: Vec::new(),
+            source: None,
         }
     }
 
@@ -84,11 +87,16 @@ impl ClientBuilder {
         self
     }
 
+    /// Asks for the webhook's address again whenever the portal refuses it, so that it can be replaced without a restart.
+    pub fn renewed_by(self, source: impl Fn() -> Option<SecretString> + Send + Sync + 'static) -> Self {
+        Self { source: Some(Box::new(source)), ..self }
+    }
+
     /// Returns the client, or what is wrong with the settings.
-    pub fn build(self) -> Result<Client, ConfigError> {
+    pub fn build(mut self) -> Result<Client, ConfigError> {
         self.check()?;
-        let endpoint = Endpoint::parse(&self.webhook_url)?;
-        let http = self.http()?;
+        let endpoint = Endpoint::parse(&self.webhook_url)?.renewed_by(self.source.take());
+        let http = self.http(endpoint.is_protected())?;
         let pacing = self.pacing();
         let Self { clock_speed, operating_limit, max_body_bytes, .. } = self;
         Ok(Client::assemble(http, endpoint, pacing, clock_speed, operating_limit, max_body_bytes))
@@ -116,12 +124,12 @@ impl ClientBuilder {
         range("request limit", "a capacity and a leak of more than 0", capacity > 0 && positive(leak))
     }
 
-    fn http(&self) -> Result<reqwest::Client, ConfigError> {
+    fn http(&self, is_protected: bool) -> Result<reqwest::Client, ConfigError> {
         // Somebody else may have chosen a provider for the whole process; then theirs is used.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut builder = reqwest::Client::builder()
             .user_agent(concat!("rollcall/", env!("CARGO_PKG_VERSION")))
-            // Following would turn POST into GET, and might carry the webhook anywhere.
+            // Following would carry the webhook anywhere.
             .redirect(reqwest::redirect::Policy::none())
             .referer(false)
             .connect_timeout(self.timeout.min(Duration::from_secs(10)))
@@ -135,7 +143,14 @@ impl ClientBuilder {
             }
             builder = builder.tls_certs_merge(certificates);
         }
-        builder.build().map_err(|_| ConfigError::Tls)
+        if !is_protected {
+            // Only for this machine, so no proxy and no certificates are needed, which may not be there at all.
+            builder = builder.no_proxy().tls_certs_only([]);
+        }
+        builder.build().map_err(|error| match lacks_authorities(&error) {
+            true => ConfigError::NoAuthorities,
+            false => ConfigError::Tls,
+        })
     }
 
     fn pacing(&self) -> Pacing {

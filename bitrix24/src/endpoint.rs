@@ -1,84 +1,110 @@
 //! The webhook's address, which is the secret itself.
 
 use std::fmt;
-use std::sync::RwLock;
+use std::sync::{RwLock, RwLockReadGuard};
 
 use secrecy::{ExposeSecret, SecretString};
 use url::{Host, Url};
 
 use crate::error::{ConfigError, RedirectFault};
 
-/// Where requests go: the configured webhook, or the host it has moved to.
+/// Tells the address of the webhook as it is configured now, if it still is.
+pub(crate) type WebhookSource = Box<dyn Fn() -> Option<SecretString> + Send + Sync>;
+
+/// Where requests go.
 pub(crate) struct Endpoint {
-    base: RwLock<Url>,
-    code: SecretString,
+    webhook: RwLock<Webhook>,
+    /// Asked once the portal refuses the webhook: somebody may have replaced it.
+    source: Option<WebhookSource>,
+}
+
+struct Webhook {
+    base: Url,
+    /// Every code that was ever used here: the portal may speak of an old one.
+    codes: Vec<SecretString>,
 }
 
 impl Endpoint {
     /// Reads `https://PORTAL/rest/USER/CODE/`.
     pub(crate) fn parse(webhook_url: &SecretString) -> Result<Self, ConfigError> {
-        let mut base = Url::parse(webhook_url.expose_secret().trim()).map_err(|_| ConfigError::NotAUrl)?;
-        match base.scheme() {
-            "https" => {}
-            "http" if is_loopback(&base) => {}
-            "http" => return Err(ConfigError::PlainHttp),
-            _ => return Err(ConfigError::Scheme),
-        }
-        let has_user = !base.username().is_empty() || base.password().is_some();
-        if has_user || base.query().is_some() || base.fragment().is_some() {
-            return Err(ConfigError::Extras);
-        }
-        let code = code(base.path()).ok_or(ConfigError::Path)?.to_owned();
-        if !base.path().ends_with('/') {
-            base.set_path(&format!("{}/", base.path()));
-        }
-        Ok(Self { base: RwLock::new(base), code: code.into() })
+        let (base, code) = read(webhook_url)?;
+        let webhook = Webhook { base, codes: vec![code] };
+        Ok(Self { webhook: RwLock::new(webhook), source: None })
+    }
+
+    /// Has the webhook's address asked for where it is refused.
+    pub(crate) fn renewed_by(self, source: Option<WebhookSource>) -> Self {
+        Self { source, ..self }
+    }
+
+    /// Tells whether the webhook goes over TLS.
+    pub(crate) fn is_protected(&self) -> bool {
+        self.read().base.scheme() == "https"
     }
 
     /// Returns the address of a method.
     pub(crate) fn method_url(&self, method: &str) -> Url {
-        let mut url = self.base.read().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
+        let mut url = self.read().base.clone();
         url.set_path(&format!("{}{method}.json", url.path()));
         url
     }
 
-    /// Returns the address a redirect may be followed to.
-    ///
-    /// The portal we reached through TLS may name another host for the same path, as it does after a
-    /// change of its domain. Nothing else is trusted with the webhook.
-    pub(crate) fn redirect_target(&self, asked: &Url, location: &str) -> Result<Url, RedirectFault> {
-        let target = asked.join(location).map_err(|_| RedirectFault::NoAddress)?;
-        let protected = target.scheme() == "https"
-            || (target.scheme() == "http" && is_loopback(&target) && is_loopback(asked));
-        if !protected {
-            return Err(RedirectFault::Unprotected);
+    /// Takes the webhook that is configured now. Tells whether it is another one than before.
+    pub(crate) fn renew(&self) -> bool {
+        let Some((base, code)) = self.source.as_ref().and_then(|source| read(&source()?).ok()) else {
+            return false;
+        };
+        // What plain HTTP was not set up for, and what TLS was, stays so.
+        if self.read().base == base || self.is_protected() != (base.scheme() == "https") {
+            return false;
         }
-        if target.path() != asked.path() || !target.username().is_empty() || target.password().is_some() {
-            return Err(RedirectFault::OtherPath);
-        }
-        if target.origin() == asked.origin() {
-            return Err(RedirectFault::Circle);
-        }
-        let mut moved = asked.clone();
-        // Setting the scheme first, for it decides the default port.
-        let set = moved.set_scheme(target.scheme()).is_ok()
-            && moved.set_host(target.host_str()).is_ok()
-            && moved.set_port(target.port()).is_ok();
-        if set { Ok(moved) } else { Err(RedirectFault::NoAddress) }
+        let mut webhook = self.webhook.write().unwrap_or_else(|poisoned| poisoned.into_inner());
+        webhook.base = base;
+        webhook.codes.push(code);
+        true
     }
 
-    /// Sends all further requests to the host of `url`.
-    pub(crate) fn move_to(&self, url: &Url) {
-        let mut base = self.base.write().unwrap_or_else(|poisoned| poisoned.into_inner());
-        let mut moved = url.clone();
-        moved.set_path(base.path());
-        *base = moved;
+    /// Says what a redirect is, without any text of the other side but the name of a host.
+    pub(crate) fn redirect_fault(&self, asked: &Url, location: Option<&str>) -> RedirectFault {
+        let Some(target) = location.and_then(|location| asked.join(location).ok()) else {
+            return RedirectFault::NoAddress;
+        };
+        match target.host_str().map(|host| self.redact(host)) {
+            Some(host) if target.path() == asked.path() && target.origin() != asked.origin() => {
+                RedirectFault::Moved { host: host.into() }
+            }
+            _ => RedirectFault::OtherPage,
+        }
     }
 
     /// Removes the secret from a text of foreign origin.
     pub(crate) fn redact(&self, text: &str) -> String {
-        text.replace(self.code.expose_secret(), "***")
+        let webhook = self.read();
+        webhook.codes.iter().fold(text.to_owned(), |text, code| text.replace(code.expose_secret(), "***"))
     }
+
+    fn read(&self) -> RwLockReadGuard<'_, Webhook> {
+        self.webhook.read().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+fn read(webhook_url: &SecretString) -> Result<(Url, SecretString), ConfigError> {
+    let mut base = Url::parse(webhook_url.expose_secret().trim()).map_err(|_| ConfigError::NotAUrl)?;
+    match base.scheme() {
+        "https" => {}
+        "http" if is_loopback(&base) => {}
+        "http" => return Err(ConfigError::PlainHttp),
+        _ => return Err(ConfigError::Scheme),
+    }
+    let has_user = !base.username().is_empty() || base.password().is_some();
+    if has_user || base.query().is_some() || base.fragment().is_some() {
+        return Err(ConfigError::Extras);
+    }
+    let code = code(base.path()).ok_or(ConfigError::Path)?.to_owned();
+    if !base.path().ends_with('/') {
+        base.set_path(&format!("{}/", base.path()));
+    }
+    Ok((base, code.into()))
 }
 
 impl fmt::Debug for Endpoint {
@@ -148,33 +174,38 @@ mod tests {
         assert_eq!(fault("https://portal.example/rest/1/s3cret/?x=1"), ConfigError::Extras);
     }
 
-    fn target(location: &str) -> Result<String, RedirectFault> {
+    fn fault_of(location: &str) -> RedirectFault {
         let endpoint = parse("https://old.example/rest/1/s3cret/").expect("an endpoint");
-        endpoint.redirect_target(&endpoint.method_url("profile"), location).map(String::from)
+        endpoint.redirect_fault(&endpoint.method_url("profile"), Some(location))
     }
 
     #[test]
-    fn only_the_same_method_on_a_protected_host_is_a_place_to_follow_to() {
-        assert_eq!(
-            target("https://new.example/rest/1/s3cret/profile.json"),
-            Ok("https://new.example/rest/1/s3cret/profile.json".to_owned())
-        );
-        assert_eq!(target("http://new.example/rest/1/s3cret/profile.json"), Err(RedirectFault::Unprotected));
-        assert_eq!(target("http://127.0.0.1/rest/1/s3cret/profile.json"), Err(RedirectFault::Unprotected));
-        assert_eq!(target("https://new.example/auth/?backurl=x"), Err(RedirectFault::OtherPath));
-        assert_eq!(target("/auth/"), Err(RedirectFault::OtherPath));
-        assert_eq!(target("https://a@new.example/rest/1/s3cret/profile.json"), Err(RedirectFault::OtherPath));
-        assert_eq!(target("/rest/1/s3cret/profile.json"), Err(RedirectFault::Circle));
-        assert_eq!(target("https://"), Err(RedirectFault::NoAddress));
+    fn a_redirect_names_at_most_a_host() {
+        let moved = |host: &str| RedirectFault::Moved { host: host.into() };
+        assert_eq!(fault_of("https://new.example/rest/1/s3cret/profile.json"), moved("new.example"));
+        assert_eq!(fault_of("https://s3cret.example/rest/1/s3cret/profile.json"), moved("***.example"));
+        for location in ["/auth/", "https://new.example/auth/?code=s3cret", "/rest/1/s3cret/profile.json"] {
+            assert_eq!(fault_of(location), RedirectFault::OtherPage, "{location}");
+        }
+        assert_eq!(fault_of("https://"), RedirectFault::NoAddress);
     }
 
     #[test]
-    fn a_move_keeps_the_path() {
-        let endpoint = parse("https://old.example:8443/rest/1/s3cret/").expect("an endpoint");
-        let asked = endpoint.method_url("profile");
-        let target = endpoint.redirect_target(&asked, "https://new.example/rest/1/s3cret/profile.json");
-        endpoint.move_to(&target.expect("a target"));
-        assert_eq!(endpoint.method_url("scope").as_str(), "https://new.example/rest/1/s3cret/scope.json");
+    fn a_webhook_that_was_replaced_is_taken_and_the_old_code_stays_a_secret() {
+        let now = std::sync::Arc::new(std::sync::Mutex::new("https://old.example/rest/1/s3cret/".to_owned()));
+        let source = now.clone();
+        let endpoint = parse("https://old.example/rest/1/s3cret/")
+            .expect("an endpoint")
+            .renewed_by(Some(Box::new(move || Some(source.lock().expect("no panic").clone().into()))));
+        assert!(!endpoint.renew());
+        for unfit in ["", "https://new.example/", "http://127.0.0.1/rest/1/n3wc0de/"] {
+            unfit.clone_into(&mut now.lock().expect("no panic"));
+            assert!(!endpoint.renew(), "{unfit}");
+        }
+        "https://new.example/rest/7/n3wc0de/\n".clone_into(&mut now.lock().expect("no panic"));
+        assert!(endpoint.renew() && !endpoint.renew());
+        assert_eq!(endpoint.method_url("scope").as_str(), "https://new.example/rest/7/n3wc0de/scope.json");
+        assert_eq!(endpoint.redact("s3cret n3wc0de"), "*** ***");
     }
 
     #[test]

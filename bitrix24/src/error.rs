@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use chrono::{DateTime, FixedOffset};
 
+use crate::tls::TlsFault;
+
 /// What a caller should do about an error.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ErrorClass {
@@ -47,6 +49,14 @@ pub enum Error {
         /// The cause, without the address.
         source: reqwest::Error,
     },
+    /// Whoever answers there does not prove to be the portal, so it was told nothing, the webhook least of all.
+    #[error("trust the portal for {method}: {fault}")]
+    Untrusted {
+        /// The method called.
+        method: Box<str>,
+        /// Why it is not trusted.
+        fault: TlsFault,
+    },
     /// The whole answer did not arrive in time; the portal may have done the work.
     #[error("get an answer to {method} in time")]
     Timeout {
@@ -85,12 +95,12 @@ pub enum Error {
         /// What is wrong with it.
         fault: AnswerFault,
     },
-    /// The portal sends us elsewhere, and not to a place that may be trusted with the webhook.
-    #[error("follow the redirect of {method}: {fault}")]
+    /// The portal sends us elsewhere. The webhook goes nowhere but to the host it was configured for.
+    #[error("call {method}: {fault}")]
     Redirect {
         /// The method called.
         method: Box<str>,
-        /// Why it is not followed.
+        /// Where to.
         fault: RedirectFault,
     },
     /// The rows of a list break its own rules, so going on could lose records.
@@ -127,7 +137,7 @@ impl Error {
             Self::Connect { .. } | Self::Timeout { .. } | Self::Broken { .. } => ErrorClass::Transient,
             Self::Answer { .. } => ErrorClass::Transient,
             Self::Status { status, .. } => class_of_bare_status(*status),
-            Self::Redirect { .. } => ErrorClass::Refused,
+            Self::Redirect { .. } | Self::Untrusted { .. } => ErrorClass::Refused,
             Self::TooLarge { .. } | Self::Listing { .. } | Self::Request { .. } => ErrorClass::Permanent,
             Self::OperatingBudget { method, reset_at } => {
                 ErrorClass::OperatingLimit { method: method.to_string(), reset_at: *reset_at }
@@ -139,7 +149,8 @@ impl Error {
     pub fn surely_not_processed(&self) -> bool {
         match self {
             Self::Api(error) => !matches!(error.kind, Kind::Missing | Kind::NoResult | Kind::Server),
-            Self::Connect { .. } | Self::Redirect { .. } | Self::Request { .. } => true,
+            Self::Connect { .. } | Self::Untrusted { .. } => true,
+            Self::Redirect { .. } | Self::Request { .. } => true,
             Self::OperatingBudget { .. } => true,
             _ => false,
         }
@@ -383,22 +394,24 @@ impl AnswerFault {
     }
 }
 
-/// Why a redirect is not followed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+/// Where a redirect leads. It is never followed: whoever is there would learn the webhook.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RedirectFault {
     /// No readable Location header.
-    #[error("there is no readable address")]
+    #[error("the portal redirects without saying where to")]
     NoAddress,
-    /// Neither https nor loopback.
-    #[error("the address is not protected by TLS")]
-    Unprotected,
-    /// Another path, such as a login page.
-    #[error("the address is not the same REST method")]
-    OtherPath,
-    /// The address just asked, or a second redirect in a row.
-    #[error("it goes round in circles")]
-    Circle,
+    /// The same method on another host, as after a change of the portal's domain.
+    #[error(
+        "the portal has moved to {host}; if that is right, put it in BITRIX24_WEBHOOK_URL in place of the old host"
+    )]
+    Moved {
+        /// The host it names.
+        host: Box<str>,
+    },
+    /// Another page, such as a login.
+    #[error("the portal redirects to a page that is not the REST method asked for")]
+    OtherPage,
 }
 
 /// Which rule of a list its rows break.
@@ -487,7 +500,13 @@ pub enum ConfigError {
     /// A certificate that is none.
     #[error("the root certificate is not PEM")]
     Certificate,
-    /// The TLS library or the system's certificates are unusable.
+    /// There is nothing to know the portal's certificate by.
+    #[error(
+        "this machine has no CA certificates to know the portal by: install its package ca-certificates, or name a \
+         PEM file in BITRIX24_CA_FILE"
+    )]
+    NoAuthorities,
+    /// The TLS library is unusable.
     #[error("set up TLS")]
     Tls,
 }

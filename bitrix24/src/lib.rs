@@ -16,6 +16,7 @@ mod php;
 pub mod product_rows;
 mod query;
 mod stats;
+mod tls;
 mod transport;
 
 pub use batch::{Batch, BatchAnswer, Command, CommandId};
@@ -29,3 +30,4 @@ pub use methods::{Entity, Field, Profile, Update};
 pub use pacing::BoxFuture;
 pub use product_rows::RowSource;
 pub use stats::{MethodStats, Stats};
+pub use tls::TlsFault;

@@ -1,16 +1,16 @@
-//! One HTTP exchange: a POST, its redirect if there is one, and a body of bounded size.
+//! One HTTP exchange: a POST, no redirect ever, and a body of bounded size.
 
 use std::time::Instant;
 
+use reqwest::Response;
 use reqwest::header::{ACCEPT, CONTENT_TYPE, LOCATION};
-use reqwest::{Response, StatusCode};
-use url::Url;
 
 use crate::bucket::Lane;
 use crate::endpoint::Endpoint;
-use crate::envelope::{self, Reply};
-use crate::error::{Error, RedirectFault};
+use crate::envelope::Reply;
+use crate::error::Error;
 use crate::pacing::Pacing;
+use crate::tls::TlsFault;
 
 /// A request as it will go out.
 pub(crate) struct Request<'a> {
@@ -29,33 +29,10 @@ pub(crate) struct Transport {
     pub(crate) max_body_bytes: usize,
 }
 
-enum Posted {
-    Answered(Reply),
-    Moved(Url),
-}
-
 impl Transport {
-    /// Sends a request, and again to where the portal has moved. `sent` is called for each of them.
+    /// Sends a request. `sent` is called when it goes out.
     pub(crate) async fn send(&self, request: &Request<'_>, sent: impl Fn()) -> Result<Reply, Error> {
-        let asked = self.endpoint.method_url(request.method);
-        let target = match self.post(request, asked, &sent).await? {
-            Posted::Answered(reply) => return Ok(reply),
-            Posted::Moved(target) => target,
-        };
-        match self.post(request, target.clone(), &sent).await? {
-            Posted::Moved(_) => Err(redirect_error(request, RedirectFault::Circle)),
-            Posted::Answered(reply) => {
-                // Only a portal is moved to, not whatever else may answer there.
-                if envelope::read(request.method, &reply).is_ok() {
-                    tracing::info!("The portal has moved to another host, requests follow it");
-                    self.endpoint.move_to(&target);
-                }
-                Ok(reply)
-            }
-        }
-    }
-
-    async fn post(&self, request: &Request<'_>, url: Url, sent: &impl Fn()) -> Result<Posted, Error> {
+        let url = self.endpoint.method_url(request.method);
         let _permit = self.pacing.permit(request.lane).await;
         sent();
         let started = Instant::now();
@@ -70,7 +47,8 @@ impl Transport {
             .map_err(|error| transport_error(request.method, error))?;
         let status = response.status();
         if status.is_redirection() {
-            return self.redirect(request, &url, &response).map(Posted::Moved);
+            let fault = self.endpoint.redirect_fault(&url, location(&response));
+            return Err(Error::Redirect { method: request.method.into(), fault });
         }
         let body = self.body(request.method, response).await?;
         tracing::debug!(
@@ -81,22 +59,7 @@ impl Transport {
             "Called {}",
             request.method
         );
-        Ok(Posted::Answered(Reply { status: status.as_u16(), body }))
-    }
-
-    fn redirect(&self, request: &Request<'_>, asked: &Url, response: &Response) -> Result<Url, Error> {
-        let follows = [
-            StatusCode::MOVED_PERMANENTLY,
-            StatusCode::FOUND,
-            StatusCode::TEMPORARY_REDIRECT,
-            StatusCode::PERMANENT_REDIRECT,
-        ];
-        let location = response.headers().get(LOCATION).and_then(|location| location.to_str().ok());
-        let location = location.filter(|_| follows.contains(&response.status()));
-        location
-            .ok_or(RedirectFault::NoAddress)
-            .and_then(|location| self.endpoint.redirect_target(asked, location))
-            .map_err(|fault| redirect_error(request, fault))
+        Ok(Reply { status: status.as_u16(), body })
     }
 
     /// Reads at most the limit, counted after decompression, so that no body can fill the memory.
@@ -112,13 +75,16 @@ impl Transport {
     }
 }
 
-fn redirect_error(request: &Request<'_>, fault: RedirectFault) -> Error {
-    Error::Redirect { method: request.method.into(), fault }
+fn location(response: &Response) -> Option<&str> {
+    response.headers().get(LOCATION).and_then(|location| location.to_str().ok())
 }
 
 /// Takes the address out of an error, for the address is the secret.
 fn transport_error(method: &str, error: reqwest::Error) -> Error {
     let (method, source) = (method.into(), error.without_url());
+    if let Some(fault) = TlsFault::of(&source) {
+        return Error::Untrusted { method, fault };
+    }
     match () {
         () if source.is_connect() => Error::Connect { method, source },
         () if source.is_timeout() => Error::Timeout { method },

@@ -420,6 +420,11 @@ impl School {
         Ok(std::fs::read_to_string(self.folder.path().join("nats/nats-server.log"))?)
     }
 
+    /// Returns the folder with everything that its processes keep.
+    pub fn folder(&self) -> PathBuf {
+        self.folder.path().to_owned()
+    }
+
     /// Returns the folder of the stages' caches.
     pub fn state_dir(&self) -> PathBuf {
         self.folder.path().join("state")

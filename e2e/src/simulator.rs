@@ -55,7 +55,8 @@ pub struct Bitrix24 {
 }
 
 impl Bitrix24 {
-    pub(crate) async fn started(mut program: Program) -> anyhow::Result<Bitrix24> {
+    /// Waits until the program answers.
+    pub async fn started(mut program: Program) -> anyhow::Result<Bitrix24> {
         let ready = program.ready_line().await?;
         let webhook_url = ready["webhook_url"].as_str().context("webhook_url of the ready line")?.to_owned();
         Ok(Bitrix24 { program, webhook_url, admin: Admin::new(&ready)? })
@@ -228,7 +229,8 @@ pub struct Otmechalka {
 }
 
 impl Otmechalka {
-    pub(crate) async fn started(mut program: Program) -> anyhow::Result<Otmechalka> {
+    /// Waits until the program answers.
+    pub async fn started(mut program: Program) -> anyhow::Result<Otmechalka> {
         let ready = program.ready_line().await?;
         let url = ready["url"].as_str().context("url of the ready line")?.to_owned();
         Ok(Otmechalka { program, url, admin: Admin::new(&ready)? })

@@ -30,16 +30,17 @@ impl Stage for Mapper {
         let rules = read_rules(reader);
         let status_fields = Entity::ALL.map(|entity| reader.field_code(status_setting(entity)));
         let stages = reader.list(DEAL_STAGES, &["WON"], "WON,C10:WON");
-        let [contact, deal] = status_fields;
-        let (rules, contact, deal) = (rules?, contact?, deal?);
-        let agree = [
-            agrees_with_file(reader, &rules, Entity::Contact, &contact),
-            agrees_with_file(reader, &rules, Entity::Deal, &deal),
-            is_unread(reader, &rules, Entity::Contact, &contact),
-            is_unread(reader, &rules, Entity::Deal, &deal),
-            agrees_on_stages(reader, &rules, &stages?),
-        ];
-        agree.into_iter().all(|agrees| agrees).then_some(rules)
+        let rules = rules?;
+        // Each is looked at even where another is wrong, so that one report has them all.
+        let fields_agree = Entity::ALL.into_iter().zip(&status_fields).map(|(entity, field)| {
+            let field = field.as_deref()?;
+            let agrees = agrees_with_file(reader, &rules, entity, field);
+            Some(is_unread(reader, &rules, entity, field) && agrees)
+        });
+        let fields_agree: Vec<Option<bool>> = fields_agree.collect();
+        let stages_agree = stages.map(|stages| agrees_on_stages(reader, &rules, &stages));
+        let agree = fields_agree.into_iter().chain([stages_agree]).all(|agrees| agrees == Some(true));
+        agree.then_some(rules)
     }
 
     async fn run(rules: Rules, context: Context) -> anyhow::Result<()> {

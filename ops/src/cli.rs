@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use schemas::{Outcome, RecordId};
 
+use crate::erase::Erase;
 use crate::exit::EXPLANATION;
 use crate::history::History;
 use crate::letters::DeadLetters;
@@ -39,6 +40,7 @@ pub enum Verb {
     Replay(Replay),
     Credentials(Credentials),
     Reconcile(Reconcile),
+    Erase(Erase),
     /// Prints a script that completes this command line in a shell
     Completions {
         /// The shell

@@ -8,6 +8,7 @@ mod comparison;
 mod credentials;
 mod doctor;
 mod environment;
+mod erase;
 mod exit;
 mod history;
 mod ledger;
@@ -90,6 +91,7 @@ fn start(command_line: &CommandLine) -> Result<Exit, Failure> {
             Verb::Replay(arguments) => replay::run(&environment, arguments, json).await,
             Verb::Credentials(arguments) => credentials::run(arguments, json),
             Verb::Reconcile(arguments) => reconcile::run(&environment, arguments, json).await,
+            Verb::Erase(arguments) => erase::run(&environment, arguments, json).await,
             Verb::Probe { address } => Ok(wire::probe(address).await),
             Verb::Forward { listen, to, beside } => wire::forward(listen, to, beside.as_deref()).await,
             Verb::Reap { lock } => Ok(up::reap(lock)),

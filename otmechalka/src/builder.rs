@@ -1,15 +1,18 @@
 //! Settings of a client, checked before the first call.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
-use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue};
+use reqwest::header::{ACCEPT, HeaderMap, HeaderValue};
 use reqwest::{Certificate, redirect};
 use secrecy::SecretString;
 use url::{Host, Url};
 
 use crate::answer::Absence;
-use crate::client::{Client, authorization};
+use crate::client::Client;
+use crate::tls::lacks_authorities;
+use crate::token::{Token, TokenSource};
 
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(15);
 /// Connecting is given less than the whole, so that "unreachable" is told from "too slow".
@@ -33,6 +36,11 @@ pub enum ConfigError {
     Timeout,
     #[error("the certificate file is not PEM")]
     Certificate,
+    #[error(
+        "this machine has no CA certificates to know otmechalka by: install its package ca-certificates, or name a \
+         PEM file in OTMECHALKA_CA_FILE"
+    )]
+    NoAuthorities,
     #[error("the HTTP client cannot be set up")]
     Http(#[source] reqwest::Error),
 }
@@ -46,6 +54,7 @@ pub struct Builder {
     timeout: Duration,
     certificates_pem: Option<Vec<u8>>,
     absence: Absence,
+    source: Option<TokenSource>,
 }
 
 impl fmt::Debug for Builder {
@@ -63,12 +72,19 @@ impl Builder {
             timeout: DEFAULT_TIMEOUT,
             certificates_pem: None,
             absence: Absence::Json,
+            source: None,
         }
     }
 
     /// Sets the token; an empty one means that no header is sent.
     pub fn token(mut self, token: SecretString) -> Self {
         self.token = Some(token);
+        self
+    }
+
+    /// Asks for the token again whenever otmechalka refuses it, so that it can be replaced without a restart.
+    pub fn renewed_by(mut self, source: impl Fn() -> Option<SecretString> + Send + Sync + 'static) -> Self {
+        self.source = Some(Box::new(source));
         self
     }
 
@@ -108,23 +124,30 @@ impl Builder {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut http = reqwest::Client::builder()
             .user_agent(USER_AGENT)
-            .default_headers(headers(&self.auth_scheme, self.token.as_ref())?)
+            .default_headers(headers())
             .timeout(self.timeout)
             .connect_timeout(MAX_CONNECT_TIMEOUT.min(self.timeout))
             .pool_idle_timeout(IDLE_TIMEOUT)
             // A POST would come back from a redirect as a GET, and another host would see the token.
             .redirect(redirect::Policy::none())
             .retry(reqwest::retry::never())
-            .referer(false);
+            .referer(false)
+            .tls_version_min(reqwest::tls::Version::TLS_1_2);
         if self.base_url.scheme() == "http" {
-            // A proxy from the environment would carry the token off the machine in clear.
-            http = http.no_proxy();
+            // A proxy from the environment would carry the token off the machine in clear. No certificates are
+            // needed, which may not be there at all.
+            http = http.no_proxy().tls_certs_only([]);
         }
         if let Some(pem) = &self.certificates_pem {
             http = http.tls_certs_merge(certificates(pem)?);
         }
-        let http = http.build().map_err(|error| ConfigError::Http(error.without_url()))?;
-        Ok(Client { http, base: self.base_url, absence: self.absence, observer: None })
+        let http = http.build().map_err(|error| match lacks_authorities(&error) {
+            true => ConfigError::NoAuthorities,
+            false => ConfigError::Http(error.without_url()),
+        })?;
+        let token = Token::new(self.auth_scheme, self.token.as_ref(), self.source);
+        let token = Arc::new(token.ok_or(ConfigError::Token)?);
+        Ok(Client { http, base: self.base_url, absence: self.absence, token, observer: None })
     }
 }
 
@@ -148,15 +171,8 @@ fn is_loopback(host: &Host<&str>) -> bool {
     }
 }
 
-fn headers(scheme: &str, token: Option<&SecretString>) -> Result<HeaderMap, ConfigError> {
-    let mut headers = HeaderMap::new();
-    headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
-    if let Some(text) = authorization(scheme, token) {
-        let mut value = HeaderValue::from_str(&text).map_err(|_| ConfigError::Token)?;
-        value.set_sensitive(true);
-        headers.insert(AUTHORIZATION, value);
-    }
-    Ok(headers)
+fn headers() -> HeaderMap {
+    HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static("application/json"))])
 }
 
 fn certificates(pem: &[u8]) -> Result<Vec<Certificate>, ConfigError> {

@@ -5,9 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chrono::Utc;
+use reqwest::header::AUTHORIZATION;
 use reqwest::{Method, Response};
-use secrecy::ExposeSecret;
-use secrecy::SecretString;
 use serde::Serialize;
 use serde_json::Value;
 use tracing::debug;
@@ -17,6 +16,7 @@ use crate::answer::{self, Absence, Answer, BodyEnd, MAX_BODY_BYTES};
 use crate::body::{ClientBody, TicketBody};
 use crate::builder::Builder;
 use crate::error::{Call, Error, Operation};
+use crate::token::Token;
 
 /// Longest id that is put into an address.
 const MAX_ORIGIN_ID_BYTES: usize = 64;
@@ -27,6 +27,7 @@ pub struct Client {
     pub(crate) http: reqwest::Client,
     pub(crate) base: Url,
     pub(crate) absence: Absence,
+    pub(crate) token: Arc<Token>,
     pub(crate) observer: Option<Observer>,
 }
 
@@ -139,15 +140,17 @@ impl Client {
         origin_id: &str,
     ) -> Result<Option<Record>, Error> {
         let started = Instant::now();
-        let mut status = None;
-        let result = match request.send().await {
-            Ok(response) => {
-                status = Some(response.status().as_u16());
-                let answer = receive(response, call, origin_id).await;
-                answer::read(answer, operation(call, origin_id), self.absence)
-            }
-            Err(error) => Err(Error::from_transport(operation(call, origin_id), error)),
-        };
+        let again = request.try_clone();
+        let (mut status, mut result) = self.send_once(request, call, origin_id).await;
+        // A refused call did nothing, so making it once more with another token does nothing twice.
+        if let (Err(Error::Unauthorized { .. }), Some(again)) = (&result, again)
+            && self.token.renew()
+        {
+            tracing::info!(
+                "otmechalka refuses the token, which was replaced meanwhile; going on with the new one"
+            );
+            (status, result) = self.send_once(again, call, origin_id).await;
+        }
         let duration = started.elapsed();
         if let Some(observer) = &self.observer {
             observer(Called { call, status, duration, error: result.as_ref().err() });
@@ -155,6 +158,26 @@ impl Client {
         let duration_ms = duration.as_millis() as u64;
         debug!(?call, origin_id, duration_ms, ok = result.is_ok(), "Called otmechalka about {origin_id}");
         result
+    }
+
+    async fn send_once(
+        &self,
+        request: reqwest::RequestBuilder,
+        call: Call,
+        origin_id: &str,
+    ) -> (Option<u16>, Result<Option<Record>, Error>) {
+        let request = match self.token.header() {
+            Some(header) => request.header(AUTHORIZATION, header),
+            None => request,
+        };
+        match request.send().await {
+            Ok(response) => {
+                let status = Some(response.status().as_u16());
+                let answer = receive(response, call, origin_id).await;
+                (status, answer::read(answer, operation(call, origin_id), self.absence))
+            }
+            Err(error) => (None, Err(Error::from_transport(operation(call, origin_id), error))),
+        }
     }
 }
 
@@ -184,16 +207,6 @@ fn id_segment(origin_id: &str) -> Result<&str, Error> {
     if fits && origin_id.bytes().all(plain) { Ok(origin_id) } else { Err(Error::OriginId) }
 }
 
-/// Puts scheme and token together, or nothing when there is no token.
-pub(crate) fn authorization(scheme: &str, token: Option<&SecretString>) -> Option<String> {
-    let token = token?.expose_secret().trim();
-    match (token.is_empty(), scheme.trim()) {
-        (true, _) => None,
-        (false, "") => Some(token.to_owned()),
-        (false, scheme) => Some(format!("{scheme} {token}")),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -207,14 +220,5 @@ mod tests {
         for id in ["", ".", "..", "1/2", "1?x", "1#x", "1 ", "1%2f", "ид", &long] {
             assert!(matches!(id_segment(id), Err(Error::OriginId)), "{id}");
         }
-    }
-
-    #[test]
-    fn empty_token_sends_no_header() {
-        let secret = |text: &str| Some(SecretString::from(text));
-        assert_eq!(authorization("Token", secret("abc").as_ref()).as_deref(), Some("Token abc"));
-        assert_eq!(authorization("", secret(" abc\n").as_ref()).as_deref(), Some("abc"));
-        assert_eq!(authorization("Token", secret("").as_ref()), None);
-        assert_eq!(authorization("Token", None), None);
     }
 }

@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::refusal::Refusal;
+use crate::tls::TlsFault;
 
 /// Names the call an error belongs to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,6 +64,9 @@ pub enum Error {
     /// No connection came about, so nothing was sent.
     #[error("{operation}: otmechalka cannot be reached")]
     Unreachable { operation: Operation, source: reqwest::Error },
+    /// Whoever answers there does not prove to be otmechalka, so it was told nothing, the token least of all.
+    #[error("{operation}: otmechalka is not to be trusted: {fault}")]
+    Untrusted { operation: Operation, fault: TlsFault },
     /// The whole answer did not arrive in time.
     #[error("{operation}: no whole answer within the time limit")]
     TimedOut { operation: Operation },
@@ -134,6 +138,7 @@ impl Error {
     pub fn class(&self) -> ErrorClass {
         match self {
             Self::Unreachable { .. }
+            | Self::Untrusted { .. }
             | Self::TimedOut { .. }
             | Self::Interrupted { .. }
             | Self::Unavailable { .. }
@@ -159,6 +164,7 @@ impl Error {
             | Self::Unavailable { operation, .. }
             | Self::Garbled { operation, .. } => operation.call.is_write(),
             Self::Unreachable { .. }
+            | Self::Untrusted { .. }
             | Self::RateLimited { .. }
             | Self::Unauthorized { .. }
             | Self::NotFound { .. }
@@ -179,7 +185,9 @@ impl Error {
     pub(crate) fn from_transport(operation: Operation, source: reqwest::Error) -> Self {
         // The address is left out: the operation says what was called, and an address may be internal.
         let source = source.without_url();
-        if source.is_connect() || source.is_builder() {
+        if let Some(fault) = TlsFault::of(&source) {
+            Self::Untrusted { operation, fault }
+        } else if source.is_connect() || source.is_builder() {
             Self::Unreachable { operation, source }
         } else if source.is_timeout() {
             Self::TimedOut { operation }

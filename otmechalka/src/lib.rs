@@ -6,6 +6,8 @@ mod builder;
 mod client;
 mod error;
 mod refusal;
+mod tls;
+mod token;
 
 pub use answer::read_http;
 pub use body::{ClientBody, TicketBody};
@@ -13,6 +15,7 @@ pub use builder::{Builder, ConfigError};
 pub use client::{Called, Client, Observer, Record};
 pub use error::{Call, Error, ErrorClass, Operation};
 pub use refusal::Refusal;
+pub use tls::TlsFault;
 
 /// What a lookup found.
 pub type Found = Record;

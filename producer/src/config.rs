@@ -7,6 +7,7 @@ use chrono::NaiveTime;
 use chrono_tz::Tz;
 use runtime::Reader;
 use runtime::budget::BucketSize;
+use runtime::settings::SecretFile;
 use secrecy::SecretString;
 
 use crate::entity::{EntitySettings, Plan};
@@ -16,6 +17,10 @@ use crate::walk::Spans;
 pub struct Config {
     /// `BITRIX24_WEBHOOK_URL`: inbound webhook, a secret.
     pub webhook_url: SecretString,
+    /// The file that the webhook comes from, read again when the portal refuses it.
+    pub webhook_file: Option<SecretFile>,
+    /// `BITRIX24_CA_FILE`: certificate authorities to trust besides those of the system, PEM.
+    pub authorities: Option<Vec<u8>>,
     /// `PORTAL_TIME_ZONE`: counts until the portal has told its own offset.
     pub zone: Tz,
     /// Contacts: `SYNC_CONTACTS_LAST_MODIFY_TIMESTAMP`, `CONTACT_SYNC_INTERVAL` (60s), `CONTACT_STATUS_FIELD`.
@@ -37,7 +42,7 @@ pub struct Config {
 impl Config {
     /// Reads the settings. Gives `None` after noting a problem with the reader.
     pub fn read(reader: &Reader<'_>) -> Option<Config> {
-        let webhook_url = read_webhook_url(reader);
+        let webhook = read_webhook(reader);
         let zone = reader.zone();
         // Without a zone nothing starts, but what depends on it is looked at all the same: one report tells everything.
         let plans = read_plans(reader, zone.unwrap_or(Tz::UTC));
@@ -47,8 +52,11 @@ impl Config {
         let seller_cache = reader.duration("SELLER_CACHE", Duration::from_secs(60 * 60), "1h");
         let reconcile_at = read_time_of_day(reader);
         let (contacts, deals) = plans?;
+        let (webhook_url, authorities) = webhook?;
         Some(Config {
-            webhook_url: webhook_url?,
+            webhook_url,
+            webhook_file: reader.secret_file(WEBHOOK),
+            authorities,
             zone: zone?,
             contacts,
             deals,
@@ -61,13 +69,29 @@ impl Config {
     }
 }
 
-fn read_webhook_url(reader: &Reader<'_>) -> Option<SecretString> {
-    reader.required_secret(
-        "BITRIX24_WEBHOOK_URL",
-        "the address of an inbound webhook, https unless on this machine",
-        "https://portal.example/rest/1/secret/",
-        |text| Client::builder(text.into()).build().is_ok(),
-    )
+const WEBHOOK: &str = "BITRIX24_WEBHOOK_URL";
+
+fn read_webhook(reader: &Reader<'_>) -> Option<(SecretString, Option<Vec<u8>>)> {
+    let expected = "the address of an inbound webhook, https unless on this machine";
+    let example = "https://portal.example/rest/1/secret/";
+    let authorities = reader.authorities("BITRIX24_CA_FILE");
+    let url = reader.required_secret(WEBHOOK, expected, example, |_| true)?;
+    let (url, authorities) = (url, authorities?);
+    let builder = Client::builder(url.clone());
+    let built = match &authorities {
+        Some(pem) => builder.root_certificates(pem.clone()).build(),
+        None => builder.build(),
+    };
+    if let Err(error) = built {
+        reader.problem(
+            WEBHOOK,
+            &format!("a value that does not fit (not shown): {error}"),
+            expected,
+            example,
+        );
+        return None;
+    }
+    Some((url, authorities))
 }
 
 fn read_plans(reader: &Reader<'_>, zone: Tz) -> Option<(Plan, Plan)> {

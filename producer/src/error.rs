@@ -89,6 +89,10 @@ pub fn setback(
                 let wait = reset_at.and_then(|reset_at| (reset_at - now).to_std().ok()).unwrap_or_default();
                 after(backoff.max(wait.min(LONGEST_OPERATING_PAUSE).div_f64(clock_speed)))
             }
+            ErrorClass::Refused if says_what_to_do(error) => Setback {
+                pause: LONGEST_PAUSE,
+                remedy: Some("what it says; then nothing needs restarting unless a setting was changed"),
+            },
             ErrorClass::Refused => Setback {
                 pause: LONGEST_PAUSE,
                 remedy: Some(
@@ -120,6 +124,10 @@ pub fn setback(
             after(backoff)
         }
     }
+}
+
+fn says_what_to_do(error: &bitrix24::Error) -> bool {
+    matches!(error, bitrix24::Error::Untrusted { .. } | bitrix24::Error::Redirect { .. })
 }
 
 #[cfg(test)]

@@ -97,7 +97,14 @@ impl Stage for Producer {
 /// Makes a client of the portal that waits for its turn in the budget of all processes.
 pub async fn portal_client(config: &Config, broker: &Broker) -> anyhow::Result<Client> {
     let budget = SharedBudget::open(broker, config.bucket).await?;
-    Client::builder(config.webhook_url.clone())
+    let mut builder = Client::builder(config.webhook_url.clone());
+    if let Some(pem) = &config.authorities {
+        builder = builder.root_certificates(pem.clone());
+    }
+    if let Some(file) = config.webhook_file.clone() {
+        builder = builder.renewed_by(move || file.read());
+    }
+    builder
         .clock_speed(config.bucket.clock_speed)
         .operating_limit(config.operating_limit)
         .budget(move |lane| turn_of(budget.clone(), lane))

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use otmechalka::{Builder, Client};
+use otmechalka::{Builder, Client, ConfigError};
 use runtime::Reader;
 use secrecy::SecretString;
 use url::Url;
@@ -31,7 +31,7 @@ impl Config {
         let scheme =
             reader.with_default("OTMECHALKA_AUTH_SCHEME", "Token".to_owned(), "one word", "Token", word);
         let timeout = read_timeout(reader);
-        let certificates = read_certificates(reader);
+        let certificates = reader.authorities("OTMECHALKA_CA_FILE");
         let speed = reader.with_default(
             "OTMECHALKA_CLOCK_SPEED",
             1.0,
@@ -41,6 +41,10 @@ impl Config {
         );
         let builder = Client::builder(url?).auth_scheme(scheme?).timeout(timeout?);
         let builder = with_token(builder, token?);
+        let builder = match reader.secret_file("OTMECHALKA_TOKEN") {
+            Some(file) => builder.renewed_by(move || file.read()),
+            None => builder,
+        };
         let otmechalka = match certificates? {
             Some(pem) => builder.root_certificates_pem(pem).build(),
             None => builder.build(),
@@ -67,7 +71,12 @@ fn read_url(reader: &Reader<'_>) -> Option<Url> {
     }
     reader.required("OTMECHALKA_URL", URL_EXPECTED, URL_EXAMPLE, |text| {
         let url: Url = text.parse().ok()?;
-        Client::builder(url.clone()).build().is_ok().then_some(url)
+        // What certificates there are says nothing about the address.
+        let fits = !matches!(
+            Client::builder(url.clone()).build(),
+            Err(ConfigError::Address | ConfigError::Credentials | ConfigError::PlainHttp)
+        );
+        fits.then_some(url)
     })
 }
 
@@ -78,13 +87,6 @@ fn read_timeout(reader: &Reader<'_>) -> Option<Duration> {
         return None;
     }
     Some(timeout)
-}
-
-/// Reads `OTMECHALKA_CA_FILE`: own certificate authorities besides those of the system.
-fn read_certificates(reader: &Reader<'_>) -> Option<Option<Vec<u8>>> {
-    reader.with_default("OTMECHALKA_CA_FILE", None, "a readable PEM file", "/etc/ssl/school.pem", |path| {
-        std::fs::read(path).ok().map(Some)
-    })
 }
 
 fn with_token(builder: Builder, token: Option<SecretString>) -> Builder {

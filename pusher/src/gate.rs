@@ -4,7 +4,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use chrono::{DateTime, Utc};
-use otmechalka::{Client, ErrorClass};
+use otmechalka::{Client, Error, ErrorClass};
 use runtime::CancellationToken;
 use schemas::RecordRef;
 use tokio::sync::Notify;
@@ -122,13 +122,7 @@ impl Gate {
     }
 
     /// Decides what becomes of a record whose call failed.
-    pub async fn judge(
-        &self,
-        record: RecordRef,
-        permit: &Permit<'_>,
-        kind: Kind,
-        error: &otmechalka::Error,
-    ) -> Advice {
+    pub async fn judge(&self, record: RecordRef, permit: &Permit<'_>, kind: Kind, error: &Error) -> Advice {
         let failed = Instant::now();
         match error.class() {
             ErrorClass::RateLimited { retry_after } => {
@@ -173,7 +167,7 @@ impl Gate {
         };
         let now = Instant::now();
         match error.class() {
-            ErrorClass::Transient => self.change(|far_side| {
+            ErrorClass::Transient => self.change_because(Some(&error), |far_side| {
                 far_side.unreachable(is_trial, error.retry_after(), now, rand::random());
             }),
             ErrorClass::RateLimited { retry_after } => {
@@ -190,6 +184,10 @@ impl Gate {
     }
 
     fn change<T>(&self, act: impl FnOnce(&mut FarSide) -> T) -> T {
+        self.change_because(None, act)
+    }
+
+    fn change_because<T>(&self, cause: Option<&Error>, act: impl FnOnce(&mut FarSide) -> T) -> T {
         let (before, value, after) = {
             let mut far_side = self.lock();
             let before = far_side.closed_because();
@@ -197,7 +195,7 @@ impl Gate {
             (before, value, far_side.closed_because())
         };
         if before != after {
-            report(before, after);
+            report(before, after, cause);
         }
         self.changed.notify_waiters();
         value
@@ -215,11 +213,15 @@ async fn sleep_until(until: Option<Instant>) {
     }
 }
 
-fn report(before: Option<Why>, after: Option<Why>) {
+fn report(before: Option<Why>, after: Option<Why>, cause: Option<&Error>) {
     match (before, after) {
-        (_, Some(Why::Down)) => {
-            tracing::warn!("otmechalka does not answer; holding everything until it does");
-        }
+        (_, Some(Why::Down)) => match cause {
+            Some(Error::Untrusted { fault, .. }) => tracing::error!(
+                "otmechalka is not to be trusted: {fault}. Nothing is sent there, the token least of all, and nobody \
+                 is marked; it goes on by itself once that is put right"
+            ),
+            _ => tracing::warn!("otmechalka does not answer; holding everything until it does"),
+        },
         (_, Some(Why::WritesFail)) => tracing::warn!(
             "otmechalka fails to store several records in a row; holding everything but one try at a time"
         ),

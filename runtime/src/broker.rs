@@ -1,10 +1,10 @@
 //! The connection to NATS, and what is read from its streams and buckets.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_nats::jetstream::{self, kv, stream::Stream};
-use async_nats::{ConnectOptions, Event};
+use async_nats::{Auth, AuthError, ClientError, ConnectErrorKind, ConnectOptions, Event};
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use schemas::streams::{BucketDefinition, ConsumerDefinition, StreamDefinition};
@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::health::Health;
 use crate::metrics::{Metrics, ShellMetrics};
-use crate::settings::Reader;
+use crate::settings::{Reader, SecretFile};
 use crate::trace::Tracer;
 
 /// How to reach NATS.
@@ -21,14 +21,15 @@ use crate::trace::Tracer;
 pub struct NatsSettings {
     servers: Vec<async_nats::ServerAddr>,
     credentials: Credentials,
-    ca_file: Option<String>,
+    tls: Option<Arc<rustls::ClientConfig>>,
 }
 
 #[derive(Clone)]
 enum Credentials {
     None,
     UserPassword(String, SecretString),
-    NkeySeed(SecretString),
+    /// From a file it is read again for every connection, so that it can be replaced without a restart.
+    NkeySeed(SecretString, Option<SecretFile>),
 }
 
 impl NatsSettings {
@@ -44,7 +45,9 @@ impl NatsSettings {
         let credentials = match (user, password?, seed?) {
             (None, None, None) => Some(Credentials::None),
             (Some(user), Some(password), None) => Some(Credentials::UserPassword(user, password)),
-            (None, None, Some(seed)) => Some(Credentials::NkeySeed(seed)),
+            (None, None, Some(seed)) => {
+                Some(Credentials::NkeySeed(seed, reader.secret_file("NATS_NKEY_SEED")))
+            }
             _ => {
                 reader.problem(
                     "NATS_USER",
@@ -55,14 +58,14 @@ impl NatsSettings {
                 None
             }
         };
-        let ca_file = reader.optional_text("NATS_CA_FILE");
-        Some(NatsSettings { servers: servers?, credentials: credentials?, ca_file })
+        let tls = read_tls(reader);
+        Some(NatsSettings { servers: servers?, credentials: credentials?, tls: tls? })
     }
 
     /// Takes one address without credentials, as tests and the embedded server use it.
     pub fn plain(url: &str) -> Result<NatsSettings, BrokerError> {
         let server = url.parse().map_err(|_| BrokerError::Address)?;
-        Ok(NatsSettings { servers: vec![server], credentials: Credentials::None, ca_file: None })
+        Ok(NatsSettings { servers: vec![server], credentials: Credentials::None, tls: None })
     }
 }
 
@@ -77,6 +80,17 @@ fn read_servers(reader: &Reader<'_>) -> Option<Vec<async_nats::ServerAddr>> {
     reader.required(name, expected, example, |text| {
         text.split(',').map(|part| part.trim().parse().ok()).collect()
     })
+}
+
+fn read_tls(reader: &Reader<'_>) -> Option<Option<Arc<rustls::ClientConfig>>> {
+    let name = "NATS_CA_FILE";
+    let Some(pem) = reader.authorities(name)? else { return Some(None) };
+    let config = crate::tls::trusting(&pem);
+    if config.is_none() {
+        let expected = "a PEM file of certificate authorities alone";
+        reader.problem(name, "a certificate that cannot be read", expected, "/etc/ssl/nats.pem");
+    }
+    Some(Some(Arc::new(config?)))
 }
 
 /// NATS could not do what was asked.
@@ -175,7 +189,8 @@ impl Broker {
         health: Health,
         stopping: CancellationToken,
     ) -> Result<Broker, BrokerError> {
-        let options = ConnectOptions::new()
+        let said = Arc::new(Mutex::new(None));
+        let options = options_with(&settings.credentials)
             .name(format!("rollcall-{name}"))
             .custom_inbox_prefix(format!("_INBOX_{name}"))
             .retry_on_initial_connect()
@@ -186,18 +201,11 @@ impl Broker {
                 Duration::from_millis((50 * attempts as u64).min(500)) + jitter(Duration::from_millis(50))
             })
             .event_callback(move |event| {
-                let health = health.clone();
-                async move { note(&event, &health) }
+                let (health, said) = (health.clone(), said.clone());
+                async move { note(&event, &health, &said) }
             });
-        let options = match &settings.credentials {
-            Credentials::None => options,
-            Credentials::UserPassword(user, password) => {
-                options.user_and_password(user.clone(), password.expose_secret().to_owned())
-            }
-            Credentials::NkeySeed(seed) => options.nkey(seed.expose_secret().to_owned()),
-        };
-        let options = match &settings.ca_file {
-            Some(file) => options.require_tls(true).add_root_certificates(file.into()),
+        let options = match &settings.tls {
+            Some(config) => options.require_tls(true).tls_client_config(config.as_ref().clone()),
             None => options,
         };
         let client = options
@@ -374,15 +382,59 @@ impl Broker {
     }
 }
 
+fn options_with(credentials: &Credentials) -> ConnectOptions {
+    match credentials {
+        Credentials::None => ConnectOptions::new(),
+        Credentials::UserPassword(user, password) => {
+            ConnectOptions::with_user_and_password(user.clone(), password.expose_secret().to_owned())
+        }
+        Credentials::NkeySeed(seed, None) => ConnectOptions::with_nkey(seed.expose_secret().to_owned()),
+        Credentials::NkeySeed(seed, Some(file)) => {
+            let (seed, file) = (seed.clone(), file.clone());
+            ConnectOptions::with_auth_callback(move |nonce| {
+                let signed = sign(&file.read().unwrap_or_else(|| seed.clone()), &nonce);
+                async move { signed }
+            })
+        }
+    }
+}
+
+/// Proves to the server who we are.
+fn sign(seed: &SecretString, nonce: &[u8]) -> Result<Auth, AuthError> {
+    let failed = || AuthError::new("the seed in NATS_NKEY_SEED_FILE is none");
+    let pair = nkeys::KeyPair::from_seed(seed.expose_secret()).map_err(|_| failed())?;
+    let mut auth = Auth::new();
+    auth.signature = Some(pair.sign(nonce).map_err(|_| failed())?);
+    auth.nkey = Some(pair.public_key());
+    Ok(auth)
+}
+
 /// Returns a length of time below the given one that differs from process to process and call to call.
 pub(crate) fn jitter(below: Duration) -> Duration {
     let noise = uuid::Uuid::new_v4().as_u128() as u32;
     below.mul_f64(f64::from(noise) / f64::from(u32::MAX))
 }
 
-fn note(event: &Event, health: &Health) {
+/// Says why no connection comes about, once for each reason in a row.
+fn explain(failure: &str, said: &Mutex<Option<String>>) {
+    let refused = [ConnectErrorKind::AuthorizationViolation, ConnectErrorKind::Authentication];
+    if !refused.iter().any(|kind| failure == kind.to_string()) {
+        tracing::debug!("No connection to NATS: {failure}");
+        return;
+    }
+    let remedy = "the server refuses our user. Check NATS_NKEY_SEED or NATS_USER, and that the server has read its \
+                  users; a seed from a file is read again by itself";
+    let mut said = said.lock().unwrap_or_else(PoisonError::into_inner);
+    if said.as_deref() != Some(failure) {
+        tracing::error!("No connection to NATS: {remedy}");
+        *said = Some(failure.to_owned());
+    }
+}
+
+fn note(event: &Event, health: &Health, said: &Mutex<Option<String>>) {
     match event {
         Event::Connected => {
+            *said.lock().unwrap_or_else(PoisonError::into_inner) = None;
             health.set_connected(true);
             tracing::info!("Connected to NATS");
         }
@@ -392,6 +444,7 @@ fn note(event: &Event, health: &Health) {
         }
         // A refused permission reaches the caller only as a time-out; the reason is here.
         Event::ServerError(error) => tracing::error!("NATS refused something: {error}"),
+        Event::ClientError(ClientError::Other(failure)) => explain(failure, said),
         Event::ClientError(error) => tracing::debug!("NATS client: {error}"),
         other => tracing::debug!("NATS: {other}"),
     }

@@ -14,6 +14,7 @@ pub mod metrics;
 pub mod publish;
 pub mod settings;
 pub mod stage;
+mod tls;
 pub mod trace;
 
 pub use broker::{Broker, BrokerError, Bucket};

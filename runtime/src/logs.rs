@@ -1,6 +1,10 @@
 //! Logs: one line per fact on standard error, ids only.
 
+use tracing::{Level, Metadata};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::settings::Reader;
 
@@ -24,15 +28,22 @@ impl LogFormat {
     }
 }
 
+/// Tells whether what is logged there may be: whatever `RUST_LOG` asks for, whole messages may not.
+///
+/// Below `info` the NATS client logs messages as they are sent and read, names and telephones included.
+fn is_of_ids(metadata: &Metadata<'_>) -> bool {
+    *metadata.level() <= Level::INFO || !metadata.target().starts_with("async_nats")
+}
+
 /// Starts logging; `RUST_LOG` selects what is shown, `info` by default.
 pub fn init(format: LogFormat) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,async_nats=warn"));
-    let builder =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false);
+    let subscriber = tracing_subscriber::registry().with(filter_fn(is_of_ids)).with(filter);
     // A second start in one process, as in tests, keeps the first one's settings.
     let _already_started = match format {
-        LogFormat::Text => builder.try_init(),
-        LogFormat::Json => builder.json().try_init(),
+        LogFormat::Text => subscriber.with(lines).try_init(),
+        LogFormat::Json => subscriber.with(lines.json()).try_init(),
     };
     std::panic::set_hook(Box::new(|panic| {
         // The message may quote foreign data, so only the place is told.

@@ -3,7 +3,7 @@
 //! Tests hand in a map; only [`Source::from_process`] touches the environment.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -21,6 +21,7 @@ pub struct Source {
     environment: HashMap<String, String>,
     file: toml::Table,
     file_problem: Option<SettingProblem>,
+    open_files: RefCell<BTreeSet<PathBuf>>,
 }
 
 impl Source {
@@ -38,13 +39,19 @@ impl Source {
             Some(path) => read_file(Path::new(path)),
             None => (toml::Table::new(), None),
         };
-        Source { environment, file, file_problem }
+        Source { environment, file, file_problem, open_files: RefCell::default() }
+    }
+
+    /// Returns the files of secrets read so far that others than their owner may read or write.
+    pub fn open_files(&self) -> Vec<PathBuf> {
+        self.open_files.borrow().iter().cloned().collect()
     }
 
     /// Takes these variables as the environment, and this text as the file, whatever the variables name.
     pub fn with_file(environment: impl IntoIterator<Item = (String, String)>, text: &str) -> Source {
         let (file, file_problem) = parse_file(text);
-        Source { environment: environment.into_iter().collect(), file, file_problem }
+        let environment = environment.into_iter().collect();
+        Source { environment, file, file_problem, open_files: RefCell::default() }
     }
 
     fn text(&self, name: &str) -> Option<String> {
@@ -63,6 +70,33 @@ impl Source {
             other => other.to_string(),
         })
     }
+}
+
+/// A file that holds a secret, to be read again when the secret may have been replaced.
+#[derive(Clone, Debug)]
+pub struct SecretFile(PathBuf);
+
+impl SecretFile {
+    /// Reads the secret; `None` where the file is empty or cannot be read at the moment.
+    pub fn read(&self) -> Option<SecretString> {
+        let text = std::fs::read_to_string(&self.0).ok()?;
+        Some(text.trim().to_owned()).filter(|text| !text.is_empty()).map(SecretString::from)
+    }
+}
+
+/// Says aloud which files of secrets are open to others.
+pub fn warn_about_open_files(source: &Source) {
+    for path in source.open_files() {
+        let path = path.display();
+        tracing::warn!(
+            "Others than its owner may read or change {path}, which holds a secret: chmod 400 {path}"
+        );
+    }
+}
+
+fn is_open_to_others(path: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::metadata(path).is_ok_and(|metadata| metadata.permissions().mode() & 0o077 != 0)
 }
 
 fn read_file(path: &Path) -> (toml::Table, Option<SettingProblem>) {
@@ -124,6 +158,9 @@ impl fmt::Display for SettingsError {
 fn count(number: usize, noun: &str) -> String {
     if number == 1 { format!("1 {noun}") } else { format!("{number} {noun}s") }
 }
+
+/// What a PEM file of certificates holds at least once.
+const CERTIFICATE: &[u8] = b"-----BEGIN CERTIFICATE-----";
 
 /// Reads settings one by one and remembers every mistake.
 pub struct Reader<'s> {
@@ -228,7 +265,12 @@ impl<'s> Reader<'s> {
         let text = match (self.optional_text(name), self.optional_text(&file_name)) {
             (Some(text), None) => text,
             (None, Some(path)) => match std::fs::read_to_string(&path) {
-                Ok(text) => text.trim().to_owned(),
+                Ok(text) => {
+                    if is_open_to_others(Path::new(&path)) {
+                        self.source.open_files.borrow_mut().insert(path.into());
+                    }
+                    text.trim().to_owned()
+                }
                 Err(error) => {
                     self.problem(
                         &file_name,
@@ -273,6 +315,25 @@ impl<'s> Reader<'s> {
             self.problem(name, "nothing", expected, example);
         }
         secret
+    }
+
+    /// Returns the file that a secret comes from, if it comes from one.
+    pub fn secret_file(&self, name: &str) -> Option<SecretFile> {
+        self.optional_text(&format!("{name}_FILE")).map(|path| SecretFile(path.into()))
+    }
+
+    /// Reads a file of certificate authorities (PEM). The outer `None` is a mistake, the inner one no such setting.
+    pub fn authorities(&self, name: &str) -> Option<Option<Vec<u8>>> {
+        self.with_default(
+            name,
+            None,
+            "a readable PEM file with certificates",
+            "/etc/ssl/school.pem",
+            |path| {
+                let pem = std::fs::read(path).ok()?;
+                pem.windows(CERTIFICATE.len()).any(|window| window == CERTIFICATE).then_some(Some(pem))
+            },
+        )
     }
 
     /// Reads a length of time such as `60s` or `5m`; it has to be longer than nothing.
@@ -409,6 +470,46 @@ mod tests {
             "2020-12-22T10:00:00+05:00"
         );
         assert!(reader.finish(|| Some(())).is_ok());
+    }
+
+    #[test]
+    fn a_secret_file_that_others_may_read_is_named_and_one_of_the_owner_alone_is_not() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let mut found = Vec::new();
+        for mode in [0o400, 0o600, 0o440, 0o404, 0o620] {
+            let path = folder.path().join(format!("{mode:o}"));
+            std::fs::write(&path, "abc\n").unwrap();
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+            let source = source(&[("TOKEN_FILE", path.to_str().unwrap())]);
+            let reader = Reader::new(&source);
+            assert!(reader.required_secret("TOKEN", "", "", |_| true).is_some());
+            let file = reader.secret_file("TOKEN").unwrap();
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+            std::fs::write(&path, "def\n").unwrap();
+            assert_eq!(file.read().unwrap().expose_secret(), "def");
+            found.extend(source.open_files());
+        }
+        let named: Vec<_> = found.iter().filter_map(|path| path.file_name()?.to_str()).collect();
+        assert_eq!(named, ["440", "404", "620"]);
+    }
+
+    #[test]
+    fn a_file_of_authorities_has_to_hold_a_certificate() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ca.pem");
+        let path = path.to_str().unwrap();
+        let source = source(&[("CA_FILE", path)]);
+        let read = || {
+            let reader = Reader::new(&source);
+            let pem = reader.authorities("CA_FILE");
+            reader.finish(|| pem)
+        };
+        assert!(read().unwrap_err().to_string().contains("CA_FILE"));
+        std::fs::write(path, "-----BEGIN PRIVATE KEY-----").unwrap();
+        assert!(read().is_err());
+        std::fs::write(path, "-----BEGIN CERTIFICATE-----").unwrap();
+        assert!(read().unwrap().is_some());
     }
 
     #[test]

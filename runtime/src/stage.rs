@@ -12,7 +12,7 @@ use crate::faults;
 use crate::health::{self, Health};
 use crate::logs::{self, LogFormat};
 use crate::metrics::{self, Metrics};
-use crate::settings::{Reader, SettingsError, Source};
+use crate::settings::{Reader, SettingsError, Source, warn_about_open_files};
 use crate::trace::{TraceSettings, Tracer};
 
 /// Exit code for settings that cannot be used.
@@ -137,6 +137,7 @@ pub fn main<S: Stage>() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     logs::init(settings.log_format);
+    warn_about_open_files(&source);
     let code = runtime.block_on(run::<S>(settings, config));
     // A name lookup that hangs on its thread must not keep the process.
     runtime.shutdown_background();

@@ -9,7 +9,7 @@ use schemas::Entity;
 
 /// What the status writer needs to be told.
 pub struct Config {
-    /// `BITRIX24_WEBHOOK_URL`, a secret; with the speed and limit below already the client's builder.
+    /// `BITRIX24_WEBHOOK_URL`, a secret, and `BITRIX24_CA_FILE`; with the speed and limit below already the client's builder.
     pub portal: bitrix24::ClientBuilder,
     /// `CONTACT_STATUS_FIELD` and `DEAL_STATUS_FIELD`, `UF_CRM_SYNC_STATUS` by default.
     pub fields: StatusFields,
@@ -42,12 +42,7 @@ impl StatusFields {
 impl Config {
     /// Reads them.
     pub fn read(reader: &Reader<'_>) -> Option<Config> {
-        let webhook = reader.required_secret(
-            "BITRIX24_WEBHOOK_URL",
-            "the address of an inbound webhook, https (http only to this host)",
-            "https://portal.example/rest/1/code/",
-            |text| Client::builder(text.to_owned().into()).build().is_ok(),
-        );
+        let portal = read_portal(reader);
         let contact = reader.field_code("CONTACT_STATUS_FIELD");
         let deal = reader.field_code("DEAL_STATUS_FIELD");
         let clock_speed = reader.clock_speed();
@@ -59,7 +54,7 @@ impl Config {
             });
         let clock_speed = clock_speed?;
         Some(Config {
-            portal: Client::builder(webhook?)
+            portal: portal?
                 .clock_speed(clock_speed)
                 .timeout(timeout(clock_speed))
                 .operating_limit(operating_limit? as f64),
@@ -67,6 +62,30 @@ impl Config {
             bucket: BucketSize { capacity: capacity? as f64, leak_per_second: leak?, clock_speed },
         })
     }
+}
+
+fn read_portal(reader: &Reader<'_>) -> Option<bitrix24::ClientBuilder> {
+    let name = "BITRIX24_WEBHOOK_URL";
+    let expected = "the address of an inbound webhook, https unless on this machine";
+    let example = "https://portal.example/rest/1/secret/";
+    let authorities = reader.authorities("BITRIX24_CA_FILE");
+    let url = reader.required_secret(name, expected, example, |_| true)?;
+    let (authorities, file) = (authorities?, reader.secret_file(name));
+    let builder = || {
+        let builder = Client::builder(url.clone());
+        match &authorities {
+            Some(pem) => builder.root_certificates(pem.clone()),
+            None => builder,
+        }
+    };
+    if let Err(error) = builder().build() {
+        reader.problem(name, &format!("a value that does not fit (not shown): {error}"), expected, example);
+        return None;
+    }
+    Some(match file {
+        Some(file) => builder().renewed_by(move || file.read()),
+        None => builder(),
+    })
 }
 
 /// A little longer than the portal's own 60 s, by its clock.

@@ -1,6 +1,7 @@
 //! The settled statuses: their stream, and a local cache of it.
 //!
-//! The cache spares a question to the stream before a write. It never has the last word: what it would
+//! The cache spares a question to the stream before a write. It holds no text but that of a success: what others
+//! quote is personal, and nobody could erase it from the disks of all stages. It never has the last word: what it would
 //! leave undone is asked of the stream, and what is settled on its word is published only where the stream
 //! agrees about the newest message.
 
@@ -9,6 +10,7 @@ use std::path::Path;
 use async_nats::jetstream::stream::Stream;
 use chrono::{DateTime, FixedOffset};
 use runtime::{Broker, BrokerError, DiskCache, Outgoing, PublishError};
+use schemas::problem::SUCCESS;
 use schemas::streams::STATUSES;
 use schemas::{Envelope, RecordRef, StatusSettled, StatusWritten, Version, subjects};
 use serde::{Deserialize, Serialize};
@@ -28,7 +30,6 @@ struct Cached {
     sequence: u64,
     raw_sequence: u64,
     redrive: u64,
-    text: String,
     how: StatusSettled,
     settled: DateTime<FixedOffset>,
 }
@@ -53,7 +54,8 @@ impl Store {
             operation: format!("look at stream {}", STATUSES.name),
             reason: error.to_string(),
         })?;
-        let stamp = format!("{} made {}", STATUSES.name, info.created.to_rfc3339());
+        // The number sets it apart from earlier caches, which held all texts.
+        let stamp = format!("{} made {}, 2", STATUSES.name, info.created.to_rfc3339());
         Ok(Store { broker: broker.clone(), stream, cache: DiskCache::open(state_dir, CACHE, &stamp) })
     }
 
@@ -62,7 +64,7 @@ impl Store {
         let cached = self.cache.get(&record.to_string())?;
         let last = Settled {
             version: Version { raw_sequence: cached.raw_sequence, redrive: cached.redrive },
-            text: cached.text,
+            text: SUCCESS.to_owned(),
             how: cached.how,
             settled: cached.settled,
         };
@@ -135,18 +137,17 @@ impl Store {
     fn remember(&self, record: RecordRef, fence: &Fence) {
         let key = record.to_string();
         match &fence.last {
-            Some(last) => self.cache.put(
+            Some(last) if last.text == SUCCESS => self.cache.put(
                 &key,
                 &Cached {
                     sequence: fence.sequence,
                     raw_sequence: last.version.raw_sequence,
                     redrive: last.version.redrive,
-                    text: last.text.clone(),
                     how: last.how,
                     settled: last.settled,
                 },
             ),
-            None => self.cache.remove(&key),
+            _ => self.cache.remove(&key),
         }
     }
 

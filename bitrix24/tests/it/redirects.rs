@@ -1,50 +1,16 @@
-//! A portal that has moved, and places that are no portal.
+//! The webhook goes nowhere but to the host it was configured for.
 
 use bitrix24::error::RedirectFault;
 use bitrix24::{Error, ErrorClass, Lane};
 use serde_json::json;
 
-use crate::portal::{CODE, Portal, redirect, success};
+use crate::portal::{CODE, Portal, failure, redirect, success, webhook};
 
-fn moved(to: &Portal, method: &str) -> String {
-    format!("http://{}/rest/1/{CODE}/{method}.json", to.address)
-}
-
-#[tokio::test]
-async fn a_move_is_followed_once_and_remembered() {
-    for status in [301, 302, 307, 308] {
-        let new = Portal::with_result(json!(true)).await;
-        let location = moved(&new, "crm.deal.update");
-        let old = Portal::start(move |_, _| redirect(status, &location)).await;
-        let client = old.client();
-        let params = json!({"id": 1, "fields": {"A": "b"}});
-        for _ in 0..3 {
-            client.call("crm.deal.update", &params, Lane::Live).await.expect("an answer");
-        }
-        assert_eq!((old.calls().len(), new.calls().len()), (1, 3), "{status}");
-        assert!(new.calls().iter().all(|call| call.params == params));
-    }
-}
-
-#[tokio::test]
-async fn a_move_to_something_that_is_no_portal_is_not_remembered() {
-    let new = Portal::start(|_, _| crate::portal::body(200, "<html>")).await;
-    let location = moved(&new, "profile");
-    let old = Portal::start(move |number, _| match number {
-        0 => redirect(302, &location),
-        _ => success(json!({"ID": "1"})),
-    })
-    .await;
-    let client = old.client();
-    client.profile(Lane::Live).await.expect_err("an error");
-    client.profile(Lane::Live).await.expect("a profile");
-    assert_eq!(old.calls().len(), 2);
-}
-
-async fn fault_of(status: u16, location: &'static str) -> RedirectFault {
-    let portal = Portal::start(move |_, _| redirect(status, location)).await;
+async fn fault_of(status: u16, location: String) -> RedirectFault {
+    let portal = Portal::start(move |_, _| redirect(status, &location)).await;
     let error = portal.client().call("profile", &json!({}), Lane::Live).await.expect_err("an error");
     assert_eq!(error.class(), ErrorClass::Refused);
+    assert!(error.surely_not_processed());
     assert_eq!(portal.calls().len(), 1);
     match error {
         Error::Redirect { fault, .. } => fault,
@@ -53,25 +19,37 @@ async fn fault_of(status: u16, location: &'static str) -> RedirectFault {
 }
 
 #[tokio::test]
-async fn other_redirects_are_errors() {
-    assert_eq!(fault_of(302, "/auth/?backurl=%2Frest").await, RedirectFault::OtherPath);
-    assert_eq!(fault_of(302, "https://login.example/auth/").await, RedirectFault::OtherPath);
-    assert_eq!(
-        fault_of(302, "http://portal.example/rest/1/x/profile.json").await,
-        RedirectFault::Unprotected
-    );
-    assert_eq!(fault_of(303, "https://portal.example/").await, RedirectFault::NoAddress);
-    assert_eq!(fault_of(302, "").await, RedirectFault::Circle);
+async fn a_portal_that_has_moved_is_named_and_not_followed() {
+    for status in [301, 302, 303, 307, 308] {
+        let new = Portal::with_result(json!(true)).await;
+        let location = format!("http://{}/rest/1/{CODE}/profile.json", new.address);
+        let fault = fault_of(status, location).await;
+        assert_eq!(fault, RedirectFault::Moved { host: "127.0.0.1".into() }, "{status}");
+        assert!(new.calls().is_empty(), "{status}");
+    }
 }
 
 #[tokio::test]
-async fn two_portals_that_name_each_other_are_a_circle() {
-    let third = Portal::with_result(json!(true)).await;
-    let location = moved(&third, "profile");
-    let second = Portal::start(move |_, _| redirect(302, &location)).await;
-    let location = moved(&second, "profile");
-    let first = Portal::start(move |_, _| redirect(302, &location)).await;
-    let error = first.client().call("profile", &json!({}), Lane::Live).await.expect_err("an error");
-    assert!(matches!(error, Error::Redirect { fault: RedirectFault::Circle, .. }), "{error:?}");
-    assert!(third.calls().is_empty());
+async fn other_redirects_are_errors() {
+    let fault = async |location: &str| fault_of(302, location.to_owned()).await;
+    assert_eq!(fault("/auth/?backurl=%2Frest").await, RedirectFault::OtherPage);
+    assert_eq!(fault("https://login.example/auth/").await, RedirectFault::OtherPage);
+    assert_eq!(fault("").await, RedirectFault::OtherPage);
+    assert_eq!(fault("https://").await, RedirectFault::NoAddress);
+}
+
+#[tokio::test]
+async fn a_replaced_webhook_is_taken_when_the_old_one_is_refused() {
+    let new = Portal::with_result(json!(true)).await;
+    let old = Portal::start(|number, _| match number {
+        0 => success(json!(true)),
+        _ => failure(401, "NO_AUTH_FOUND", ""),
+    })
+    .await;
+    let address = format!("http://{}", new.address);
+    let client = old.builder().renewed_by(move || Some(webhook(&address))).build().expect("a client");
+    for _ in 0..3 {
+        client.call("profile", &json!({}), Lane::Live).await.expect("an answer");
+    }
+    assert_eq!((old.calls().len(), new.calls().len()), (2, 2));
 }

@@ -1,6 +1,7 @@
 //! What Rollcall guarantees, against real processes.
 
 mod credentials;
+mod erase;
 mod faults;
 mod flow;
 mod harness;
@@ -12,7 +13,12 @@ mod page;
 mod reconcile;
 mod replay;
 mod rooms;
+mod rotation;
+mod secrets;
 mod settings_files;
+mod shell;
 mod subscribing;
 mod sums;
+mod supply;
+mod tls;
 mod traces;

@@ -29,7 +29,10 @@ const IN_PAIRS: [&str; 3] = ["NATS_USER", "NATS_PASSWORD", "OTEL_EXPORTER_OTLP_H
 const LATER: [&str; 1] = ["NATS_CA_FILE"];
 
 /// Settings of others than the stages.
-const NOT_OURS: [&str; 2] = ["RUST_LOG", "NATS_REPLICAS"];
+const NOT_OURS: [&str; 3] = ["RUST_LOG", "NATS_REPLICAS", "NATS_JETSTREAM_PREFIX"];
+
+/// How settings of the warehouse begin, which tests its own.
+const WAREHOUSES: &str = "WAREHOUSE_";
 
 /// What a stage says of settings that it cannot use.
 type Refusal = fn(&Source) -> Option<SettingsError>;
@@ -58,7 +61,7 @@ fn names() -> BTreeSet<String> {
     names
         .map(|(name, _)| name)
         .filter(is_name)
-        .filter(|name| !NOT_OURS.contains(name))
+        .filter(|name| !NOT_OURS.contains(name) && !name.starts_with(WAREHOUSES))
         .map(str::to_owned)
         .collect()
 }

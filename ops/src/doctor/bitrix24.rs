@@ -31,7 +31,7 @@ pub async fn look(settings: &PortalSettings, broker: Option<&Broker>, fix: bool)
     let client = match client(settings, broker).await {
         Ok(client) => client,
         Err(why) => {
-            let remedy = "Put BITRIX24_WEBHOOK_URL right";
+            let remedy = "Put BITRIX24_WEBHOOK_URL or BITRIX24_CA_FILE right";
             return vec![Finding::error("bitrix24.webhook", "Bitrix24", why, remedy)];
         }
     };
@@ -219,6 +219,10 @@ pub(super) fn in_portal(entity: Entity) -> bitrix24::Entity {
 /// Tells why the portal gave no answer, and what to do.
 pub(super) fn failed(check: &'static str, what: &str, error: &Error) -> Finding {
     let remedy = match error.class() {
+        // These say themselves what to do.
+        ErrorClass::Refused if matches!(error, Error::Untrusted { .. } | Error::Redirect { .. }) => {
+            "Until then the portal is told nothing, the webhook least of all"
+        }
         ErrorClass::Refused => {
             "Make a new inbound webhook in Bitrix24, as a person who may read and change all contacts and deals, and \
              put its address into BITRIX24_WEBHOOK_URL"

@@ -25,6 +25,9 @@ fn remedy(error: &Error) -> &'static str {
              Until then nothing is pushed and nobody is marked; it goes on by itself afterwards"
         }
         ErrorClass::RateLimited { .. } => "Wait and try again; the pusher waits by itself",
+        ErrorClass::Transient if matches!(error, Error::Untrusted { .. }) => {
+            "Until then nothing is sent there, the token least of all, and records wait. It goes on by itself afterwards"
+        }
         ErrorClass::Transient if matches!(error, Error::Unreachable { .. }) => {
             "Check OTMECHALKA_URL, the network and the certificate (OTMECHALKA_CA_FILE). Records wait meanwhile"
         }

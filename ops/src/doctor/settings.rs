@@ -54,6 +54,7 @@ pub struct Readable {
 /// All that it takes to ask the portal.
 pub struct PortalSettings {
     webhook_url: SecretString,
+    authorities: Option<Vec<u8>>,
     /// The request bucket that all processes share.
     pub bucket: BucketSize,
     /// Codes of the status fields of contacts and deals.
@@ -67,8 +68,12 @@ pub struct PortalSettings {
 impl PortalSettings {
     /// Begins a client of the portal.
     pub fn builder(&self) -> ClientBuilder {
-        let Self { webhook_url, bucket, .. } = self;
-        Portal::builder(webhook_url.clone()).clock_speed(bucket.clock_speed).timeout(PATIENCE)
+        let Self { webhook_url, authorities, bucket, .. } = self;
+        let builder = Portal::builder(webhook_url.clone()).clock_speed(bucket.clock_speed).timeout(PATIENCE);
+        match authorities {
+            Some(pem) => builder.root_certificates(pem.clone()),
+            None => builder,
+        }
     }
 }
 
@@ -82,8 +87,8 @@ impl Readable {
 }
 
 fn read_portal(reader: &Reader<'_>) -> Option<PortalSettings> {
-    let fits = |url: &str| Portal::builder(url.to_owned().into()).build().is_ok();
-    let webhook = reader.required_secret("BITRIX24_WEBHOOK_URL", "", "", fits)?;
+    let webhook = reader.required_secret("BITRIX24_WEBHOOK_URL", "", "", |_| true)?;
+    let authorities = reader.authorities("BITRIX24_CA_FILE")?;
     let capacity = reader.number("BITRIX24_BUCKET", 50, 10..=10_000, "")?;
     let leak = |text: &str| text.parse().ok().filter(|leak: &f64| (0.1..=1_000.0).contains(leak));
     let bucket = BucketSize {
@@ -93,6 +98,7 @@ fn read_portal(reader: &Reader<'_>) -> Option<PortalSettings> {
     };
     Some(PortalSettings {
         webhook_url: webhook,
+        authorities,
         bucket,
         status_fields: [reader.field_code("CONTACT_STATUS_FIELD")?, reader.field_code("DEAL_STATUS_FIELD")?],
         deal_stages: reader.list("DEAL_STAGES", &["WON"], "")?,
@@ -122,8 +128,8 @@ fn read_otmechalka(reader: &Reader<'_>) -> Option<Otmechalka> {
     if let Some(token) = token {
         builder = builder.token(token);
     }
-    if let Some(path) = reader.optional_text("OTMECHALKA_CA_FILE") {
-        builder = builder.root_certificates_pem(std::fs::read(path).ok()?);
+    if let Some(pem) = reader.authorities("OTMECHALKA_CA_FILE")? {
+        builder = builder.root_certificates_pem(pem);
     }
     builder.build().ok()
 }

@@ -6,7 +6,7 @@ use std::error::Error as _;
 use std::time::Duration;
 
 use axum::http::StatusCode;
-use otmechalka::{Client, ClientBody, Error, ErrorClass, TicketBody};
+use otmechalka::{Client, ClientBody, Error, ErrorClass, TicketBody, TlsFault};
 use secrecy::SecretString;
 use serde_json::{Value, json};
 use servers::{Canned, RawServer, Recorder, TlsServer};
@@ -234,14 +234,14 @@ async fn token_is_sent_only_to_a_server_that_proves_its_name() {
         builder.build().expect("good settings").create_client(&pupil()).await
     };
     let refused = [
-        call(&good, "localhost", None).await,
-        call(&good, "localhost", Some(&expired)).await,
-        call(&good, "127.0.0.1", Some(&good)).await,
-        call(&expired, "localhost", Some(&expired)).await,
+        (call(&good, "localhost", None).await, TlsFault::UnknownAuthority),
+        (call(&good, "localhost", Some(&expired)).await, TlsFault::UnknownAuthority),
+        (call(&good, "127.0.0.1", Some(&good)).await, TlsFault::WrongName),
+        (call(&expired, "localhost", Some(&expired)).await, TlsFault::Expired),
     ];
-    for result in refused {
+    for (result, why) in refused {
         let error = result.expect_err("no trust");
-        assert!(matches!(error, Error::Unreachable { .. }), "{error:?}");
+        assert!(matches!(error, Error::Untrusted { fault, .. } if fault == why), "{error:?}");
         assert!(!error.outcome_unknown());
     }
     assert_eq!((good.requests(), expired.requests()), (0, 0));
@@ -263,6 +263,9 @@ async fn every_error() -> Vec<Error> {
         RawServer::answering("HTTP/1.1 200 OK\r\ncontent-length: 19\r\n\r\n{\"phone\": 792656720").await;
     errors.push(client(&garbled.url).create_client(&pupil()).await.expect_err("no success"));
     errors.push(client(&servers::closed_port().await).create_client(&pupil()).await.expect_err("no server"));
+    let unknown = TlsServer::start(4000).await;
+    let url = Url::parse(&format!("https://localhost:{}", unknown.port)).expect("a URL");
+    errors.push(client(&url).create_client(&pupil()).await.expect_err("no trust"));
     let silent = RawServer::silent().await;
     let hasty = client_with_timeout(&silent.url, Duration::from_millis(200));
     errors.push(hasty.create_client(&pupil()).await.expect_err("no answer"));
@@ -275,6 +278,7 @@ async fn every_error() -> Vec<Error> {
 fn variant(error: &Error) -> &'static str {
     match error {
         Error::Unreachable { .. } => "unreachable",
+        Error::Untrusted { .. } => "untrusted",
         Error::TimedOut { .. } => "timed out",
         Error::Interrupted { .. } => "interrupted",
         Error::Unavailable { .. } => "unavailable",
@@ -293,7 +297,7 @@ async fn no_error_shows_the_token_or_the_pupil() {
     let mut seen: Vec<&str> = errors.iter().map(variant).collect();
     seen.sort_unstable();
     seen.dedup();
-    assert_eq!(seen.len(), 10, "variants provoked: {seen:?}");
+    assert_eq!(seen.len(), 11, "variants provoked: {seen:?}");
     for error in &errors {
         let mut shown = format!("{error} {error:?} {error:#?} {:?}", error.class());
         let mut source = error.source();

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use chrono::{DateTime, FixedOffset};
 use clap::{ArgAction, Parser};
 use serde_json::{Map, Value, json};
+use simulators::TlsArguments;
 use simulators::bitrix24::{Accounting, Options, Simulator, StartingData};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -55,6 +56,8 @@ struct Arguments {
     /// Seconds per method in ten minutes; 480 in a new portal.
     #[arg(long)]
     operating_limit: Option<f64>,
+    #[command(flatten)]
+    tls: TlsArguments,
 }
 
 impl Arguments {
@@ -68,6 +71,7 @@ impl Arguments {
         let settings = self.settings();
         Ok(Options {
             listen: self.listen,
+            tls: self.tls.tls(),
             data: self.dataset,
             seed: self.seed,
             contacts: self.contacts,

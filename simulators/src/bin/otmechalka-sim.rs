@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use anyhow::Context;
 use clap::{ArgAction, Parser};
 use serde_json::json;
+use simulators::TlsArguments;
 use simulators::otmechalka::{self, Options};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -37,6 +38,8 @@ struct Arguments {
     /// How much faster than the host's the clock runs [default: 1.0]
     #[arg(long)]
     clock_speed: Option<f64>,
+    #[command(flatten)]
+    tls: TlsArguments,
 }
 
 #[tokio::main]
@@ -49,6 +52,7 @@ async fn main() -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt()).context("failed to wait for SIGINT")?;
     let simulator = otmechalka::start(Options {
         listen: Some(arguments.listen),
+        tls: arguments.tls.tls(),
         state_dir: arguments.state_dir,
         token: arguments.token,
         latency_ms: arguments.latency_ms,

@@ -10,14 +10,15 @@ use std::task::{Context, Poll};
 use axum::extract::connect_info::Connected;
 use axum::serve::{IncomingStream, Listener};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
+
+use crate::door::{Door, Wire};
 
 /// Listens for connections that can be reset.
-pub struct ResettableListener(pub TcpListener);
+pub struct ResettableListener(pub Door);
 
 /// A connection that breaks off, with a reset, once its switch is thrown.
 pub struct ResettableStream {
-    stream: TcpStream,
+    stream: Wire,
     switch: ResetSwitch,
 }
 
@@ -54,9 +55,7 @@ impl Listener for ResettableListener {
     type Addr = SocketAddr;
 
     async fn accept(&mut self) -> (Self::Io, Self::Addr) {
-        let (stream, address) = Listener::accept(&mut self.0).await;
-        // Small answers must not wait for the peer's acknowledgements; failing that they only do.
-        let _ = stream.set_nodelay(true);
+        let (stream, address) = self.0.accept().await;
         (ResettableStream { stream, switch: ResetSwitch::default() }, address)
     }
 

@@ -47,6 +47,7 @@ use self::run::Portal;
 pub use self::settings::{Accounting, Settings};
 use self::state::State;
 use crate::dataset::{self, Dataset};
+use crate::door::{Door, Tls};
 
 /// How often buffered changes are handed to the system; a killed process loses at most these.
 const FLUSH_EVERY: Duration = Duration::from_millis(250);
@@ -65,6 +66,8 @@ pub enum StartingData {
 #[derive(Debug, Clone)]
 pub struct Options {
     pub listen: SocketAddr,
+    /// A second way in, whose address callers are told then.
+    pub tls: Option<Tls>,
     pub data: StartingData,
     pub seed: u64,
     pub contacts: usize,
@@ -84,6 +87,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            tls: None,
             data: StartingData::Demo,
             seed: 1,
             contacts: 400,
@@ -113,9 +117,10 @@ pub enum Error {
 /// A running portal.
 pub struct Simulator {
     address: SocketAddr,
+    tls_address: Option<SocketAddr>,
     portal: Arc<Portal>,
     state_dir: Option<PathBuf>,
-    server: JoinHandle<io::Result<()>>,
+    servers: Vec<JoinHandle<io::Result<()>>>,
     flusher: JoinHandle<()>,
 }
 
@@ -130,16 +135,31 @@ impl Simulator {
             .nest("/admin", admin::routes())
             .route("/rest/{*call}", any(rest::handle))
             .with_state(Arc::clone(&portal));
-        let service = router.into_make_service_with_connect_info::<Peer>();
-        let server = tokio::spawn(axum::serve(ResettableListener(listener), service).into_future());
+        let mut doors = vec![Door::Plain(listener)];
+        let mut tls_address = None;
+        if let Some(tls) = &options.tls {
+            let failed = |error| Error::Listen(tls.listen, error);
+            let door = Door::over_tls(tls).await.map_err(failed)?;
+            tls_address = Some(door.local_addr().map_err(failed)?);
+            doors.push(door);
+        }
+        let serve = |door| {
+            let service = router.clone().into_make_service_with_connect_info::<Peer>();
+            tokio::spawn(axum::serve(ResettableListener(door), service).into_future())
+        };
+        let servers = doors.into_iter().map(serve).collect();
         let flusher = tokio::spawn(flush_regularly(Arc::clone(&portal)));
-        Ok(Self { address, portal, state_dir: options.state_dir, server, flusher })
+        Ok(Self { address, tls_address, portal, state_dir: options.state_dir, servers, flusher })
     }
 
     /// Returns the address of the inbound webhook; it contains its code.
     pub fn webhook_url(&self) -> String {
         let state = self.portal.state();
-        format!("http://{}/rest/{}/{}/", self.address, state.settings.webhook_user, state.settings.secret)
+        let origin = match self.tls_address {
+            Some(address) => format!("https://{address}"),
+            None => format!("http://{}", self.address),
+        };
+        format!("{origin}/rest/{}/{}/", state.settings.webhook_user, state.settings.secret)
     }
 
     /// Returns the address of the admin interface.
@@ -149,7 +169,7 @@ impl Simulator {
 
     /// Stops answering, whatever is in flight, and saves.
     pub fn stop(self) -> Result<(), Error> {
-        self.server.abort();
+        self.servers.iter().for_each(JoinHandle::abort);
         self.flusher.abort();
         let flushed = self.portal.state().journal.flush();
         flushed.map_err(|error| Error::StateFolder(self.state_dir.unwrap_or_default(), error))

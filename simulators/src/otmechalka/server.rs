@@ -30,6 +30,7 @@ use super::settings::Settings;
 use super::state::{Entity, Entry, State};
 use super::wire::{CuttableListener, Line};
 use crate::bodies;
+use crate::door::{Door, Tls};
 
 /// A body above this is answered with 413.
 const MAX_BODY_BYTES: usize = 1024 * 1024;
@@ -41,6 +42,8 @@ const SILENCE_SECONDS: f64 = 600.0;
 pub struct Options {
     /// A free port of loopback without it.
     pub listen: Option<SocketAddr>,
+    /// A second way in, whose address callers are told then.
+    pub tls: Option<Tls>,
     /// Keeps everything there; without it a restart begins empty.
     pub state_dir: Option<PathBuf>,
     pub token: Option<String>,
@@ -58,23 +61,27 @@ pub struct Simulator {
     pub admin_url: Url,
     state: Arc<Mutex<State>>,
     state_dir: Option<PathBuf>,
-    task: tokio::task::JoinHandle<()>,
+    tasks: Vec<tokio::task::JoinHandle<()>>,
 }
 
 impl Simulator {
     /// Stops without waiting for calls at work, and tidies the kept state.
     pub fn stop(self) -> anyhow::Result<()> {
-        self.task.abort();
+        self.abort();
         match &self.state_dir {
             Some(folder) => Journal::rewrite(folder, &lock(&self.state)).map(drop),
             None => Ok(()),
         }
     }
+
+    fn abort(&self) {
+        self.tasks.iter().for_each(tokio::task::JoinHandle::abort);
+    }
 }
 
 impl Drop for Simulator {
     fn drop(&mut self) {
-        self.task.abort();
+        self.abort();
     }
 }
 
@@ -84,20 +91,30 @@ pub async fn start(options: Options) -> anyhow::Result<Simulator> {
     let address = options.listen.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0)));
     let listener =
         TcpListener::bind(address).await.with_context(|| format!("failed to listen on {address}"))?;
-    let url = Url::parse(&format!("http://{}/", listener.local_addr()?))?;
+    let mut url = Url::parse(&format!("http://{}/", listener.local_addr()?))?;
     let admin_url = url.join("admin/")?;
+    let mut doors = vec![Door::Plain(listener)];
+    if let Some(tls) = &options.tls {
+        let door =
+            Door::over_tls(tls).await.with_context(|| format!("failed to listen on {}", tls.listen))?;
+        url = Url::parse(&format!("https://{}/", door.local_addr()?))?;
+        doors.push(door);
+    }
     let state = Arc::new(Mutex::new(state));
     let router = Router::new()
         .fallback(handle)
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .with_state(Arc::clone(&state));
-    let service = router.into_make_service_with_connect_info::<Line>();
-    let task = tokio::spawn(async move {
-        if let Err(error) = axum::serve(CuttableListener(listener), service).await {
-            tracing::error!(%error, "Stopped serving");
-        }
-    });
-    Ok(Simulator { url, admin_url, state, state_dir: options.state_dir, task })
+    let serve = |door| {
+        let service = router.clone().into_make_service_with_connect_info::<Line>();
+        tokio::spawn(async move {
+            if let Err(error) = axum::serve(CuttableListener(door), service).await {
+                tracing::error!(%error, "Stopped serving");
+            }
+        })
+    };
+    let tasks = doors.into_iter().map(serve).collect();
+    Ok(Simulator { url, admin_url, state, state_dir: options.state_dir, tasks })
 }
 
 fn prepare(options: &Options) -> anyhow::Result<State> {

@@ -11,7 +11,8 @@ use axum::extract::connect_info::Connected;
 use axum::serve::{IncomingStream, Listener};
 use futures::task::AtomicWaker;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
+
+use crate::door::{Door, Wire};
 
 /// One connection, as a handler sees it.
 #[derive(Clone, Default)]
@@ -32,11 +33,11 @@ impl Line {
 }
 
 /// Accepts connections that can be cut.
-pub struct CuttableListener(pub TcpListener);
+pub struct CuttableListener(pub Door);
 
 /// A connection that can be cut.
 pub struct CuttableStream {
-    stream: TcpStream,
+    stream: Wire,
     line: Line,
 }
 
@@ -45,9 +46,7 @@ impl Listener for CuttableListener {
     type Addr = SocketAddr;
 
     async fn accept(&mut self) -> (Self::Io, Self::Addr) {
-        let (stream, address) = Listener::accept(&mut self.0).await;
-        // Small answers must not wait for the acknowledgement of earlier ones.
-        let _ = stream.set_nodelay(true);
+        let (stream, address) = self.0.accept().await;
         (CuttableStream { stream, line: Line::default() }, address)
     }
 

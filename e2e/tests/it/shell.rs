@@ -1,0 +1,204 @@
+//! What lies around the programs: where they listen, and how containers shut them in.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::Context;
+use e2e::{eventually, program_path};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+use tokio::process::Command;
+
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// A socket that listens: its address as /proc writes it, and its inode.
+struct Listening {
+    address: String,
+    inode: String,
+}
+
+/// Reads the listening sockets of a table such as /proc/net/tcp.
+fn listening(table: &str) -> Vec<Listening> {
+    const LISTEN: &str = "0A";
+    let rows = table.lines().skip(1).filter_map(|line| {
+        let columns: Vec<&str> = line.split_whitespace().collect();
+        let (address, state, inode) = (columns.get(1)?, columns.get(3)?, columns.get(9)?);
+        let row = Listening { address: (*address).to_owned(), inode: (*inode).to_owned() };
+        (*state == LISTEN).then_some(row)
+    });
+    rows.collect()
+}
+
+/// Tells whether an address of /proc/net/tcp or tcp6, in hexadecimal words of the machine's order, is loopback.
+fn is_loopback(address: &str) -> bool {
+    let host = address.split(':').next().unwrap_or_default();
+    match host.len() {
+        8 => host.ends_with("7F"),
+        // ::1, and 127.0.0.0/8 written as an IPv6 address.
+        32 => {
+            host == "00000000000000000000000001000000"
+                || (host.starts_with("0000000000000000FFFF0000") && host.ends_with("7F"))
+        }
+        _ => false,
+    }
+}
+
+#[test]
+fn loopback_is_told_from_the_rest() {
+    for address in
+        ["0100007F:1F90", "00000000000000000000000001000000:1", "0000000000000000FFFF00000100007F:1"]
+    {
+        assert!(is_loopback(address), "{address}");
+    }
+    for address in ["00000000:1F90", "0101A8C0:1", "00000000000000000000000000000000:1"] {
+        assert!(!is_loopback(address), "{address}");
+    }
+}
+
+/// Returns a process and all that it started.
+fn family(root: u32) -> anyhow::Result<BTreeSet<u32>> {
+    let mut parents = BTreeMap::new();
+    for entry in std::fs::read_dir("/proc")? {
+        let name = entry?.file_name();
+        let Some(id) = name.to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+        // A process may end while we look.
+        let Ok(stat) = std::fs::read_to_string(format!("/proc/{id}/stat")) else { continue };
+        let parent = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(1)?.parse().ok());
+        parents.insert(id, parent.unwrap_or(0));
+    }
+    let mut family = BTreeSet::from([root]);
+    while let Some(child) =
+        parents.iter().find(|(id, parent)| family.contains(parent) && !family.contains(id))
+    {
+        family.insert(*child.0);
+    }
+    Ok(family)
+}
+
+/// Returns the inodes of a process's sockets.
+fn sockets(process: u32) -> BTreeSet<String> {
+    let files = std::fs::read_dir(format!("/proc/{process}/fd")).into_iter().flatten().flatten();
+    let links = files.filter_map(|file| std::fs::read_link(file.path()).ok());
+    let inode = |link: PathBuf| Some(link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.to_owned());
+    links.filter_map(inode).collect()
+}
+
+/// Returns the addresses at which a process and all that it started listen.
+fn addresses(root: u32) -> anyhow::Result<Vec<String>> {
+    let inodes: BTreeSet<String> = family(root)?.into_iter().flat_map(sockets).collect();
+    let mut found = Vec::new();
+    for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
+        let text = std::fs::read_to_string(table).unwrap_or_default();
+        let ours = listening(&text).into_iter().filter(|row| inodes.contains(&row.inode));
+        found.extend(ours.map(|row| row.address));
+    }
+    Ok(found)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_listens_beyond_this_machine() -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    let mut up = Command::new(program_path("rollcall")?)
+        .args(["up", "--contacts", "5", "--deals", "5"])
+        .env_clear()
+        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+        .env("NATS_SERVER_BIN", std::env::var_os("NATS_SERVER_BIN").context("NATS_SERVER_BIN; run ./test")?)
+        .current_dir(folder.path())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()?;
+    let root = up.id().context("it has ended")?;
+    let found = eventually("everything runs", PATIENCE, || async {
+        anyhow::ensure!(up_runs(root), "rollcall up has ended");
+        let names: BTreeSet<String> = family(root)?.into_iter().filter_map(name_of).collect();
+        let stages = ["producer", "mapper", "pusher", "status-writer"];
+        let found = addresses(root)?;
+        // NATS and both doubles listen; the stages do not.
+        let is_complete = stages.iter().all(|stage| names.contains(*stage)) && found.len() >= 3;
+        Ok(is_complete.then_some(found))
+    })
+    .await?;
+    kill(Pid::from_raw(root as i32), Signal::SIGTERM)?;
+    let outside: Vec<&String> = found.iter().filter(|address| !is_loopback(address)).collect();
+    assert!(outside.is_empty(), "{outside:?} of {found:?}");
+    let ended = tokio::time::timeout(PATIENCE, up.wait()).await??;
+    assert!(ended.success(), "{ended}");
+    Ok(())
+}
+
+fn name_of(process: u32) -> Option<String> {
+    Some(std::fs::read_to_string(format!("/proc/{process}/comm")).ok()?.trim().to_owned())
+}
+
+fn up_runs(process: u32) -> bool {
+    Path::new(&format!("/proc/{process}")).exists()
+}
+
+/// Reads a compose file with all its anchors and merges put together.
+async fn compose() -> anyhow::Result<Value> {
+    let python = std::env::var("ROLLCALL_PYTHON").context("ROLLCALL_PYTHON names no Python; run ./test")?;
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docker-compose.yml");
+    let script = "import json, sys, yaml; json.dump(yaml.safe_load(open(sys.argv[1])), sys.stdout)";
+    let output = Command::new(python).args(["-c", script]).arg(file).output().await?;
+    anyhow::ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Ok(serde_json::from_slice(&output.stdout)?)
+}
+
+fn texts(value: &Value) -> Vec<&str> {
+    value.as_array().into_iter().flatten().filter_map(Value::as_str).collect()
+}
+
+#[tokio::test]
+async fn every_container_is_shut_in_and_published_on_this_machine_only() -> anyhow::Result<()> {
+    let file = compose().await?;
+    let services = file["services"].as_object().context("services")?;
+    assert!(services.len() >= 14, "{:?}", services.keys());
+    for (name, service) in services {
+        let user = service["user"].as_str().unwrap_or_default();
+        assert!(!user.is_empty() && user != "root" && !user.starts_with('0'), "{name} runs as {user:?}");
+        assert_eq!(service["read_only"], true, "{name}");
+        assert_eq!(texts(&service["cap_drop"]), ["ALL"], "{name}");
+        assert_eq!(texts(&service["security_opt"]), ["no-new-privileges:true"], "{name}");
+        for forbidden in ["privileged", "cap_add", "devices", "pid", "ipc", "userns_mode"] {
+            assert!(service[forbidden].is_null(), "{name} has {forbidden}");
+        }
+        assert_ne!(service["network_mode"], "host", "{name}");
+        for port in texts(&service["ports"]) {
+            assert!(port.starts_with("127.0.0.1:"), "{name} publishes {port}");
+        }
+        assert!(service["ports"].as_array().is_none_or(|ports| ports.iter().all(Value::is_string)), "{name}");
+        for volume in texts(&service["volumes"]) {
+            assert!(!volume.contains("docker.sock"), "{name} mounts {volume}");
+            // What comes from the host is only looked at.
+            assert!(!volume.starts_with(['.', '/']) || volume.ends_with(":ro"), "{name} mounts {volume}");
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn each_container_sees_the_secrets_of_its_own_program_only() -> anyhow::Result<()> {
+    let file = compose().await?;
+    let services = file["services"].as_object().context("services")?;
+    let sees = |service: &Value, name: &str| {
+        service["environment"].as_object().is_some_and(|set| set.contains_key(name))
+    };
+    let who = |name: &str| -> BTreeSet<&str> {
+        services.iter().filter(|(_, service)| sees(service, name)).map(|(name, _)| name.as_str()).collect()
+    };
+    let portal = BTreeSet::from(["bootstrap", "producer", "rollcall", "status-writer"]);
+    assert_eq!(who("BITRIX24_WEBHOOK_URL"), portal);
+    assert_eq!(who("OTMECHALKA_TOKEN"), BTreeSet::from(["pusher", "rollcall"]));
+    for user in ["producer", "mapper", "pusher", "status-writer"] {
+        let mount = format!("nats-{user}:/run/nats:ro");
+        let mounted =
+            services.iter().filter(|(_, service)| texts(&service["volumes"]).contains(&mount.as_str()));
+        assert_eq!(mounted.map(|(name, _)| name.as_str()).collect::<Vec<_>>(), [user]);
+    }
+    Ok(())
+}
