@@ -129,8 +129,7 @@ pub fn operating(spendings: &BTreeMap<&'static str, Spending>, now: DateTime<Utc
     for (stage, spending) in spendings.iter().filter(|(_, spending)| now - spending.at < FORGOTTEN) {
         for (method, used) in &spending.seconds {
             let (limit_seconds, at) = (spending.limit_seconds, spending.at);
-            let told =
-                Operating { method: method.clone(), used_seconds: *used, limit_seconds, stage: *stage, at };
+            let told = Operating { method: method.clone(), used_seconds: *used, limit_seconds, stage, at };
             if newest.get(method.as_str()).is_none_or(|known| known.at < at) {
                 newest.insert(method, told);
             }
