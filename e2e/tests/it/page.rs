@@ -6,7 +6,7 @@ use anyhow::{Context, ensure};
 use e2e::{School, Stage, eventually};
 use serde_json::{Value, json};
 
-use crate::flow::good_contact;
+use crate::flow::{fast, good_contact};
 
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(120);
 
@@ -46,7 +46,7 @@ fn problems(state: &Value, list: &str) -> usize {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_status_page_works_in_a_real_browser_with_and_without_scripts() -> anyhow::Result<()> {
     let Some(chromium) = chromium()? else { return Ok(()) };
-    let mut school = School::builder().demo(100, 100, 5).start().await?;
+    let mut school = fast(School::builder().demo(100, 100, 5)).start().await?;
     let mut bad = good_contact();
     bad["PHONE"] = json!([]);
     // More than fit on one page.

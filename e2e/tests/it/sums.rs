@@ -15,7 +15,7 @@ use schemas::{
 };
 use serde_json::{Value, json};
 
-use crate::flow::{good_contact, good_deal, good_rows, ticket};
+use crate::flow::{fast, good_contact, good_deal, good_rows, ticket};
 
 /// A message of ours.
 struct Told<T> {
@@ -72,7 +72,7 @@ fn once<'t, T: 't>(
 
 /// Makes all kinds of endings: whole families with mistakes, corrections, a ticket that waits, stages that die.
 async fn an_eventful_day() -> anyhow::Result<School> {
-    let mut school = School::builder().demo(100, 120, 11).start().await?;
+    let mut school = fast(School::builder().demo(100, 120, 11)).start().await?;
     school.after_polls(1).await?;
     for stage in Stage::ALL {
         school.kill_and_start(stage).await?;
