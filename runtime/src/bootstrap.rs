@@ -1,7 +1,6 @@
 //! Makes streams, consumers and buckets that are missing and names those that differ; changes nothing that exists.
 
 use std::collections::HashMap;
-use std::time::Duration;
 
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PullConsumer, pull};
 use async_nats::jetstream::kv;
@@ -226,7 +225,7 @@ async fn apply_bucket(
             let mut differences = Differences::default();
             differences.compare("history", &found.max_messages_per_subject, &1);
             differences.compare("storage", &found.storage, &StorageType::File);
-            differences.compare("max_age", &found.max_age, &Duration::ZERO);
+            differences.compare("max_age", &found.max_age, &declared.max_age);
             differences.compare("num_replicas", &found.num_replicas, &replicas);
             Ok(compared(what, differences.0))
         }
@@ -239,6 +238,7 @@ async fn apply_bucket(
                 description: declared.description.into(),
                 history: 1,
                 storage: StorageType::File,
+                max_age: declared.max_age,
                 num_replicas: replicas,
                 ..kv::Config::default()
             };
