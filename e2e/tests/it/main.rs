@@ -8,5 +8,6 @@ mod metrics;
 mod observe_files;
 mod reconcile;
 mod replay;
+mod replicas;
 mod rooms;
 mod traces;
