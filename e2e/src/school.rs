@@ -77,6 +77,7 @@ pub struct SchoolBuilder {
     is_observed: bool,
     is_networked: bool,
     subscribers: Option<Vec<String>>,
+    is_cluster: bool,
 }
 
 impl SchoolBuilder {
@@ -89,6 +90,12 @@ impl SchoolBuilder {
     /// Lets nobody into NATS but the users that `rollcall credentials` makes, these extra consumers among them.
     pub fn guarded(mut self, subscribers: &[&str]) -> SchoolBuilder {
         self.subscribers = Some(subscribers.iter().map(|name| (*name).to_owned()).collect());
+        self
+    }
+
+    /// Takes a cluster of three NATS servers that hold a copy of everything each.
+    pub fn cluster(mut self) -> SchoolBuilder {
+        self.is_cluster = true;
         self
     }
 
@@ -145,8 +152,10 @@ impl SchoolBuilder {
 
 /// A running school.
 pub struct School {
-    /// The broker's process.
+    /// The broker's process, or the first of them.
     pub nats: LocalNats,
+    /// The other servers of a cluster.
+    pub others: Vec<LocalNats>,
     /// The sales CRM.
     pub bitrix24: Bitrix24,
     /// The attendance CRM.
@@ -197,15 +206,22 @@ impl School {
             is_observed: false,
             is_networked: false,
             subscribers: None,
+            is_cluster: false,
         }
     }
 
     async fn open(builder: SchoolBuilder) -> anyhow::Result<School> {
         let folder = tempfile::tempdir()?;
-        let nats = start_nats(folder.path(), builder.subscribers.as_deref()).await?;
-        let settings = nats_settings(&nats.url(), &folder.path().join(CREDENTIALS).join("ops/seed"))?;
+        let (nats, others) = if builder.is_cluster {
+            let mut servers = LocalNats::start_cluster(&folder.path().join("nats")).await?;
+            (servers.remove(0), servers)
+        } else {
+            (start_nats(folder.path(), builder.subscribers.as_deref()).await?, Vec::new())
+        };
+        let urls: Vec<String> = std::iter::once(&nats).chain(&others).map(LocalNats::url).collect();
+        let settings = nats_settings(&urls.join(","), &folder.path().join(CREDENTIALS).join("ops/seed"))?;
         let broker = Broker::connect("e2e", &settings, Health::default(), CancellationToken::new()).await?;
-        bootstrap::apply(&broker, 1, Mode::Make).await?;
+        bootstrap::apply(&broker, urls.len(), Mode::Make).await?;
         let (contacts, deals, seed) =
             (builder.contacts.to_string(), builder.deals.to_string(), builder.seed.to_string());
         let mut arguments =
@@ -224,6 +240,7 @@ impl School {
                 .await?;
         }
         let mut environment = default_environment(&nats, &bitrix24, &otmechalka, folder.path());
+        environment.insert("NATS_URL".to_owned(), urls.join(","));
         let links = if builder.is_networked { lay_links(&mut environment).await? } else { BTreeMap::new() };
         environment.extend(builder.environment);
         let mut health = BTreeMap::new();
@@ -232,6 +249,7 @@ impl School {
         }
         Ok(School {
             nats,
+            others,
             bitrix24,
             otmechalka,
             broker,
@@ -267,6 +285,20 @@ impl School {
         let program = Program::start(stage.program(), &[], environment, self.folder.path())?;
         self.stages.insert(stage, program);
         Ok(())
+    }
+
+    /// Starts one more of a stage, as on a host of its own.
+    pub fn replica(&self, stage: Stage, host: &str) -> anyhow::Result<Program> {
+        let seed = Some(self.seed(stage.program())).filter(|seed| seed.is_file());
+        let seed = seed.map(|seed| ("NATS_NKEY_SEED_FILE", seed.display().to_string()));
+        let shared = self.environment.iter().map(|(name, value)| (name.as_str(), value.clone()));
+        let own = ("STATE_DIR", self.folder.path().join(format!("state-{host}")).display().to_string());
+        Program::start(stage.program(), &[], shared.chain([own]).chain(seed), self.folder.path())
+    }
+
+    /// Returns all NATS servers.
+    pub fn servers(&mut self) -> impl Iterator<Item = &mut LocalNats> {
+        std::iter::once(&mut self.nats).chain(&mut self.others)
     }
 
     /// Returns a running stage.

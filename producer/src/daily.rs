@@ -86,16 +86,24 @@ pub struct Daily {
     at: NaiveTime,
     bucket: Bucket,
     run: Option<Run>,
+    revision: Option<u64>,
 }
 
 impl Daily {
     /// Opens it as it was left.
     pub async fn open(broker: &Broker, at: NaiveTime) -> Result<Daily, BrokerError> {
         let bucket = broker.bucket(&CHECKPOINTS).await?;
-        let stored = bucket.get(KEY).await?;
+        let mut daily = Daily { at, bucket, run: None, revision: None };
+        daily.load().await?;
+        Ok(daily)
+    }
+
+    async fn load(&mut self) -> Result<(), BrokerError> {
+        let stored = self.bucket.get(KEY).await?;
+        self.revision = stored.as_ref().map(|(_, revision)| *revision);
         // What this version cannot read begins anew.
-        let run = stored.and_then(|(value, _)| serde_json::from_slice(&value).ok());
-        Ok(Daily { at, bucket, run })
+        self.run = stored.and_then(|(value, _)| serde_json::from_slice(&value).ok());
+        Ok(())
     }
 
     /// Returns where to read on, if it is time to.
@@ -128,11 +136,21 @@ impl Daily {
         Ok(run.reading.is_none().then_some(run))
     }
 
+    /// Stores the successor of what was loaded; fails where somebody else was first, or the answer was lost, and goes
+    /// on from what is stored then.
     async fn store(&mut self, run: Run) -> Result<(), BrokerError> {
         // A struct of numbers and names always serialises.
-        self.bucket.put(KEY, serde_json::to_vec(&run).unwrap_or_default().into()).await?;
-        self.run = Some(run);
-        Ok(())
+        let value = serde_json::to_vec(&run).unwrap_or_default();
+        match self.bucket.compare_and_put(KEY, value.into(), self.revision).await {
+            Ok(revision) => {
+                (self.run, self.revision) = (Some(run), Some(revision));
+                Ok(())
+            }
+            Err(error) => {
+                self.load().await?;
+                Err(error)
+            }
+        }
     }
 }
 

@@ -38,6 +38,12 @@ pub enum PollError {
     /// Somebody else publishes about a record all the time.
     #[error("another writer keeps publishing about {0}")]
     Contention(RecordRef),
+    /// Another producer published about a record after this one had read it.
+    #[error("another producer published about {0} meanwhile")]
+    Overtaken(RecordRef),
+    /// The lease is no longer held: another producer may be at work.
+    #[error("this replica is no longer the one at work")]
+    NotAtWork,
     /// The stage is stopping.
     #[error("the stage is stopping")]
     Stopping,
@@ -120,9 +126,12 @@ pub fn setback(
             remedy: Some("delete that key of the bucket `checkpoint` to begin at the configured time again"),
         },
         PollError::Broker(_) => after(backoff.min(LONGEST_BROKER_PAUSE)),
-        PollError::NoTime | PollError::Unencodable(_) | PollError::Contention(_) | PollError::Stopping => {
-            after(backoff)
-        }
+        PollError::NoTime
+        | PollError::Unencodable(_)
+        | PollError::Contention(_)
+        | PollError::Overtaken(_)
+        | PollError::NotAtWork
+        | PollError::Stopping => after(backoff),
     }
 }
 

@@ -27,6 +27,8 @@ pub struct Job {
     pub walking: bool,
     /// Where to ask from while the portal's clock is behind the watermark.
     pub floor: Option<Moment>,
+    /// Where to ask from once more, as another producer published what it had read of that time.
+    pub again_from: Option<Moment>,
     /// What the poll under way has done so far.
     pub tally: Tally,
     last_ended: Option<Instant>,
@@ -50,7 +52,26 @@ impl Job {
     /// Starts a job that is due at once.
     pub fn new(plan: Plan, now: Instant) -> Job {
         let tally = Tally::default();
-        Job { plan, due: now, walking: false, floor: None, tally, last_ended: None, bytes_per_row: 0 }
+        Job {
+            plan,
+            due: now,
+            walking: false,
+            floor: None,
+            again_from: None,
+            tally,
+            last_ended: None,
+            bytes_per_row: 0,
+        }
+    }
+
+    /// Has the next poll reach back to a time.
+    pub fn read_again_from(&mut self, modified: Moment) {
+        self.again_from = Some(self.again_from.map_or(modified, |earlier| earlier.min(modified)));
+    }
+
+    /// Returns how far back a poll has to reach, where that is further than usual.
+    pub fn reaches_back_to(&self) -> Option<Moment> {
+        [self.floor, self.again_from].into_iter().flatten().min()
     }
 
     /// Tells how many pages to ask for in the next request.
@@ -76,8 +97,10 @@ impl Job {
         }
     }
 
-    /// Ends a poll: says when the next one is, and what to make of the portal's clock.
-    pub fn end_poll(&mut self, clock: Clock, asked: Instant, now: Instant) {
+    /// Ends a poll of everything modified since `from`: says when the next one is, and what to make of the portal's
+    /// clock.
+    pub fn end_poll(&mut self, from: Moment, clock: Clock, asked: Instant, now: Instant) {
+        self.again_from = self.again_from.filter(|again_from| *again_from < from);
         self.floor = clock.floor;
         self.last_ended = Some(asked);
         self.tally = Tally::default();
@@ -137,12 +160,26 @@ mod tests {
         let mut job = job();
         let begun = job.due;
         let clock = Clock { floor: None, went_back: false };
-        job.end_poll(clock, begun, begun + Duration::from_millis(10));
+        let from = Moment::parse_from_rfc3339("2026-01-10T10:00:00+03:00").unwrap();
+        job.end_poll(from, clock, begun, begun + Duration::from_millis(10));
         assert_eq!(job.due, begun + Duration::from_secs(60));
         let late = begun + Duration::from_secs(600);
-        job.end_poll(clock, late, late);
+        job.end_poll(from, clock, late, late);
         assert_eq!(job.due, late);
-        job.end_poll(clock, late, late);
+        job.end_poll(from, clock, late, late);
         assert_eq!(job.due, late + Duration::from_secs(60));
+    }
+
+    #[test]
+    fn what_another_producer_published_is_read_again_once() {
+        let mut job = job();
+        let at = |second| Moment::parse_from_rfc3339(&format!("2026-01-10T10:00:{second}+03:00")).unwrap();
+        job.read_again_from(at(20));
+        job.read_again_from(at(30));
+        let (clock, now) = (Clock { floor: None, went_back: false }, Instant::now());
+        job.end_poll(at(25), clock, now, now);
+        assert_eq!(job.reaches_back_to(), Some(at(20)), "a walk that had begun before did not reach so far");
+        job.end_poll(at(20), clock, now, now);
+        assert_eq!(job.reaches_back_to(), None);
     }
 }

@@ -23,11 +23,13 @@ mod survey;
 mod trim;
 mod walk;
 
+use std::path::Path;
+
 use anyhow::Context as _;
 use bitrix24::{BoxFuture, Client, Lane};
 use runtime::budget::{self, SharedBudget, Spending};
-use runtime::{Broker, Context, Reader, Stage};
-use schemas::streams::{BUDGET, CHECKPOINTS, RAW};
+use runtime::{Broker, CancellationToken, Context, Leadership, Reader, Stage, lease};
+use schemas::streams::{BUDGET, CHECKPOINTS, LEASES, RAW};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -61,7 +63,7 @@ impl Stage for Producer {
 
     async fn run(config: Config, context: Context) -> anyhow::Result<()> {
         let Context { broker, settings, health, stopping } = context;
-        broker.wait_for(&[&RAW], &[], &[&CHECKPOINTS, &BUDGET]).await?;
+        broker.wait_for(&[&RAW], &[], &[&CHECKPOINTS, &BUDGET, &LEASES]).await?;
         health.set_bound(true);
         let client = portal_client(&config, &broker).await?;
         let metrics = ProducerMetrics::register(broker.metrics());
@@ -71,27 +73,51 @@ impl Stage for Producer {
         let asked = client.clone();
         let counts = move || metrics::counts(&asked);
         notes.spawn(Spending::keep_noting(broker.clone(), Producer::NAME, config.bucket, counts));
-        let daily = match config.reconcile_at {
-            Some(at) => Some(Daily::open(&broker, at).await?),
-            None => None,
-        };
-        let now = Instant::now();
-        let mut poller = Poller {
-            portal: Portal::new(client, stopping.clone(), config.zone),
-            publisher: Publisher::open(&broker, &settings.state_dir).await?,
-            enricher: Enricher::new(config.seller_cache),
-            checkpoints: Checkpoints::open(&broker).await?,
-            spans: config.spans,
-            clock_speed: config.bucket.clock_speed,
-            metrics,
-            tracer: broker.tracer().clone(),
-            jobs: [Job::new(config.contacts, now), Job::new(config.deals, now)],
-            // Contacts come first.
-            last_turn: 1,
-            daily,
-        };
-        poller.run(&broker, &stopping).await
+        lease::lead(&broker, Producer::NAME, &settings.state_dir, |leadership| {
+            poll(
+                &config,
+                &broker,
+                &settings.state_dir,
+                client.clone(),
+                metrics.clone(),
+                leadership,
+                &stopping,
+            )
+        })
+        .await
     }
+}
+
+/// Polls for as long as this replica is the one at work. All that is known is what the streams and buckets know.
+async fn poll(
+    config: &Config,
+    broker: &Broker,
+    state_dir: &Path,
+    client: Client,
+    metrics: ProducerMetrics,
+    leadership: Leadership,
+    stopping: &CancellationToken,
+) -> anyhow::Result<()> {
+    let daily = match config.reconcile_at {
+        Some(at) => Some(Daily::open(broker, at).await?),
+        None => None,
+    };
+    let now = Instant::now();
+    let mut poller = Poller {
+        portal: Portal::new(client, stopping.clone(), config.zone),
+        publisher: Publisher::open(broker, state_dir, leadership).await?,
+        enricher: Enricher::new(config.seller_cache),
+        checkpoints: Checkpoints::open(broker).await?,
+        spans: config.spans,
+        clock_speed: config.bucket.clock_speed,
+        metrics,
+        tracer: broker.tracer().clone(),
+        jobs: [Job::new(config.contacts.clone(), now), Job::new(config.deals.clone(), now)],
+        // Contacts come first.
+        last_turn: 1,
+        daily,
+    };
+    poller.run(broker, stopping).await
 }
 
 /// Makes a client of the portal that waits for its turn in the budget of all processes.

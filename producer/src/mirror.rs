@@ -3,7 +3,7 @@
 //! "Nothing new" is decided on it, so a copy that lags behind would lose a change that goes back to what it remembers.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use chrono::DateTime;
 use runtime::DiskCache;
@@ -19,9 +19,7 @@ const KNOWN_UP_TO: &str = "known up to";
 
 /// A copy on disk, with the sequence up to which it has seen every event.
 pub struct Mirror {
-    folder: PathBuf,
-    /// None only while it is being replaced.
-    cache: Option<DiskCache<Known>>,
+    cache: DiskCache<Known>,
     known_up_to: u64,
     /// Sequences known behind one that is not.
     ahead: BTreeSet<u64>,
@@ -32,12 +30,8 @@ impl Mirror {
     pub fn open(folder: &Path, stamp: &str, last_sequence: u64) -> Mirror {
         let cache = DiskCache::<Known>::open(folder, NAME, stamp);
         let known_up_to = cache.get(KNOWN_UP_TO).map(|known| known.sequence);
-        let mut mirror = Mirror {
-            folder: folder.to_owned(),
-            cache: Some(cache),
-            known_up_to: known_up_to.unwrap_or_default(),
-            ahead: BTreeSet::new(),
-        };
+        let mut mirror =
+            Mirror { cache, known_up_to: known_up_to.unwrap_or_default(), ahead: BTreeSet::new() };
         if known_up_to != Some(last_sequence) {
             mirror.start_over(stamp, last_sequence);
         }
@@ -46,13 +40,14 @@ impl Mirror {
 
     /// Empties the copy. What is not in it is asked of the stream, so that it misses nothing.
     pub fn start_over(&mut self, stamp: &str, last_sequence: u64) {
-        // The old one holds the lock of the folder.
-        self.cache = None;
-        // Another stamp empties it.
-        drop(DiskCache::<Known>::open(&self.folder, NAME, "not to be trusted"));
-        self.cache = Some(DiskCache::open(&self.folder, NAME, stamp));
+        self.cache.start_over(stamp);
         self.ahead.clear();
         self.know_up_to(last_sequence);
+    }
+
+    /// Tells whether an event behind [`Mirror::known_up_to`] is known.
+    pub fn knows(&self, sequence: u64) -> bool {
+        sequence <= self.known_up_to || self.ahead.contains(&sequence)
     }
 
     /// Returns the sequence up to which every event is known.
@@ -62,29 +57,23 @@ impl Mirror {
 
     /// Returns what is remembered about a record.
     pub fn get(&self, record: RecordRef) -> Option<Known> {
-        self.cache.as_ref()?.get(&record.to_string())
+        self.cache.get(&record.to_string())
     }
 
     /// Remembers the newest event about a record.
     pub fn put(&mut self, record: RecordRef, known: &Known) {
-        if let Some(cache) = &self.cache {
-            cache.put(&record.to_string(), known);
-        }
+        self.cache.put(&record.to_string(), known);
         self.note(known.sequence);
     }
 
     /// Forgets a record, so that the stream is asked.
     pub fn forget(&self, record: RecordRef) {
-        if let Some(cache) = &self.cache {
-            cache.remove(&record.to_string());
-        }
+        self.cache.remove(&record.to_string());
     }
 
     /// Writes what is remembered to disk.
     pub fn flush(&self) {
-        if let Some(cache) = &self.cache {
-            cache.flush();
-        }
+        self.cache.flush();
     }
 
     /// Goes on without a gap only: an event between two known ones may be about a record that is remembered as it was.
@@ -110,9 +99,7 @@ impl Mirror {
             modified: DateTime::UNIX_EPOCH.fixed_offset(),
             status_was_empty: false,
         };
-        if let Some(cache) = &self.cache {
-            cache.put(KNOWN_UP_TO, &mark);
-        }
+        self.cache.put(KNOWN_UP_TO, &mark);
     }
 }
 

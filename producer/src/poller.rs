@@ -18,6 +18,7 @@ use crate::metrics::ProducerMetrics;
 use crate::portal::{Pages, Portal};
 use crate::publisher::Publisher;
 use crate::record::{Reading, Record};
+use crate::store::Strayed;
 use crate::walk::{self, Moment, Question, Spans};
 
 /// Span of modification time above which a walk makes room for livelier requests.
@@ -105,7 +106,8 @@ impl Poller {
     ///
     /// Deals wait for contacts, so a failing poll of contacts delays that of deals: their clients would be missing.
     async fn turn(&mut self) -> Result<(), PollError> {
-        self.publisher.check().await?;
+        let strayed = self.publisher.check().await?;
+        self.read_again(strayed);
         let now = Instant::now();
         let [first, second] = &self.jobs;
         let wants = |job: &Job| job.walking || job.due <= now;
@@ -117,6 +119,16 @@ impl Poller {
             (true, _) | (_, true) if self.may_go_together(now) => self.poll_together().await,
             (true, _) => self.step(0, None).await,
             (false, true) => self.step(1, None).await,
+        }
+    }
+
+    /// Has read again what another producer published since the last turn. It is one that slept through the end of its
+    /// lease, so what it published may be older than what was read here meanwhile.
+    fn read_again(&mut self, strayed: Vec<Strayed>) {
+        for Strayed { entity, modified } in strayed {
+            for job in self.jobs.iter_mut().filter(|job| job.plan.entity == entity) {
+                job.read_again_from(modified);
+            }
         }
     }
 
@@ -157,7 +169,7 @@ impl Poller {
     }
 
     fn question(&self, job: &Job, stored: Option<&Checkpoint>) -> Question {
-        walk::question(self.spans, job.plan.first_watermark, stored, job.floor)
+        walk::question(self.spans, job.plan.first_watermark, stored, job.reaches_back_to())
     }
 
     fn lane(&self, question: Question) -> Lane {
@@ -215,6 +227,10 @@ impl Poller {
         }
 
         faults::crash_point("before-checkpoint");
+        // A checkpoint is stored where it still is the one that was loaded, so this spares only the try.
+        if !self.publisher.is_at_work() {
+            return Err(PollError::NotAtWork);
+        }
         if !is_early {
             self.checkpoints.store(entity, &stored, &step.checkpoint).await?;
         }
@@ -292,7 +308,7 @@ impl Poller {
         }
         self.metrics.note_poll(job.plan.entity);
         log_poll(job, question, watermark);
-        job.end_poll(clock, asked, Instant::now());
+        job.end_poll(question.from, clock, asked, Instant::now());
     }
 }
 

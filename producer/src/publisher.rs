@@ -3,14 +3,14 @@
 use std::path::Path;
 
 use futures::StreamExt;
-use runtime::{Broker, BrokerError, Outgoing, PublishError, Published};
+use runtime::{Broker, BrokerError, Leadership, Outgoing, PublishError, Published};
 use schemas::{Envelope, RecordChanged, RecordRef, Version, subjects};
 
 use crate::change::{Known, message_id, news};
 use crate::error::PollError;
 use crate::missed::{Look, Standing, standing};
 use crate::record::Reading;
-use crate::store::Store;
+use crate::store::{Store, Strayed};
 use crate::trim::fit;
 
 /// Who publishes, as events say it.
@@ -32,6 +32,7 @@ const ROUNDS: u32 = 5;
 pub struct Publisher {
     broker: Broker,
     store: Store,
+    leadership: Leadership,
 }
 
 /// A reading that is to be published, within a size.
@@ -42,13 +43,22 @@ struct Candidate {
 
 impl Publisher {
     /// Opens it with the local cache in this folder.
-    pub async fn open(broker: &Broker, folder: &Path) -> Result<Publisher, BrokerError> {
-        Ok(Publisher { broker: broker.clone(), store: Store::open(broker, folder).await? })
+    pub async fn open(
+        broker: &Broker,
+        folder: &Path,
+        leadership: Leadership,
+    ) -> Result<Publisher, BrokerError> {
+        Ok(Publisher { broker: broker.clone(), store: Store::open(broker, folder).await?, leadership })
     }
 
-    /// Looks whether the stream is still the one it was.
-    pub async fn check(&mut self) -> Result<(), BrokerError> {
+    /// Begins a turn: looks whether the stream is still the one it was, and returns what others published.
+    pub async fn check(&mut self) -> Result<Vec<Strayed>, BrokerError> {
         self.store.check().await
+    }
+
+    /// Tells whether this replica is the one at work.
+    pub fn is_at_work(&self) -> bool {
+        self.leadership.is_held()
     }
 
     /// Keeps the readings that no poll will ever see.
@@ -82,6 +92,9 @@ impl Publisher {
         let mut published = 0;
         for round in 0..ROUNDS {
             let (candidates, messages) = self.decide(open, round).await?;
+            if !self.is_at_work() {
+                return Err(PollError::NotAtWork);
+            }
             let answers = self.publish_all(&messages).await;
             open = Vec::new();
             for (candidate, answer) in candidates.into_iter().zip(answers) {
@@ -110,6 +123,9 @@ impl Publisher {
         let (mut candidates, mut messages) = (Vec::new(), Vec::new());
         for (candidate, known) in open.into_iter().zip(known) {
             if let Some(message) = message(&candidate, known.as_ref(), round)? {
+                if known.is_some_and(|known| self.store.is_overtaken(&known)) {
+                    return Err(PollError::Overtaken(candidate.reading.record));
+                }
                 candidates.push(candidate);
                 messages.push(message);
             }

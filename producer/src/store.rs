@@ -1,19 +1,42 @@
 //! What was last published about each record: on disk where that is quicker, in the stream for sure.
+//!
+//! One producer is at work at a time, and one that slept through the end of its lease may still publish what it had in
+//! hand. What it read is older than what its successor reads, whatever the order in which they publish; see
+//! [`Store::is_overtaken`] and [`Store::check`].
 
+use std::collections::BTreeSet;
 use std::path::Path;
+use std::time::Duration;
 
+use async_nats::jetstream::stream::RawMessageErrorKind;
 use futures::{StreamExt, TryStreamExt};
 use runtime::broker::StoredMessage;
 use runtime::{Broker, BrokerError};
 use schemas::streams::RAW;
-use schemas::{Envelope, RecordRef, subjects};
+use schemas::{Entity, Envelope, RecordRef, subjects};
 use serde::Deserialize;
 
 use crate::change::Known;
 use crate::mirror::Mirror;
+use crate::walk::Moment;
+
+/// Pause before asking again where no answer came, as while a cluster elects a leader.
+const PAUSE: Duration = Duration::from_millis(500);
 
 /// Most questions to the stream at the same time.
 const LOOKUPS: usize = 64;
+
+/// Most events of others that are looked at after they were found.
+const MOST_LOOKED_AT: u64 = 10_000;
+
+/// What another producer published meanwhile, by what it had read some time before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Strayed {
+    /// Kind of the record.
+    pub entity: Entity,
+    /// Modification time of what it had read.
+    pub modified: Moment,
+}
 
 /// What the newest event about each record says.
 pub struct Store {
@@ -21,25 +44,37 @@ pub struct Store {
     stream: async_nats::jetstream::stream::Stream<()>,
     stamp: String,
     mirror: Mirror,
+    /// End of the stream when the turn under way began, before anything was read in it.
+    turn_began_at: u64,
+    /// Sequences of what was published in this turn.
+    ours: BTreeSet<u64>,
 }
 
 impl Store {
     /// Opens the local copy beside the stream as it is now.
     pub async fn open(broker: &Broker, folder: &Path) -> Result<Store, BrokerError> {
-        let StreamState { stamp, last_sequence } = stream_state(broker).await?;
+        let StreamState { stamp, last_sequence } = stream_state_in_the_end(broker).await?;
         let mirror = Mirror::open(folder, &stamp, last_sequence);
         let stream = broker.stream(RAW.name).await?;
-        Ok(Store { broker: broker.clone(), stream, stamp, mirror })
+        let (turn_began_at, ours) = (last_sequence, BTreeSet::new());
+        Ok(Store { broker: broker.clone(), stream, stamp, mirror, turn_began_at, ours })
     }
 
-    /// Empties the copy where it is not one of everything that the stream took up to now.
-    pub async fn check(&mut self) -> Result<(), BrokerError> {
+    /// Begins a turn: empties the copy where it is not one of everything that the stream took up to now.
+    ///
+    /// Returns what other producers published since the last turn. That may be older than what was read here and found
+    /// to be no news, so it has to be read again.
+    pub async fn check(&mut self) -> Result<Vec<Strayed>, BrokerError> {
         let StreamState { stamp, last_sequence } = stream_state(&self.broker).await?;
         let known_up_to = self.mirror.known_up_to();
+        self.turn_began_at = last_sequence;
+        self.ours.clear();
         if stamp == self.stamp && known_up_to == last_sequence {
-            return Ok(());
+            return Ok(Vec::new());
         }
+        let mut strayed = Vec::new();
         if stamp == self.stamp && known_up_to < last_sequence {
+            strayed = self.strayed(known_up_to, last_sequence).await?;
             tracing::warn!(
                 known_up_to,
                 last_sequence,
@@ -55,7 +90,40 @@ impl Store {
         }
         self.mirror.start_over(&stamp, last_sequence);
         self.stamp = stamp;
-        Ok(())
+        Ok(strayed)
+    }
+
+    /// Tells whether another producer published this while a reading was on its way here, so that the reading may be
+    /// the older one. Exact, as publishing is refused where anything came behind what is known.
+    pub fn is_overtaken(&self, known: &Known) -> bool {
+        known.sequence > self.turn_began_at && !self.ours.contains(&known.sequence)
+    }
+
+    async fn strayed(&self, known_up_to: u64, last_sequence: u64) -> Result<Vec<Strayed>, BrokerError> {
+        let unknown = (known_up_to + 1..=last_sequence).filter(|sequence| !self.mirror.knows(*sequence));
+        let looks: Vec<_> =
+            unknown.take(MOST_LOOKED_AT as usize).map(|sequence| self.look_at(sequence)).collect();
+        let found: Vec<_> = futures::stream::iter(looks).buffered(LOOKUPS).try_collect().await?;
+        Ok(found.into_iter().flatten().collect())
+    }
+
+    async fn look_at(&self, sequence: u64) -> Result<Option<Strayed>, BrokerError> {
+        let message = match self.stream.get_raw_message(sequence).await {
+            Ok(message) => StoredMessage::from(message),
+            // Deleted or too old.
+            Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => return Ok(None),
+            Err(error) => {
+                return Err(BrokerError::Unavailable {
+                    operation: format!("read from stream {}", RAW.name),
+                    reason: error.to_string(),
+                });
+            }
+        };
+        let envelope = Envelope::decode_headers(&|name: &str| message.header(name)).ok();
+        // One with a version was sent round again by an operator, who looked before.
+        Ok(envelope
+            .filter(|envelope| envelope.version.is_none())
+            .map(|Envelope { record, modified, .. }| Strayed { entity: record.entity, modified }))
     }
 
     /// Returns what is known about each of these, in their order.
@@ -83,6 +151,7 @@ impl Store {
 
     /// Remembers what was published about a record.
     pub fn put(&mut self, record: RecordRef, known: &Known) {
+        self.ours.insert(known.sequence);
         self.mirror.put(record, known);
     }
 
@@ -115,6 +184,19 @@ impl Looked {
 struct StreamState {
     stamp: String,
     last_sequence: u64,
+}
+
+/// Asks until it is told.
+async fn stream_state_in_the_end(broker: &Broker) -> Result<StreamState, BrokerError> {
+    loop {
+        match stream_state(broker).await {
+            Err(error @ BrokerError::Unavailable { .. }) => {
+                tracing::warn!("Still trying to {error}");
+                broker.pause(PAUSE).await?;
+            }
+            answer => return answer,
+        }
+    }
 }
 
 async fn stream_state(broker: &Broker) -> Result<StreamState, BrokerError> {

@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 mod body;
+mod claims;
 mod coming;
 mod config;
 mod far_side;
@@ -20,12 +21,13 @@ use anyhow::Context as _;
 use otmechalka::Called;
 use runtime::{Broker, Context, Reader, Stage, Tracer, consume};
 use schemas::streams::{
-    ATTEMPTS, CHECKPOINTS, COMMANDS, ConsumerDefinition, DEAD_LETTERS, RAW, RESULTS, WAITING,
+    ATTEMPTS, CHECKPOINTS, CLAIMS, COMMANDS, ConsumerDefinition, DEAD_LETTERS, RAW, RESULTS, WAITING,
     pusher_consumers,
 };
 
 use tokio::task::JoinSet;
 
+use claims::Claims;
 pub use config::Config;
 use gate::Gate;
 use metrics::PusherMetrics;
@@ -48,7 +50,7 @@ impl Stage for Pusher {
     async fn run(config: Config, context: Context) -> anyhow::Result<()> {
         let Context { broker, settings, health, .. } = context;
         let streams = [&RAW, &COMMANDS, &RESULTS, &DEAD_LETTERS];
-        broker.wait_for(&streams, &pusher_consumers(), &[&CHECKPOINTS, &WAITING, &ATTEMPTS]).await?;
+        broker.wait_for(&streams, &pusher_consumers(), &[&CHECKPOINTS, &WAITING, &ATTEMPTS, &CLAIMS]).await?;
         health.set_bound(true);
         let metrics = PusherMetrics::register(broker.metrics());
         let (counting, tracer) = (metrics.clone(), broker.tracer().clone());
@@ -63,6 +65,7 @@ impl Stage for Pusher {
             pauses: config.pauses,
             store: Store::open(&broker, &settings.state_dir).await?,
             waiting: Waiting::open(&broker).await?,
+            claims: Claims::open(&broker).await?,
             checkpoints: broker.bucket(&CHECKPOINTS).await?,
             locks: locks::Locks::default(),
             broker: broker.clone(),

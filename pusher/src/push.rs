@@ -13,6 +13,7 @@ use schemas::{
 };
 
 use crate::body::{client_body, digest, ticket_body};
+use crate::claims::{Claim, Claims};
 use crate::coming::{Traces, client_is_coming};
 use crate::far_side::Kind;
 use crate::fence::{Settled, Standing, standing};
@@ -38,6 +39,12 @@ const LET_GO: Duration = ACK_WAIT.saturating_mul(2);
 /// process died over them, so an outage with several power cuts in it makes no dead letter.
 const HOLD: Duration = Duration::from_secs(20);
 
+/// Longest wait for another replica that is about to create the same record, before the command is put aside.
+const CLAIM_WAIT: Duration = Duration::from_secs(2);
+
+/// Pause between two looks whether it is done.
+const CLAIM_PAUSE: Duration = Duration::from_millis(50);
+
 /// Works on commands, of all partitions.
 pub struct Push {
     pub(crate) broker: Broker,
@@ -46,6 +53,7 @@ pub struct Push {
     pub(crate) pauses: Pauses,
     pub(crate) store: Store,
     pub(crate) waiting: Waiting,
+    pub(crate) claims: Claims,
     pub(crate) checkpoints: Bucket,
     pub(crate) locks: Locks,
     pub(crate) metrics: PusherMetrics,
@@ -73,6 +81,16 @@ enum Setback {
     Failed(Kind, Error),
     /// The message is with somebody else by now.
     Lost,
+    /// Another replica is about to create the record.
+    Claimed,
+    /// The stage is stopping.
+    Stopping,
+}
+
+impl From<BrokerError> for Setback {
+    fn from(_: BrokerError) -> Setback {
+        Setback::Stopping
+    }
 }
 
 /// How a version ended.
@@ -392,6 +410,11 @@ impl Push {
             let (kind, error) = match tried {
                 Ok(tried) => return Ok(tried),
                 Err(Setback::Lost) => return Err(Halt::LetGo),
+                Err(Setback::Stopping) => return Err(Halt::GiveBack("the stage is stopping")),
+                Err(Setback::Claimed) => {
+                    drop(turn);
+                    return Err(self.wait_for_claimant(task).await?);
+                }
                 Err(Setback::Failed(kind, error)) => (kind, error),
             };
             if let ErrorClass::Refused { text, fields } = error.class() {
@@ -434,6 +457,7 @@ impl Push {
                 let failures = task.failures.and_now(now, is_its_own);
                 if failures.own >= MAX_FAILURES {
                     tracing::error!(record.id = %record.id, "otmechalka fails on {record} alone, {} times: {error}", failures.count);
+                    self.claims.give_up(task).await?;
                     let problem = Problem::otmechalka_keeps_failing();
                     return Ok(Some(Ending { is_uncertain: true, ..Ending::refused(vec![problem]) }));
                 }
@@ -493,6 +517,17 @@ impl Push {
                 Err(setback) => return Err(setback),
             }
         }
+        self.under_claim(turn, self.look_for_client(turn, body, digest, missing)).await
+    }
+
+    async fn look_for_client(
+        &self,
+        turn: &Turn<'_>,
+        body: &ClientBody,
+        digest: &str,
+        missing: Option<Error>,
+    ) -> Result<Tried, Setback> {
+        let id = &body.origin_id;
         let found = match faults::is_planted("create-without-looking") {
             true => None,
             false => self.ask(turn, Kind::Read, self.otmechalka.get_client(id)).await?,
@@ -514,6 +549,43 @@ impl Push {
         Ok(Tried::Ended(ending))
     }
 
+    /// Looks up and creates while nobody else does so for the same record: what the lookup does not find nobody is about
+    /// to create.
+    async fn under_claim(
+        &self,
+        turn: &Turn<'_>,
+        look_and_create: impl Future<Output = Result<Tried, Setback>>,
+    ) -> Result<Tried, Setback> {
+        let claim = self.claim(turn.task).await?;
+        let tried = look_and_create.await;
+        match &tried {
+            // It may still be carried out: no other partition may look and create before it is known.
+            Err(Setback::Failed(_, error)) if error.outcome_unknown() => {}
+            _ => self.claims.give_back(claim).await,
+        }
+        tried
+    }
+
+    async fn claim(&self, task: &Task<'_>) -> Result<Claim, Setback> {
+        let deadline = tokio::time::Instant::now() + CLAIM_WAIT;
+        loop {
+            if let Some(claim) = self.claims.take(task).await? {
+                return Ok(claim);
+            }
+            if tokio::time::Instant::now() >= deadline {
+                return Err(Setback::Claimed);
+            }
+            self.broker.pause(CLAIM_PAUSE).await?;
+        }
+    }
+
+    /// Puts a command aside while another version of its record is about to be created.
+    async fn wait_for_claimant(&self, task: &Task<'_>) -> Result<Halt, Halt> {
+        let Some(pupil) = task.pupil() else { return Ok(Halt::GiveBack("its record is being created")) };
+        tracing::debug!("Another replica is about to create {}", task.record);
+        self.park(task, pupil, task.failures, self.pauses.for_client(task.envelope.attempt)).await
+    }
+
     async fn try_lookup(&self, turn: &Turn<'_>, ticket: &str) -> Result<Tried, Setback> {
         let found = self.ask(turn, Kind::Read, self.otmechalka.get_ticket(ticket)).await?;
         Ok(found.map_or(Tried::Absent, |found| {
@@ -522,6 +594,15 @@ impl Push {
     }
 
     async fn try_ticket(
+        &self,
+        turn: &Turn<'_>,
+        body: &TicketBody,
+        client_is_known: bool,
+    ) -> Result<Tried, Setback> {
+        self.under_claim(turn, self.look_for_ticket(turn, body, client_is_known)).await
+    }
+
+    async fn look_for_ticket(
         &self,
         turn: &Turn<'_>,
         body: &TicketBody,

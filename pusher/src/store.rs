@@ -57,14 +57,11 @@ impl Store {
         .await?;
         let info = state.cached_info();
         let stamp = format!("{}@{}", RESULTS.name, info.created);
-        let mut cache = DiskCache::<Settled>::open(folder, "pusher", &stamp);
+        let cache = DiskCache::<Settled>::open(folder, "pusher", &stamp);
         if cache.get(LAST).is_some_and(|last| last.sequence > info.state.last_sequence) {
             // The stream was put back from a backup: what the cache knows beyond it never happened.
             tracing::warn!("The local cache is ahead of {}; starting with an empty one", RESULTS.name);
-            drop(cache);
-            // Another stamp empties it.
-            drop(DiskCache::<Settled>::open(folder, "pusher", "discarded"));
-            cache = DiskCache::open(folder, "pusher", &stamp);
+            cache.start_over(&stamp);
         }
         Ok(Store {
             broker: broker.clone(),

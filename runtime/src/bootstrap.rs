@@ -1,7 +1,7 @@
 //! Makes streams, consumers and buckets that are missing and names those that differ; changes nothing that exists.
 
 use std::collections::HashMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PullConsumer, pull};
 use async_nats::jetstream::kv;
@@ -51,17 +51,44 @@ pub enum Mode {
 
 /// Goes through everything that is declared. `replicas` is 1 for one server, 3 for a cluster.
 pub async fn apply(broker: &Broker, replicas: usize, mode: Mode) -> Result<Vec<Finding>, BrokerError> {
+    let patience = Instant::now() + if replicas > 1 { CLUSTER_PATIENCE } else { Duration::ZERO };
     let mut findings = Vec::new();
     for stream in &STREAMS {
-        findings.push(apply_stream(broker, stream, replicas, mode).await?);
+        findings.push(until(patience, broker, || apply_stream(broker, stream, replicas, mode)).await?);
     }
     for consumer in consumers() {
-        findings.push(apply_consumer(broker, &consumer, mode).await?);
+        findings.push(until(patience, broker, || apply_consumer(broker, &consumer, mode)).await?);
     }
     for bucket in &BUCKETS {
-        findings.push(apply_bucket(broker, bucket, replicas, mode).await?);
+        findings.push(until(patience, broker, || apply_bucket(broker, bucket, replicas, mode)).await?);
     }
     Ok(findings)
+}
+
+/// How long a cluster may take to have all of its servers up and its leaders elected.
+const CLUSTER_PATIENCE: Duration = Duration::from_secs(120);
+
+/// Pause between two tries meanwhile.
+const CLUSTER_PAUSE: Duration = Duration::from_millis(500);
+
+/// Repeats what a cluster that is still coming up does not do. Nothing is made twice: each try looks first.
+async fn until<F>(
+    patience: Instant,
+    broker: &Broker,
+    mut step: impl FnMut() -> F,
+) -> Result<Finding, BrokerError>
+where
+    F: Future<Output = Result<Finding, BrokerError>>,
+{
+    loop {
+        match step().await {
+            Err(error @ BrokerError::Unavailable { .. }) if Instant::now() < patience => {
+                tracing::info!("Waiting for every server of the cluster: {error}");
+                broker.pause(CLUSTER_PAUSE).await?;
+            }
+            answer => return answer,
+        }
+    }
 }
 
 async fn apply_stream(
@@ -226,7 +253,7 @@ async fn apply_bucket(
             let mut differences = Differences::default();
             differences.compare("history", &found.max_messages_per_subject, &1);
             differences.compare("storage", &found.storage, &StorageType::File);
-            differences.compare("max_age", &found.max_age, &Duration::ZERO);
+            differences.compare("max_age", &found.max_age, &declared.max_age);
             differences.compare("num_replicas", &found.num_replicas, &replicas);
             Ok(compared(what, differences.0))
         }
@@ -239,6 +266,7 @@ async fn apply_bucket(
                 description: declared.description.into(),
                 history: 1,
                 storage: StorageType::File,
+                max_age: declared.max_age,
                 num_replicas: replicas,
                 ..kv::Config::default()
             };

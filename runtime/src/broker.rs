@@ -321,17 +321,19 @@ impl Broker {
     }
 
     /// Returns the newest message of a subject. Keeps trying while the server is away.
+    ///
+    /// Asks the stream's leader: a replica may lag, and what it does not know yet would be taken for absent.
     pub async fn last_message(
         &self,
         stream: &Stream<()>,
         stream_name: &str,
         subject: &str,
     ) -> Result<Option<StoredMessage>, BrokerError> {
-        use async_nats::jetstream::stream::DirectGetErrorKind;
+        use async_nats::jetstream::stream::LastRawMessageErrorKind;
         self.until_answered(&format!("read the last message of {stream_name}"), || async {
-            match stream.direct_get_last_for_subject(subject).await {
+            match stream.get_last_raw_message_by_subject(subject).await {
                 Ok(message) => Ok(Some(message.into())),
-                Err(error) if error.kind() == DirectGetErrorKind::NotFound => Ok(None),
+                Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
                 Err(error) => Err(error.to_string()),
             }
         })
@@ -463,13 +465,7 @@ impl Bucket {
     pub async fn get(&self, key: &str) -> Result<Option<(Bytes, u64)>, BrokerError> {
         self.broker
             .until_answered(&format!("read from bucket {}", self.name), || async {
-                match self.store.entry(key).await {
-                    Ok(Some(entry)) if entry.operation == kv::Operation::Put => {
-                        Ok(Some((entry.value, entry.revision)))
-                    }
-                    Ok(_) => Ok(None),
-                    Err(error) => Err(error.to_string()),
-                }
+                self.look(key).await.map_err(|error| error.to_string())
             })
             .await
     }
@@ -507,6 +503,25 @@ impl Bucket {
                 _ => BrokerError::unavailable(operation(), error),
             }),
         }
+    }
+
+    /// Looks at a value once: for those to whom the time matters at which it was there.
+    pub(crate) async fn look(&self, key: &str) -> Result<Option<(Bytes, u64)>, BrokerError> {
+        match self.store.entry(key).await {
+            Ok(Some(entry)) if entry.operation == kv::Operation::Put => {
+                Ok(Some((entry.value, entry.revision)))
+            }
+            Ok(_) => Ok(None),
+            Err(error) => Err(BrokerError::unavailable(format!("read from bucket {}", self.name), error)),
+        }
+    }
+
+    /// Removes a key only where it still has this revision.
+    ///
+    /// Tries once: what becomes of a key that could not be removed is the caller's to know.
+    pub async fn compare_and_delete(&self, key: &str, revision: u64) -> Result<(), BrokerError> {
+        let deleted = self.store.delete_expect_revision(key, Some(revision)).await;
+        deleted.map_err(|error| BrokerError::unavailable(format!("delete from bucket {}", self.name), error))
     }
 
     /// Removes a key. Keeps trying while the server is away.

@@ -1,6 +1,9 @@
 //! A disk cache that may be deleted, truncated or old at any time: what it does not know is asked of the stream.
 //!
 //! sled 0.34 is the store. Anything that goes wrong with it costs the cache, never a record.
+//!
+//! A store belongs to one process at a time. Replicas that share a folder take the first store in it that is free:
+//! `producer.sled`, `producer-1.sled` and so on. What they find in it may be behind, as it may after any pause.
 
 use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -29,17 +32,34 @@ impl<V: Serialize + DeserializeOwned> DiskCache<V> {
     ///
     /// The stamp names what the cache is a cache of, for example a stream and its time of creation.
     pub fn open(folder: &Path, name: &str, stamp: &str) -> DiskCache<V> {
-        let path = folder.join(format!("{name}.sled"));
-        let database = match open(&path) {
-            // Somebody else works with it: not ours to throw away.
+        let mut path = folder.join(format!("{name}.sled"));
+        let mut opened = open(&path, LOCK_TRIES);
+        for slot in 1..SLOTS {
+            // Another replica works with it: not ours to throw away.
+            if !matches!(opened, Opened::Locked) {
+                break;
+            }
+            path = folder.join(format!("{name}-{slot}.sled"));
+            opened = open(&path, 1);
+        }
+        let database = match opened {
             Opened::Locked => None,
             Opened::Ready(database) if has_stamp(&database, stamp) => Some(database),
-            Opened::Ready(_) | Opened::Damaged => fresh(&path, stamp),
+            Opened::Ready(database) => emptied(database, stamp),
+            Opened::Damaged => fresh(&path, stamp),
         };
         if database.is_none() {
             tracing::warn!("No local cache at {}: every lookup goes to the stream", path.display());
         }
         DiskCache { path, database: Mutex::new(database), values: PhantomData }
+    }
+
+    /// Forgets everything; what is remembered from now on belongs to `stamp`.
+    pub fn start_over(&self, stamp: &str) {
+        self.with(|database| {
+            database.clear()?;
+            database.insert(STAMP_KEY, stamp.as_bytes()).map(|_| ())
+        });
     }
 
     /// Returns a value, `None` where it is not known.
@@ -89,13 +109,16 @@ enum Opened {
     Damaged,
 }
 
+/// Replicas that find a store of their own in one folder.
+const SLOTS: usize = 16;
+
 /// Tries for the lock this often: a predecessor in the same process may be letting go of it.
 const LOCK_TRIES: usize = 20;
 const LOCK_PAUSE: Duration = Duration::from_millis(50);
 
-fn open(path: &Path) -> Opened {
+fn open(path: &Path, tries: usize) -> Opened {
     let config = sled::Config::new().path(path).cache_capacity(PAGE_CACHE_BYTES).flush_every_ms(Some(1_000));
-    for _ in 0..LOCK_TRIES {
+    for _ in 0..tries {
         match guarded(|| Some(config.open())) {
             Some(Ok(database)) => return Opened::Ready(database),
             Some(Err(sled::Error::Io(error))) if error.to_string().contains("lock") => {
@@ -110,8 +133,16 @@ fn open(path: &Path) -> Opened {
 /// Starts over with an empty store.
 fn fresh(path: &Path, stamp: &str) -> Option<sled::Db> {
     discard(path);
-    let Opened::Ready(database) = open(path) else { return None };
-    guarded(|| database.insert(STAMP_KEY, stamp.as_bytes()).ok())?;
+    let Opened::Ready(database) = open(path, LOCK_TRIES) else { return None };
+    emptied(database, stamp)
+}
+
+/// Empties a store without letting go of it: another replica might take it meanwhile.
+fn emptied(database: sled::Db, stamp: &str) -> Option<sled::Db> {
+    guarded(|| {
+        database.clear().ok()?;
+        database.insert(STAMP_KEY, stamp.as_bytes()).ok()
+    })?;
     Some(database)
 }
 
@@ -151,6 +182,24 @@ mod tests {
         drop(cache);
         assert_eq!(DiskCache::<u64>::open(folder.path(), "seen", "stream-1").get("contact.1"), Some(7));
         assert_eq!(DiskCache::<u64>::open(folder.path(), "seen", "stream-2").get("contact.1"), None);
+    }
+
+    #[test]
+    fn replicas_that_share_a_folder_have_a_store_each() {
+        let folder = tempfile::tempdir().unwrap();
+        let caches: Vec<_> =
+            (0..3).map(|_| DiskCache::<u64>::open(folder.path(), "seen", "stream-1")).collect();
+        for (number, cache) in (0..).zip(&caches) {
+            cache.put("contact.1", &number);
+        }
+        let remembered: Vec<_> = caches.iter().map(|cache| cache.get("contact.1")).collect();
+        assert_eq!(remembered, [Some(0), Some(1), Some(2)]);
+        drop(caches);
+        let cache = DiskCache::<u64>::open(folder.path(), "seen", "stream-1");
+        cache.start_over("stream-2");
+        assert_eq!(cache.get("contact.1"), None);
+        drop(cache);
+        assert_eq!(DiskCache::<u64>::open(folder.path(), "seen", "stream-1").get("contact.1"), None);
     }
 
     #[test]

@@ -22,6 +22,13 @@ use crate::trace::{self, Kind, Span, SpanContext, TRACEPARENT, Tracer};
 /// Silence after which a consumer is asked whether it has something to deliver.
 const SILENCE: Duration = Duration::from_secs(5);
 
+/// How long a request for messages stands before it is made anew. A process that hangs is handed messages for that long,
+/// each of which waits for its ack in vain.
+const REQUEST: Duration = Duration::from_secs(10);
+
+/// Pause between the server's signs of life while it has nothing to deliver.
+const HEARTBEAT: Duration = Duration::from_secs(4);
+
 /// Deliveries of a message that were begun and never ended, after which it is dead.
 const MAX_UNFINISHED: u64 = 4;
 
@@ -307,8 +314,8 @@ impl Inbox {
                 consumer
                     .stream()
                     .max_messages_per_batch(self.batch)
-                    .expires(Duration::from_secs(30))
-                    .heartbeat(Duration::from_secs(10))
+                    .expires(REQUEST)
+                    .heartbeat(HEARTBEAT)
                     .messages()
                     .await
                     .map_err(|e| e.to_string())

@@ -43,6 +43,16 @@ pub struct LocalNats {
     port: u16,
     note_started: NoteStarted,
     access: Option<Access>,
+    member: Option<Member>,
+}
+
+/// What makes a server one of a cluster.
+#[derive(Clone)]
+struct Member {
+    name: String,
+    port: u16,
+    /// Addresses of all members.
+    routes: String,
 }
 
 /// How a server lets users in that does not let everybody in.
@@ -89,11 +99,43 @@ impl LocalNats {
         access: Option<Access>,
         note_started: NoteStarted,
     ) -> Result<LocalNats, LocalNatsError> {
-        std::fs::create_dir_all(folder)?;
-        let child = spawn(folder, port, access.as_ref(), &note_started)?;
-        let mut server = LocalNats { child, folder: folder.to_owned(), port, access, note_started };
+        let mut server = LocalNats::spawned(folder, port, access, None, note_started)?;
         server.wait_until_ready().await?;
         Ok(server)
+    }
+
+    fn spawned(
+        folder: &Path,
+        port: u16,
+        access: Option<Access>,
+        member: Option<Member>,
+        note_started: NoteStarted,
+    ) -> Result<LocalNats, LocalNatsError> {
+        std::fs::create_dir_all(folder)?;
+        let child = spawn(folder, port, access.as_ref(), member.as_ref(), &note_started)?;
+        Ok(LocalNats { child, folder: folder.to_owned(), port, access, note_started, member })
+    }
+
+    /// Starts a cluster of three servers, each with a folder of its own under `folder`.
+    pub async fn start_cluster(folder: &Path) -> Result<Vec<LocalNats>, LocalNatsError> {
+        let ports = [free_port()?, free_port()?, free_port()?];
+        let routes = ports.map(|port| format!("nats://127.0.0.1:{port}")).join(",");
+        let mut servers = Vec::new();
+        for (name, port) in ["n1", "n2", "n3"].into_iter().zip(ports) {
+            let member = Member { name: name.to_owned(), port, routes: routes.clone() };
+            let folder = folder.join(name);
+            servers.push(LocalNats::spawned(&folder, free_port()?, None, Some(member), Box::new(|_| {}))?);
+        }
+        // None is ready before most of them are there.
+        for server in &mut servers {
+            server.wait_until_ready().await?;
+        }
+        Ok(servers)
+    }
+
+    /// Returns the name that a server of a cluster has.
+    pub fn name(&self) -> Option<&str> {
+        self.member.as_ref().map(|member| member.name.as_str())
     }
 
     /// Returns its address.
@@ -114,8 +156,15 @@ impl LocalNats {
 
     /// Starts it again on the same port and store.
     pub async fn restart(&mut self) -> Result<(), LocalNatsError> {
-        self.child = spawn(&self.folder, self.port, self.access.as_ref(), &self.note_started)?;
+        self.revive()?;
         self.wait_until_ready().await
+    }
+
+    /// Starts it again without waiting: one server of a cluster alone is not ready.
+    pub fn revive(&mut self) -> Result<(), LocalNatsError> {
+        let (access, member) = (self.access.as_ref(), self.member.as_ref());
+        self.child = spawn(&self.folder, self.port, access, member, &self.note_started)?;
+        Ok(())
     }
 
     /// Waits for its process to end.
@@ -151,6 +200,17 @@ impl LocalNats {
     }
 }
 
+impl Member {
+    fn arguments(&self) -> [String; 4] {
+        [
+            format!("--server_name={}", self.name),
+            "--cluster_name=rollcall".to_owned(),
+            format!("--cluster=nats://127.0.0.1:{}", self.port),
+            format!("--routes={}", self.routes),
+        ]
+    }
+}
+
 fn program() -> OsString {
     std::env::var_os(PROGRAM_VARIABLE).unwrap_or_else(|| "nats-server".into())
 }
@@ -163,6 +223,7 @@ fn spawn(
     folder: &Path,
     port: u16,
     access: Option<&Access>,
+    member: Option<&Member>,
     note_started: &NoteStarted,
 ) -> Result<Child, LocalNatsError> {
     let log = folder.join("nats-server.log");
@@ -174,6 +235,7 @@ fn spawn(
         .arg(format!("--store_dir={}", folder.display()))
         .arg(format!("--log={}", log.display()))
         .args(access.map(|access| format!("--config={}", access.config.display())))
+        .args(member.into_iter().flat_map(Member::arguments))
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())

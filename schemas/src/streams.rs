@@ -161,24 +161,44 @@ pub struct BucketDefinition {
     pub name: &'static str,
     /// What it is for, shown by tools.
     pub description: &'static str,
+    /// Age at which the server forgets a key that nobody wrote to; zero for never.
+    pub max_age: Duration,
+}
+
+impl BucketDefinition {
+    const fn kept(name: &'static str, description: &'static str) -> BucketDefinition {
+        BucketDefinition { name, description, max_age: Duration::ZERO }
+    }
 }
 
 /// Checkpoints of the producer, one key per entity; beside them the progress of its daily run and of `rollcall reconcile`.
 pub const CHECKPOINTS: BucketDefinition =
-    BucketDefinition { name: "checkpoint", description: "How far each entity was read from Bitrix24" };
+    BucketDefinition::kept("checkpoint", "How far each entity was read from Bitrix24");
 
 /// The request budget that all processes share towards Bitrix24, and under `operating.<stage>` the computing time that
 /// each stage's calls have used.
 pub const BUDGET: BucketDefinition =
-    BucketDefinition { name: "budget", description: "Bitrix24's request bucket as all processes see it" };
+    BucketDefinition::kept("budget", "Bitrix24's request bucket as all processes see it");
 
 /// Tickets refused because their client was missing, keyed `<contact>.<deal>`, until the client comes.
 pub const WAITING: BucketDefinition =
-    BucketDefinition { name: "waiting", description: "Tickets refused for want of their client" };
+    BucketDefinition::kept("waiting", "Tickets refused for want of their client");
 
 /// Deliveries that were begun and never ended, keyed by stage and sequence: a message that kills its stage.
 pub const ATTEMPTS: BucketDefinition =
-    BucketDefinition { name: "attempts", description: "Deliveries that were begun and never ended" };
+    BucketDefinition::kept("attempts", "Deliveries that were begun and never ended");
+
+/// Who is at work where one replica of several is: one key per stage, renewed by whoever holds it.
+pub const LEASES: BucketDefinition =
+    BucketDefinition::kept("lease", "Which replica is at work where only one may be");
+
+/// Who may create a record in otmechalka, keyed by record. A claim that is left behind by a process that died, and whose
+/// command never comes again, is forgotten in the end.
+pub const CLAIMS: BucketDefinition = BucketDefinition {
+    name: "claim",
+    description: "Creates in otmechalka that are under way",
+    max_age: Duration::from_secs(15 * 60),
+};
 
 /// Every bucket.
-pub const BUCKETS: [BucketDefinition; 4] = [CHECKPOINTS, BUDGET, WAITING, ATTEMPTS];
+pub const BUCKETS: [BucketDefinition; 6] = [CHECKPOINTS, BUDGET, WAITING, ATTEMPTS, LEASES, CLAIMS];

@@ -9,6 +9,7 @@ use crate::line::Word;
 use crate::round::Report;
 
 /// The status-writer's metrics.
+#[derive(Clone)]
 pub struct WriterMetrics {
     statuses: Counters<2>,
     held: Gauges<1>,

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use bitrix24::{ApiError, Client, Error, ErrorClass, Lane};
 use chrono::{DateTime, FixedOffset};
 use futures::{StreamExt, stream};
-use runtime::{Delivery, Inbox, PublishError, Verdict, faults, trace};
+use runtime::{Delivery, Inbox, Leadership, PublishError, Verdict, faults, trace};
 use schemas::{Entity, RecordId, RecordRef, StatusSettled};
 
 use crate::allowance::unless_stopped;
@@ -30,6 +30,8 @@ pub struct Tools {
     pub settler: Arc<Inbox>,
     /// Portal seconds in one of ours.
     pub clock_speed: f64,
+    /// Leave to write.
+    pub leadership: Leadership,
 }
 
 impl Tools {
@@ -442,7 +444,7 @@ enum Checked {
 
 async fn recheck(tools: &Tools, mut held: Held<Delivery>) -> Checked {
     let record = held.record();
-    if !held.delivery.is_still_ours() {
+    if !held.delivery.is_still_ours() || !tools.leadership.is_held() {
         tracing::warn!("Was away for too long; leaving the status of {record} to its next delivery");
         return Checked::Lost(record);
     }

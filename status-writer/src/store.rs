@@ -6,6 +6,7 @@
 //! agrees about the newest message.
 
 use std::path::Path;
+use std::time::Duration;
 
 use async_nats::jetstream::stream::Stream;
 use chrono::{DateTime, FixedOffset};
@@ -43,6 +44,9 @@ pub enum Settling {
     Overtaken(Fence),
 }
 
+/// Pause before asking again where no answer came, as while a cluster elects a leader.
+const PAUSE: Duration = Duration::from_millis(500);
+
 /// Name of the cache's folder.
 const CACHE: &str = "status-writer";
 
@@ -50,10 +54,13 @@ impl Store {
     /// Opens the stream and the cache beside it.
     pub async fn open(broker: &Broker, state_dir: &Path) -> Result<Store, BrokerError> {
         let stream = broker.stream(STATUSES.name).await?;
-        let info = stream.get_info().await.map_err(|error| BrokerError::Unavailable {
-            operation: format!("look at stream {}", STATUSES.name),
-            reason: error.to_string(),
-        })?;
+        let info = loop {
+            match stream.get_info().await {
+                Ok(info) => break info,
+                Err(error) => tracing::warn!("Still trying to look at stream {}: {error}", STATUSES.name),
+            }
+            broker.pause(PAUSE).await?;
+        };
         // The number sets it apart from earlier caches, which held all texts.
         let stamp = format!("{} made {}, 2", STATUSES.name, info.created.to_rfc3339());
         Ok(Store { broker: broker.clone(), stream, cache: DiskCache::open(state_dir, CACHE, &stamp) })

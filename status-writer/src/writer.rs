@@ -1,16 +1,19 @@
 //! The loop: takes outcomes in, starts rounds, learns from what came of them.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bitrix24::{ErrorClass, Lane};
 use futures::{StreamExt, stream};
 use runtime::budget::{SharedBudget, Spending};
-use runtime::{Broker, BrokerError, Context, Delivery, Inbox, Stage, Verdict};
+use runtime::{
+    Broker, BrokerError, CancellationToken, Context, Delivery, Inbox, Leadership, Stage, Verdict, lease,
+};
 use schemas::problem::STATUS_MAX_CHARS;
 use schemas::streams::{
-    ATTEMPTS, BUDGET, ConsumerDefinition, DEAD_LETTERS, RESULTS, STATUSES, status_writer_consumer,
+    ATTEMPTS, BUDGET, ConsumerDefinition, DEAD_LETTERS, LEASES, RESULTS, STATUSES, status_writer_consumer,
 };
 use schemas::{Entity, Outcome, RecordProcessed, RecordRef};
 use tokio::sync::mpsc;
@@ -18,7 +21,7 @@ use tokio::task::JoinSet;
 
 use crate::StatusWriter;
 use crate::allowance::{self, unless_stopped};
-use crate::config::Config;
+use crate::config::{Config, StatusFields};
 use crate::decide::{Decision, Wanted};
 use crate::desk::{Desk, Displaced, Held, Picked};
 use crate::field::{self, Unusable};
@@ -52,34 +55,63 @@ const LAST_ROUNDS: Duration = Duration::from_secs(7);
 /// Nothing is waited for longer without looking round.
 const LONGEST_SLEEP: Duration = Duration::from_secs(3_600);
 
-/// Works until the stage is to stop.
+/// Works until the stage is to stop, while this replica is the one at work.
 pub async fn run(config: Config, context: Context) -> anyhow::Result<()> {
     let Context { broker, settings, health, stopping } = context;
     let consumers = Entity::ALL.map(status_writer_consumer);
     let streams = [&RESULTS, &STATUSES, &DEAD_LETTERS];
-    broker.wait_for(&streams, &consumers, &[&BUDGET, &ATTEMPTS]).await?;
-    let [contacts, deals] = consumers;
-    let settler = Arc::new(Inbox::bind(&broker, StatusWriter::NAME, contacts.clone(), 1).await?);
-    let tools = Arc::new(Tools {
+    broker.wait_for(&streams, &consumers, &[&BUDGET, &ATTEMPTS, &LEASES]).await?;
+    health.set_bound(true);
+    let office = Office {
+        // One for all the times at work: what it learned of the portal stays true.
         client: allowance::share(config.portal, SharedBudget::open(&broker, config.bucket).await?).build()?,
         fields: config.fields,
-        store: Store::open(&broker, &settings.state_dir).await?,
-        settler,
         clock_speed: config.bucket.clock_speed,
+        metrics: WriterMetrics::register(broker.metrics()),
+        state_dir: settings.state_dir,
+        broker: broker.clone(),
+        stopping,
+    };
+    let _refresh = metrics::follow(broker.metrics(), office.client.clone());
+    // In a set, so that it ends with this future.
+    let mut notes = JoinSet::new();
+    let asked = office.client.clone();
+    let counts = move || metrics::counts(&asked);
+    notes.spawn(Spending::keep_noting(broker.clone(), StatusWriter::NAME, config.bucket, counts));
+    let state_dir = office.state_dir.clone();
+    lease::lead(&broker, StatusWriter::NAME, &state_dir, |leadership| write(&office, leadership)).await
+}
+
+/// What outlasts a time at work.
+struct Office {
+    client: bitrix24::Client,
+    fields: StatusFields,
+    clock_speed: f64,
+    metrics: WriterMetrics,
+    state_dir: PathBuf,
+    broker: Broker,
+    stopping: CancellationToken,
+}
+
+async fn write(office: &Office, leadership: Leadership) -> anyhow::Result<()> {
+    let Office { broker, stopping, .. } = office;
+    let [contacts, deals] = Entity::ALL.map(status_writer_consumer);
+    let settler = Arc::new(Inbox::bind(broker, StatusWriter::NAME, contacts.clone(), 1).await?);
+    let tools = Arc::new(Tools {
+        client: office.client.clone(),
+        fields: office.fields.clone(),
+        store: Store::open(broker, &office.state_dir).await?,
+        settler,
+        clock_speed: office.clock_speed,
+        leadership,
     });
-    health.set_bound(true);
     // In a set, so that they end with this future.
     let mut readers = JoinSet::new();
     let mut incoming = Incoming {
-        contacts: open(&broker, contacts, &mut readers).await?,
-        deals: open(&broker, deals, &mut readers).await?,
+        contacts: open(broker, contacts, &mut readers).await?,
+        deals: open(broker, deals, &mut readers).await?,
     };
-    let mut notes = JoinSet::new();
-    let asked = tools.client.clone();
-    let counts = move || metrics::counts(&asked);
-    notes.spawn(Spending::keep_noting(broker.clone(), StatusWriter::NAME, config.bucket, counts));
-    let _refresh = metrics::follow(broker.metrics(), tools.client.clone());
-    let mut writer = Writer::new(tools, WriterMetrics::register(broker.metrics()), Instant::now());
+    let mut writer = Writer::new(tools, office.metrics.clone(), Instant::now());
     loop {
         writer.start_what_is_due(Instant::now());
         writer.tell_held();

@@ -12,6 +12,7 @@ mod observe_files;
 mod page;
 mod reconcile;
 mod replay;
+mod replicas;
 mod rooms;
 mod rotation;
 mod secrets;

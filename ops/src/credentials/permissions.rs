@@ -1,8 +1,9 @@
 //! Who may do what in NATS: for each user the least that its work takes. What is not listed is refused.
 
 use schemas::streams::{
-    ATTEMPTS, BUDGET, BucketDefinition, CHECKPOINTS, COMMANDS, ConsumerDefinition, DEAD_LETTERS, RAW,
-    RESULTS, STATUSES, STREAMS, WAITING, mapper_consumer, pusher_consumers, status_writer_consumer,
+    ATTEMPTS, BUDGET, BucketDefinition, CHECKPOINTS, CLAIMS, COMMANDS, ConsumerDefinition, DEAD_LETTERS,
+    LEASES, RAW, RESULTS, STATUSES, STREAMS, WAITING, mapper_consumer, pusher_consumers,
+    status_writer_consumer,
 };
 use schemas::{Entity, streams};
 
@@ -68,6 +69,12 @@ impl User {
         self.reads_bucket(bucket)
     }
 
+    /// May be the one replica at work of a stage.
+    fn leads(mut self, stage: &str) -> User {
+        self.publish.push(format!("$KV.{}.{stage}", LEASES.name));
+        self.reads_bucket(&LEASES)
+    }
+
     /// May fetch and ack the messages of a consumer that is there.
     fn consumes(mut self, stream: &str, consumer: &str) -> User {
         self.publish.extend([
@@ -98,7 +105,8 @@ pub fn own_users() -> Vec<User> {
 fn producer() -> User {
     User::new("producer")
         .publishes(&["b24.raw.>"])
-        .reads(RAW.name)
+        .reads_from_leader(RAW.name)
+        .leads("producer")
         .writes_bucket(&CHECKPOINTS)
         .writes_bucket(&BUDGET)
 }
@@ -123,6 +131,7 @@ fn pusher() -> User {
         .works_off(&pusher_consumers())
         .reads_bucket(&CHECKPOINTS)
         .writes_bucket(&WAITING)
+        .writes_bucket(&CLAIMS)
 }
 
 fn status_writer() -> User {
@@ -130,7 +139,8 @@ fn status_writer() -> User {
         .publishes(&["b24.status.>", "dlq.status-writer.>"])
         .looks_at(RESULTS.name)
         .looks_at(DEAD_LETTERS.name)
-        .reads(STATUSES.name)
+        .reads_from_leader(STATUSES.name)
+        .leads("status-writer")
         .works_off(&Entity::ALL.map(status_writer_consumer))
         .writes_bucket(&BUDGET)
 }

@@ -1,14 +1,15 @@
 //! A portal, a stream and a producer between them.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use chrono::{DateTime, FixedOffset};
 use runtime::bootstrap::{self, Mode};
 use runtime::broker::{NatsSettings, StoredMessage};
 use runtime::health::Health;
 use runtime::local_nats::LocalNats;
-use runtime::{Broker, CancellationToken, Context, Source, Stage};
+use runtime::{Broker, CancellationToken, Context, Outgoing, Source, Stage};
 use schemas::streams::{CHECKPOINTS, RAW};
 use schemas::{Checkpoint, Entity, Envelope, RecordChanged, RecordId, RecordRef, subjects};
 use serde_json::{Value, json};
@@ -29,8 +30,11 @@ pub struct Bench {
     pub folder: tempfile::TempDir,
     portal: Simulator,
     http: reqwest::Client,
-    producer: Option<(JoinHandle<anyhow::Result<()>>, CancellationToken)>,
+    producer: Option<Replica>,
 }
+
+/// A running producer, and what tells it to stop.
+pub type Replica = (JoinHandle<anyhow::Result<()>>, CancellationToken);
 
 impl Bench {
     /// Starts a portal with this many valid contacts and won deals, and no producer yet.
@@ -62,10 +66,19 @@ impl Bench {
     }
 
     pub fn start_producer_polling_every(&mut self, interval: &str) {
+        self.producer = Some(self.producer_in(&self.state_dir(), interval));
+    }
+
+    /// Starts one more producer, as on another host.
+    pub fn replica(&self, name: &str) -> Replica {
+        self.producer_in(&self.folder.path().join(name), "300ms")
+    }
+
+    fn producer_in(&self, state_dir: &Path, interval: &str) -> Replica {
         let nats_url = self.nats.url();
         let webhook_url = self.portal.webhook_url();
         let speed = CLOCK_SPEED.to_string();
-        let state_dir = self.state_dir().display().to_string();
+        let state_dir = state_dir.display().to_string();
         let settings = [
             ("NATS_URL", nats_url.as_str()),
             ("BITRIX24_WEBHOOK_URL", &webhook_url),
@@ -87,7 +100,7 @@ impl Bench {
                 Broker::connect("producer", &settings.nats, health.clone(), token.clone()).await.unwrap();
             producer::Producer::run(config, Context { broker, settings, health, stopping: token }).await
         });
-        self.producer = Some((task, stopping));
+        (task, stopping)
     }
 
     /// Tells the producer to stop and waits until it has.
@@ -176,6 +189,28 @@ impl Bench {
         let stream = self.broker.stream(RAW.name).await.unwrap();
         let message = self.broker.last_message(&stream, RAW.name, &subjects::raw(record)).await.unwrap()?;
         Some(message.decode().unwrap())
+    }
+
+    /// Publishes what another producer read of a contact some time ago.
+    pub async fn publish_as_another(&self, id: u64, name: &str, modified: DateTime<FixedOffset>) {
+        let record = contact(id);
+        let stream = self.broker.stream(RAW.name).await.unwrap();
+        let last =
+            self.broker.last_message(&stream, RAW.name, &subjects::raw(record)).await.unwrap().unwrap();
+        let (envelope, changed) = last.decode::<RecordChanged>().unwrap();
+        let mut content: Value = serde_json::from_str(changed.record.get()).unwrap();
+        content["NAME"] = json!(name);
+        let changed = RecordChanged { record: serde_json::value::to_raw_value(&content).unwrap(), ..changed };
+        let envelope = Envelope { modified, fingerprint: format!("of {name}"), ..envelope };
+        let message = Outgoing::new(subjects::raw(record), envelope.encode(&changed).unwrap(), name.into());
+        self.broker.publish(&message.expecting_last(last.sequence)).await.unwrap();
+    }
+
+    /// Returns every name that was published of a contact, in order.
+    pub async fn names(&self, id: u64) -> Vec<String> {
+        let events = self.events().await;
+        let of_it = events.iter().filter(|(envelope, _)| envelope.record == contact(id));
+        of_it.map(|(_, changed)| field(changed, "NAME")).collect()
     }
 
     /// Returns all events in the order of the stream.

@@ -2,6 +2,7 @@
 
 mod bench;
 mod faults;
+mod replicas;
 mod restarts;
 
 use schemas::Entity;

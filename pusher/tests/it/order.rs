@@ -3,7 +3,7 @@
 use schemas::{Mapping, Outcome, Version};
 use serde_json::json;
 
-use crate::bench::{Bench, assert_success, client, contact, eventually, refused, version};
+use crate::bench::{Bench, assert_success, client, contact, deal, eventually, refused, ticket, version};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_is_created_once_and_sent_again_only_when_it_changed() {
@@ -141,6 +141,49 @@ async fn two_processes_share_the_work_and_keep_the_order() {
         assert_eq!(bench.written_names(contact(id)).await, expected, "contact {id}");
     }
     assert_eq!(bench.results().await, 72);
+    assert!(one.stop().await.success());
+    assert!(other.stop().await.success());
+}
+
+/// Each deal has two versions with different pupils, hence in different partitions, and both processes are at once
+/// about to create its ticket.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_processes_never_create_two_tickets_for_a_deal_that_changed_its_pupil() {
+    let bench = Bench::start().await;
+    let pupils: Vec<_> = (1..=16).map(contact).collect();
+    let one = bench.pusher();
+    for pupil in &pupils {
+        bench.new_client(*pupil).await;
+    }
+    bench.idle().await;
+    let other = bench.pusher_with(crate::bench::SPEED, &bench.state_dir().join("other"));
+    // Slow enough for the lookup of each to come before the create of the other.
+    bench.fault(json!({"kind": "slow", "seconds": 0.3})).await;
+    for round in 0..8 {
+        for id in 0..4 {
+            let deal = deal(100 + round * 4 + id);
+            let (first, second) = (pupils[(id * 4) as usize], pupils[(id * 4 + 1) as usize]);
+            assert_ne!(first.partition(), second.partition());
+            for (number, pupil) in [(1, first), (2, second)] {
+                bench.command(deal, pupil, version(deal.id.get() * 10 + number), "", ticket(pupil)).await;
+            }
+        }
+    }
+    bench.idle().await;
+    let history = bench.history().await;
+    let mut created: Vec<&str> = history
+        .iter()
+        .filter(|call| {
+            call["method"] == "POST" && call["path"] == "/api/tickets/" && call["applied"] == json!(true)
+        })
+        .filter_map(|call| call["origin_id"].as_str())
+        .collect();
+    created.sort_unstable();
+    let all: Vec<String> = (100..132).map(|id| id.to_string()).collect();
+    assert_eq!(created, all);
+    for id in 100..132 {
+        assert_eq!(bench.result(deal(id)).await.unwrap().0, version(id * 10 + 2));
+    }
     assert!(one.stop().await.success());
     assert!(other.stop().await.success());
 }

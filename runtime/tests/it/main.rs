@@ -1,5 +1,7 @@
 //! The shell against a real nats-server.
 
+mod lease;
+
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 

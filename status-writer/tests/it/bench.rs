@@ -80,14 +80,19 @@ impl Bench {
         }
     }
 
-    /// Starts the stage, or another one beside it.
+    /// Starts the stage.
     pub async fn run(&self) {
+        self.run_in("state").await;
+    }
+
+    /// Starts one more, as on a host of its own.
+    pub async fn run_in(&self, folder: &str) {
         let text = |name: &str, value: String| (name.to_owned(), value);
         let source = Source::new([
             text("NATS_URL", self.server.url()),
             text("BITRIX24_WEBHOOK_URL", self.portal.webhook_url()),
             text("PORTAL_CLOCK_SPEED", CLOCK_SPEED.to_string()),
-            text("STATE_DIR", self.folder.path().join("state").display().to_string()),
+            text("STATE_DIR", self.folder.path().join(folder).display().to_string()),
             text("BITRIX24_OPERATING_LIMIT", self.operating_limit().await),
         ]);
         let (settings, config) = configure::<StatusWriter>(&source).unwrap();
@@ -123,6 +128,13 @@ impl Bench {
             running.abort();
             assert!(running.await.unwrap_err().is_cancelled());
         }
+    }
+
+    /// Kills the stage that was started first, and leaves the others.
+    pub async fn kill_the_first_stage(&self) {
+        let (running, _) = self.stages.lock().unwrap().remove(0);
+        running.abort();
+        assert!(running.await.unwrap_err().is_cancelled());
     }
 
     fn take_stages(&self) -> Vec<(JoinHandle<anyhow::Result<()>>, CancellationToken)> {

@@ -413,15 +413,19 @@ async fn an_older_status_that_overtook_a_newer_one_is_repaired() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_writers_share_the_work() {
+async fn of_two_writers_one_works_and_the_other_takes_over() {
     let bench = Bench::start().await;
     let ids = bench.contacts(200).await;
-    bench.run().await;
-    bench.run().await;
-    for version in 1..=2 {
-        for id in &ids {
-            bench.outcome(*id, version, &format!("text {version}"), "").await;
-        }
+    bench.run_in("one").await;
+    bench.run_in("other").await;
+    for id in &ids {
+        bench.outcome(*id, 1, "text 1", "").await;
+    }
+    bench.until("some writes", || async { !bench.writes().await.is_empty() }).await;
+    // It dies in the middle, and its disk with it.
+    bench.kill_the_first_stage().await;
+    for id in &ids {
+        bench.outcome(*id, 2, "text 2", "").await;
     }
     bench
         .until("every newest version settled", || async {
@@ -432,6 +436,12 @@ async fn two_writers_share_the_work() {
     for id in &ids {
         assert_eq!(bench.shown(*id).await, "text 2");
     }
+    // Twice at most for one version: what the dead one wrote and could not settle.
+    let mut writes = std::collections::BTreeMap::<(u64, String), u32>::new();
+    for write in bench.writes().await {
+        *writes.entry(write).or_default() += 1;
+    }
+    assert!(writes.len() >= 200 && writes.values().all(|count| *count <= 2), "{writes:?}");
     assert_eq!(bench.requests().await["refused_503"], 0);
     bench.stop().await;
 }
