@@ -161,9 +161,9 @@ pub struct Status {
 #[derive(Args)]
 #[command(after_help = EXPLANATION)]
 pub struct Serve {
-    /// Address and port to listen at
-    #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDRESS:PORT", env = "SERVE_LISTEN")]
-    pub listen: std::net::SocketAddr,
+    /// Address and port to listen at [default: `SERVE_LISTEN`, or 127.0.0.1:8080]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub listen: Option<std::net::SocketAddr>,
 }
 
 /// Shows what the mapping would send for a record, beside what was sent last; changes nothing

@@ -470,6 +470,17 @@ impl Bucket {
             .await
     }
 
+    /// Returns a value and when it was stored. Keeps trying while the server is away.
+    pub async fn get_with_time(&self, key: &str) -> Result<Option<(Bytes, DateTime<Utc>)>, BrokerError> {
+        self.broker
+            .until_answered(&format!("read from bucket {}", self.name), || async {
+                let entry = self.store.entry(key).await.map_err(|error| error.to_string())?;
+                let put = entry.filter(|entry| entry.operation == kv::Operation::Put);
+                Ok(put.map(|entry| (entry.value, entry.created)))
+            })
+            .await
+    }
+
     /// Stores a value whatever was there. Keeps trying while the server is away.
     pub async fn put(&self, key: &str, value: Bytes) -> Result<u64, BrokerError> {
         self.broker

@@ -6,15 +6,14 @@ const SAMPLE: &str = include_str!("../../../.env.sample");
 const COMPOSE: &str = include_str!("../../../docker-compose.yml");
 
 /// What `.env.sample` says is not for containers, or what they have from elsewhere.
-const NOT_FOR_CONTAINERS: [&str; 7] = [
+const NOT_FOR_CONTAINERS: [&str; 6] = [
     // A file of the host; every setting in it may stand in .env.
     "ROLLCALL_CONFIG",
     // A volume and fixed addresses inside the containers.
     "STATE_DIR",
     "HEALTH_LISTEN",
-    // Files to be mounted first; ops/README.md says how.
-    "OTMECHALKA_CA_FILE",
-    "NATS_CA_FILE",
+    // No service: `docker compose run` with --publish, see ops/README.md.
+    "SERVE_LISTEN",
     // Only against doubles whose clock was sped up.
     "PORTAL_CLOCK_SPEED",
     "OTMECHALKA_CLOCK_SPEED",

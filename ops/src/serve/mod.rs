@@ -5,7 +5,7 @@ mod story;
 mod view;
 mod words;
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use axum::extract::{Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
-use runtime::Broker;
+use runtime::{Broker, Reader};
 use schemas::{Entity, RecordId, RecordRef};
 use serde::Deserialize;
 use serde_json::json;
@@ -42,6 +42,9 @@ const STORIES_AT_ONCE: usize = 2;
 /// Entries of a story that are shown, the newest.
 const MOST_ENTRIES: usize = 200;
 
+/// Where the page is shown unless somebody says otherwise: for this machine only.
+const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
+
 /// Style of the page; its own resource, so that the page needs no inline code.
 const STYLE: &str = include_str!("style.css");
 
@@ -59,8 +62,22 @@ struct Shown {
     newest: Mutex<Option<(Instant, Arc<View>)>>,
 }
 
+/// Reads the address from the command line, else from `SERVE_LISTEN`.
+fn address(environment: &Environment, argument: Option<SocketAddr>) -> Result<SocketAddr, Failure> {
+    if let Some(address) = argument {
+        return Ok(address);
+    }
+    let source = environment.source();
+    let reader = Reader::new(&source);
+    let expected = "an address of this machine and a port";
+    let address =
+        reader.with_default("SERVE_LISTEN", LISTEN, expected, "127.0.0.1:8080", |text| text.parse().ok());
+    reader.finish(|| address).map_err(Failure::settings)
+}
+
 /// Carries the command out.
 pub async fn run(environment: &Environment, arguments: &cli::Serve, json: bool) -> Result<Exit, Failure> {
+    let listen = address(environment, arguments.listen)?;
     let mut signals = Signals::listen()?;
     let shown = Shown {
         broker: nats::connect(environment).await?,
@@ -70,12 +87,9 @@ pub async fn run(environment: &Environment, arguments: &cli::Serve, json: bool) 
         newest: Mutex::default(),
     };
     let cannot_listen = |error: std::io::Error| {
-        Failure::environment(format!(
-            "Cannot listen at {}: {error}. Choose another --listen",
-            arguments.listen
-        ))
+        Failure::environment(format!("Cannot listen at {listen}: {error}. Choose another --listen"))
     };
-    let listener = tokio::net::TcpListener::bind(arguments.listen).await.map_err(cannot_listen)?;
+    let listener = tokio::net::TcpListener::bind(listen).await.map_err(cannot_listen)?;
     let address: SocketAddr = listener.local_addr().map_err(cannot_listen)?;
     let summary = format!("The status page is at http://{address}/ until Ctrl-C.");
     let result = json!({"address": format!("http://{address}/")});

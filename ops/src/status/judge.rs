@@ -11,7 +11,7 @@ use crate::up::gauge::Reading;
 /// Without any sign of work for this long, a stage that has work is frozen.
 const FROZEN: TimeDelta = TimeDelta::minutes(5);
 
-/// Age of a watermark at which reading is frozen: polls are a minute apart, and a first walk moves its cursor.
+/// Age of a watermark at which reading is frozen, unless a walk moved its cursor since: polls are a minute apart.
 const STALE: TimeDelta = TimeDelta::minutes(10);
 
 /// Share of a method's computing time above which somebody should know.
@@ -95,7 +95,8 @@ fn of_reading(entity: &'static str, reading: &Reading, now: DateTime<Utc>) -> Op
         return Some(Finding::warning("watermark", entity, "never read", action));
     };
     let age = now.signed_duration_since(watermark);
-    if age < STALE || reading.walking.is_some() {
+    let is_recent = |moment| now.signed_duration_since(moment) < STALE;
+    if age < STALE || (reading.walking.is_some() && reading.moved.is_some_and(is_recent)) {
         return None;
     }
     Some(Finding::error(
@@ -166,11 +167,13 @@ mod tests {
     }
 
     #[test]
-    fn an_old_watermark_is_frozen_unless_a_walk_is_under_way() {
+    fn an_old_watermark_is_frozen_unless_a_walk_moves_on() {
         let old = (now() - TimeDelta::minutes(11)).fixed_offset();
-        let reading = Reading { polls: 7, watermark: Some(old), walking: None };
+        let reading = Reading { polls: 7, watermark: Some(old), walking: None, moved: Some(now()) };
         assert!(of_reading("deals", &reading, now()).unwrap().message.contains("active but frozen"));
         assert_eq!(of_reading("deals", &Reading { walking: Some(5), ..reading }, now()), None);
+        let stopped = Reading { walking: Some(5), moved: Some(now() - TimeDelta::minutes(11)), ..reading };
+        assert!(of_reading("deals", &stopped, now()).is_some());
         let fresh = Reading { watermark: Some(now().fixed_offset()), ..reading };
         assert_eq!(of_reading("deals", &fresh, now()), None);
     }

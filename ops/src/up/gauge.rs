@@ -68,6 +68,8 @@ pub struct Reading {
     pub watermark: Option<DateTime<FixedOffset>>,
     /// Last id of the walk that is under way, if any.
     pub walking: Option<u64>,
+    /// When any of this was last stored.
+    pub moved: Option<DateTime<Utc>>,
 }
 
 /// Why nothing could be read.
@@ -152,13 +154,14 @@ fn due(schedule: Option<&str>) -> Option<DateTime<Utc>> {
 async fn reading(broker: &Broker, entity: Entity) -> Result<Reading, GaugeError> {
     let failed = failed(CHECKPOINTS.name);
     let bucket = broker.bucket(&CHECKPOINTS).await.map_err(|error| failed(&error))?;
-    let found = bucket.get(entity.token()).await.map_err(|error| failed(&error))?;
-    let Some((value, _)) = found else { return Ok(Reading::default()) };
+    let found = bucket.get_with_time(entity.token()).await.map_err(|error| failed(&error))?;
+    let Some((value, moved)) = found else { return Ok(Reading::default()) };
     let checkpoint: Checkpoint = serde_json::from_slice(&value).map_err(|error| failed(&error))?;
     Ok(Reading {
         polls: checkpoint.polls,
         watermark: Some(checkpoint.watermark),
         walking: checkpoint.window.map(|window| window.cursor),
+        moved: Some(moved),
     })
 }
 
