@@ -191,7 +191,7 @@ async fn each_container_sees_the_secrets_of_its_own_program_only() -> anyhow::Re
     let who = |name: &str| -> BTreeSet<&str> {
         services.iter().filter(|(_, service)| sees(service, name)).map(|(name, _)| name.as_str()).collect()
     };
-    let portal = BTreeSet::from(["bootstrap", "producer", "rollcall", "status-writer"]);
+    let portal = BTreeSet::from(["bootstrap", "producer", "rollcall", "status-writer", "warehouse"]);
     assert_eq!(who("BITRIX24_WEBHOOK_URL"), portal);
     assert_eq!(who("OTMECHALKA_TOKEN"), BTreeSet::from(["pusher", "rollcall"]));
     for user in ["producer", "mapper", "pusher", "status-writer"] {
