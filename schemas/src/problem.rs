@@ -113,6 +113,16 @@ impl Problem {
         Problem { code: format!("{}.{kind}", field.token), text }
     }
 
+    /// Tells a problem with a value that is repeated.
+    fn quoting(
+        field: Field<'_>,
+        kind: &str,
+        value: &str,
+        text: impl FnOnce(&str, String) -> String,
+    ) -> Problem {
+        Problem::of(field, kind, text(field.title, quoted(value)))
+    }
+
     /// A required field is blank.
     pub fn missing(field: Field<'_>) -> Problem {
         let Field { title, .. } = field;
@@ -155,55 +165,39 @@ impl Problem {
 
     /// A field holds something else than its kind of value, for example a list in place of a text.
     pub fn unreadable(field: Field<'_>, value: &str) -> Problem {
-        let Field { title, .. } = field;
-        let value = quoted(value);
-        Problem::of(
-            field,
-            "unreadable",
+        Problem::quoting(field, "unreadable", value, |title, value| {
             format!(
                 "Не удалось прочитать поле «{title}»: {value}. Заполните его заново; если не поможет, сообщите \
                  администратору."
-            ),
-        )
+            )
+        })
     }
 
     /// A text is no phone number.
     pub fn phone_invalid(field: Field<'_>, value: &str) -> Problem {
-        let Field { title, .. } = field;
-        let value = quoted(value);
-        Problem::of(
-            field,
-            "invalid",
+        Problem::quoting(field, "invalid", value, |title, value| {
             format!(
                 "В поле «{title}» не номер телефона: {value}. Укажите номер полностью, например +7 926 123-45-67; \
                  иностранный – с плюсом и кодом страны."
-            ),
-        )
+            )
+        })
     }
 
     /// A text is no e-mail address.
     pub fn email_invalid(field: Field<'_>, value: &str) -> Problem {
-        let Field { title, .. } = field;
-        let value = quoted(value);
-        Problem::of(
-            field,
-            "invalid",
+        Problem::quoting(field, "invalid", value, |title, value| {
             format!(
                 "В поле «{title}» не адрес электронной почты: {value}. Оставьте в нём один адрес, например \
                  ivan@example.ru, или очистите поле."
-            ),
-        )
+            )
+        })
     }
 
     /// A text is no calendar date.
     pub fn date_invalid(field: Field<'_>, value: &str) -> Problem {
-        let Field { title, .. } = field;
-        let value = quoted(value);
-        Problem::of(
-            field,
-            "invalid",
-            format!("В поле «{title}» не дата: {value}. Укажите дату, например 29.11.2009."),
-        )
+        Problem::quoting(field, "invalid", value, |title, value| {
+            format!("В поле «{title}» не дата: {value}. Укажите дату, например 29.11.2009.")
+        })
     }
 
     /// No value of a list is chosen.
@@ -247,13 +241,9 @@ impl Problem {
 impl Problem {
     /// The contact of a deal is no id.
     pub fn contact_invalid(field: Field<'_>, value: &str) -> Problem {
-        let Field { title, .. } = field;
-        let value = quoted(value);
-        Problem::of(
-            field,
-            "invalid",
-            format!("В поле «{title}» нет контакта ученика: {value}. Выберите в сделке контакт ученика."),
-        )
+        Problem::quoting(field, "invalid", value, |title, value| {
+            format!("В поле «{title}» нет контакта ученика: {value}. Выберите в сделке контакт ученика.")
+        })
     }
 
     /// A deal has no contact.
@@ -286,15 +276,11 @@ impl Problem {
 
     /// A product row sells another quantity than one.
     pub fn quantity(field: Field<'_>, found: &str) -> Problem {
-        let Field { title, .. } = field;
-        let found = quoted(found);
-        Problem::of(
-            field,
-            "not_one",
+        Problem::quoting(field, "not_one", found, |title, found| {
             format!(
                 "«{title}» товара в сделке: {found}, а должно быть 1. На каждый абонемент заведите свою сделку."
-            ),
-        )
+            )
+        })
     }
 
     /// The deal is not in roubles.
@@ -325,15 +311,11 @@ impl Problem {
 
     /// The tax of a product row is no rate.
     pub fn rate_invalid(field: Field<'_>, value: &str) -> Problem {
-        let Field { title, .. } = field;
-        let value = quoted(value);
-        Problem::of(
-            field,
-            "invalid",
+        Problem::quoting(field, "invalid", value, |title, value| {
             format!(
                 "«{title}» товара в сделке – не ставка в процентах: {value}. Исправьте ставку налога товара."
-            ),
-        )
+            )
+        })
     }
 
     /// An amount of a product row is not there.
@@ -388,29 +370,21 @@ impl Problem {
 
     /// The portal has no such user, or the deal names none.
     pub fn seller_unknown(field: Field<'_>, id: &str) -> Problem {
-        let Field { title, .. } = field;
-        let id = quoted(id);
-        Problem::of(
-            field,
-            "unknown",
+        Problem::quoting(field, "unknown", id, |title, id| {
             format!(
                 "Сотрудник в поле «{title}» не найден в Битрикс24: {id}. Выберите сотрудника, продавшего абонемент."
-            ),
-        )
+            )
+        })
     }
 
     /// The user has neither first name nor surname.
     pub fn seller_nameless(field: Field<'_>, id: &str) -> Problem {
-        let Field { title, .. } = field;
-        let id = quoted(id);
-        Problem::of(
-            field,
-            "nameless",
+        Problem::quoting(field, "nameless", id, |title, id| {
             format!(
                 "У сотрудника в поле «{title}» ({id}) не заполнены имя и фамилия. Заполните их в его профиле или \
                  выберите другого сотрудника и сохраните сделку."
-            ),
-        )
+            )
+        })
     }
 }
 
