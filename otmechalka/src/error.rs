@@ -173,6 +173,57 @@ impl Error {
         }
     }
 
+    /// Returns the call that failed; `None` where nothing was sent.
+    pub fn call(&self) -> Option<Call> {
+        match self {
+            Self::Unreachable { operation, .. }
+            | Self::Untrusted { operation, .. }
+            | Self::TimedOut { operation }
+            | Self::Interrupted { operation, .. }
+            | Self::Unavailable { operation, .. }
+            | Self::Garbled { operation, .. }
+            | Self::RateLimited { operation, .. }
+            | Self::Unauthorized { operation, .. }
+            | Self::NotFound { operation }
+            | Self::Refused { operation, .. } => Some(operation.call),
+            Self::OriginId => None,
+        }
+    }
+
+    /// Returns what kind of failure it is, in one word.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Unreachable { .. } => "unreachable",
+            Self::Untrusted { .. } => "untrusted",
+            Self::TimedOut { .. } => "timed_out",
+            Self::Interrupted { .. } => "interrupted",
+            Self::Unavailable { .. } => "unavailable",
+            Self::Garbled { .. } => "garbled",
+            Self::RateLimited { .. } => "rate_limited",
+            Self::Unauthorized { .. } => "unauthorized",
+            Self::NotFound { .. } => "not_found",
+            Self::Refused { .. } => "refused",
+            Self::OriginId => "origin_id",
+        }
+    }
+
+    /// Returns the status of the answer, where one came.
+    pub fn status(&self) -> Option<u16> {
+        match self {
+            Self::Unavailable { status, .. }
+            | Self::Garbled { status, .. }
+            | Self::Unauthorized { status, .. }
+            | Self::Refused { status, .. } => Some(*status),
+            Self::RateLimited { .. } => Some(429),
+            Self::NotFound { .. } => Some(404),
+            Self::Unreachable { .. }
+            | Self::Untrusted { .. }
+            | Self::TimedOut { .. }
+            | Self::Interrupted { .. }
+            | Self::OriginId => None,
+        }
+    }
+
     /// Returns the pause otmechalka asked for, with 429 or with 503.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {

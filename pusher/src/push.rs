@@ -8,7 +8,7 @@ use runtime::{Broker, BrokerError, Bucket, Delivery, Handler, Outgoing, PublishE
 use schemas::problem::{ClientAbsence, SUCCESS, status_text};
 use schemas::streams::ACK_WAIT;
 use schemas::{
-    Checkpoint, Client, Entity, Envelope, EnvelopeError, Mapping, Outcome, Problem, RecordId,
+    Answered, Checkpoint, Client, Entity, Envelope, EnvelopeError, Mapping, Outcome, Problem, RecordId,
     RecordProcessed, RecordRef, Ticket, subjects,
 };
 
@@ -100,6 +100,8 @@ struct Ending {
     problems: Vec<Problem>,
     target_id: Option<String>,
     body_digest: Option<String>,
+    /// What otmechalka said where it did not take the record.
+    answered: Option<Answered>,
     /// otmechalka was changed.
     wrote: bool,
     /// A try before this end may have changed otmechalka unseen.
@@ -147,6 +149,7 @@ impl Ending {
             problems: Vec::new(),
             target_id: None,
             body_digest: None,
+            answered: None,
             wrote: false,
             is_uncertain: false,
             is_absent: false,
@@ -371,7 +374,8 @@ impl Push {
         if client_is_coming(traces, task.envelope.modified) {
             let pause = self.pauses.for_client(task.envelope.attempt);
             tracing::debug!(deal.id = %deal, contact.id = %pupil, "Ticket {deal} waits for its client {pupil}");
-            return Err(self.park(task, pupil, task.failures, pause).await?);
+            let absent = Answered { call: "get_client".into(), kind: "not_found".into(), status: Some(404) };
+            return Err(self.park(task, pupil, task.failures, Some(&absent), pause).await?);
         }
         // Before the result: what is refused for want of a client must be found when the client comes.
         self.waiting.add(pupil, deal, &subjects::command(pupil, task.record)).await?;
@@ -425,7 +429,8 @@ impl Push {
                     Problem::refused_by_otmechalka(&text, &fields)
                 };
                 let is_uncertain = had_unknown_outcome || !task.is_first_try();
-                return Ok(Tried::Ended(Ending { is_uncertain, ..Ending::refused(vec![problem]) }));
+                let answered = answered(&error);
+                return Ok(Tried::Ended(Ending { is_uncertain, answered, ..Ending::refused(vec![problem]) }));
             }
             had_unknown_outcome |= error.outcome_unknown();
             let advice = self.gate.judge(task.record, &turn.permit, kind, &error).await;
@@ -450,7 +455,8 @@ impl Push {
             }
             Advice::StepAside => {
                 tracing::debug!(record.id = %record.id, "Trying others before {record}: {error}");
-                Err(self.park(task, pupil, task.failures, self.pauses.in_outage()).await?)
+                let (answered, pause) = (answered(error), self.pauses.in_outage());
+                Err(self.park(task, pupil, task.failures, answered.as_ref(), pause).await?)
             }
             Advice::Count => {
                 let is_its_own = task.failures.first.is_some_and(|first| self.gate.took_others_since(first));
@@ -459,11 +465,15 @@ impl Push {
                     tracing::error!(record.id = %record.id, "otmechalka fails on {record} alone, {} times: {error}", failures.count);
                     self.claims.give_up(task).await?;
                     let problem = Problem::otmechalka_keeps_failing();
-                    return Ok(Some(Ending { is_uncertain: true, ..Ending::refused(vec![problem]) }));
+                    return Ok(Some(Ending {
+                        is_uncertain: true,
+                        answered: answered(error),
+                        ..Ending::refused(vec![problem])
+                    }));
                 }
                 tracing::warn!(record.id = %record.id, "otmechalka fails on {record} alone; trying it again later: {error}");
                 let pause = self.pauses.for_sick_record(failures.count);
-                Err(self.park(task, pupil, failures, pause).await?)
+                Err(self.park(task, pupil, failures, answered(error).as_ref(), pause).await?)
             }
         }
     }
@@ -477,6 +487,7 @@ impl Push {
         task: &Task<'_>,
         pupil: RecordId,
         failures: Failures,
+        answered: Option<&Answered>,
         pause: Duration,
     ) -> Result<Halt, Halt> {
         loop {
@@ -485,7 +496,7 @@ impl Push {
                 return Ok(Halt::Skip);
             }
             let message = task
-                .parked(pupil, failures, pause, Utc::now())?
+                .parked(pupil, failures, answered, pause, Utc::now())?
                 .expecting_last(rivals.parked.map_or(0, |parked| parked.sequence));
             match self.broker.publish(&message).await {
                 Ok(_) => {
@@ -583,7 +594,7 @@ impl Push {
     async fn wait_for_claimant(&self, task: &Task<'_>) -> Result<Halt, Halt> {
         let Some(pupil) = task.pupil() else { return Ok(Halt::GiveBack("its record is being created")) };
         tracing::debug!("Another replica is about to create {}", task.record);
-        self.park(task, pupil, task.failures, self.pauses.for_client(task.envelope.attempt)).await
+        self.park(task, pupil, task.failures, None, self.pauses.for_client(task.envelope.attempt)).await
     }
 
     async fn try_lookup(&self, turn: &Turn<'_>, ticket: &str) -> Result<Tried, Setback> {
@@ -717,8 +728,11 @@ impl Push {
         let encoded = envelope.encode(&processed)?;
         let message_id =
             format!("res:{}:{}:{}", task.record, task.version.raw_sequence, task.version.redrive);
-        let message =
+        let mut message =
             Outgoing::new(subjects::result(task.record), encoded, message_id).expecting_last(behind);
+        if let Some(answered) = &ending.answered {
+            message = message.with_header(Answered::HEADER, answered.to_string());
+        }
         Ok((message, (envelope, processed)))
     }
 
@@ -740,6 +754,12 @@ impl Push {
         }
         Ok(())
     }
+}
+
+/// Takes of a failed call what may be told of it.
+fn answered(error: &Error) -> Option<Answered> {
+    let (call, kind) = (error.call()?.token().to_owned(), error.kind().to_owned());
+    Some(Answered { call, kind, status: error.status() })
 }
 
 /// Tells whether a deal is remembered to have its ticket.

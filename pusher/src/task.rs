@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use runtime::{Delivery, Outgoing};
-use schemas::{Envelope, EnvelopeError, Mapping, RecordId, RecordMapped, RecordRef, Version, subjects};
+use schemas::{
+    Answered, Envelope, EnvelopeError, Mapping, RecordId, RecordMapped, RecordRef, Version, subjects,
+};
 
 /// Headers that carry a record's failures from try to try.
 const FAILURES: &str = "ce-failures";
@@ -91,7 +93,7 @@ impl<'d> Task<'d> {
         self.mapped.shown.status.as_deref().is_some_and(|status| !status.trim().is_empty())
     }
 
-    /// Builds the message that brings this command back after a pause.
+    /// Builds the message that brings this command back after a pause, with what otmechalka answered this time.
     ///
     /// The server itself publishes it to the command's subject then, so nothing is held here meanwhile and
     /// others of the partition go on.
@@ -99,6 +101,7 @@ impl<'d> Task<'d> {
         &self,
         pupil: RecordId,
         failures: Failures,
+        answered: Option<&Answered>,
         pause: Duration,
         now: DateTime<Utc>,
     ) -> Result<Outgoing, EnvelopeError> {
@@ -115,6 +118,9 @@ impl<'d> Task<'d> {
             message = message
                 .with_header(FAILURES, failures.count.to_string())
                 .with_header(OWN_FAILURES, failures.own.to_string());
+        }
+        if let Some(answered) = answered {
+            message = message.with_header(Answered::HEADER, answered.to_string());
         }
         if let Some(first) = failures.first {
             message = message.with_header(FIRST_FAILURE, first.to_rfc3339_opts(SecondsFormat::Millis, true));

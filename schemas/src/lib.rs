@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+pub mod answered;
 pub mod checkpoint;
 pub mod envelope;
 pub mod events;
@@ -8,6 +9,7 @@ pub mod record;
 pub mod streams;
 pub mod subjects;
 
+pub use answered::Answered;
 pub use checkpoint::{Checkpoint, Window};
 pub use envelope::{Encoded, Envelope, EnvelopeError, Version};
 pub use events::{

@@ -4,7 +4,7 @@ use chrono::{DateTime, FixedOffset, Utc};
 use runtime::broker::StoredMessage;
 use schemas::streams::{COMMANDS, DEAD_LETTERS, RAW, RESULTS, STATUSES};
 use schemas::{
-    DeadLetter, Envelope, EnvelopeError, Mapping, Outcome, Problem, RecordChanged, RecordMapped,
+    Answered, DeadLetter, Envelope, EnvelopeError, Mapping, Outcome, Problem, RecordChanged, RecordMapped,
     RecordProcessed, StatusSettled, StatusWritten, Version,
 };
 use serde::Serialize;
@@ -67,6 +67,9 @@ pub enum What {
         until: String,
         /// Failures so far.
         failures: u64,
+        /// What otmechalka said this time, where it was asked.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        answered: Option<Answered>,
     },
     /// otmechalka answered, or need not be asked.
     Processed {
@@ -78,6 +81,9 @@ pub enum What {
         problems: Vec<Problem>,
         /// Id in otmechalka.
         target_id: Option<String>,
+        /// What it said where it did not take the record.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        answered: Option<Answered>,
     },
     /// The status field holds this.
     Status {
@@ -121,6 +127,9 @@ pub struct Made {
     /// Failures at otmechalka before this try.
     #[serde(skip_serializing_if = "is_zero")]
     pub failures: u64,
+    /// What otmechalka said to the try before, where it was asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub answered: Option<Answered>,
 }
 
 fn is_zero(number: &u64) -> bool {
@@ -186,7 +195,8 @@ impl<'m> Teller<'m> {
 
     fn command(&mut self, message: &StoredMessage) -> Result<What, EnvelopeError> {
         let (envelope, mapped) = message.decode::<RecordMapped>()?;
-        let made = self.made(&mapped.mapping, number(message, "ce-failures"));
+        let made = self.made(&mapped.mapping);
+        let made = Made { failures: number(message, "ce-failures"), answered: answered(message), ..made };
         let redrive = envelope.version.map_or(0, |Version { redrive, .. }| redrive);
         Ok(match (envelope.attempt, redrive) {
             (0, _) => What::Mapped(made),
@@ -195,7 +205,7 @@ impl<'m> Teller<'m> {
         })
     }
 
-    fn made(&mut self, mapping: &Mapping, failures: u64) -> Made {
+    fn made(&mut self, mapping: &Mapping) -> Made {
         let (outcome, body) = match mapping {
             Mapping::Client(client) => ("client", serde_json::to_value(client).ok()),
             Mapping::Ticket(ticket) => ("ticket", serde_json::to_value(ticket).ok()),
@@ -206,8 +216,9 @@ impl<'m> Teller<'m> {
             Mapping::Refused(problems) => self.problems(problems),
             _ => Vec::new(),
         };
+        let outcome = outcome.to_owned();
         let mut made =
-            Made { outcome: outcome.to_owned(), body: None, changes: Vec::new(), problems, failures };
+            Made { outcome, body: None, changes: Vec::new(), problems, failures: 0, answered: None };
         if let Some(body) = body {
             made.body = Some(self.mask.value("", &body));
             let mut fields = Fields::new();
@@ -231,6 +242,7 @@ impl<'m> Teller<'m> {
             status: self.mask.status(&processed.status),
             problems: self.problems(&processed.problems),
             target_id: processed.target_id,
+            answered: answered(message),
         })
     }
 
@@ -246,7 +258,11 @@ fn number(message: &StoredMessage, header: &str) -> u64 {
 
 fn waits(message: &StoredMessage) -> What {
     let until = message.header("Nats-Schedule").unwrap_or_default().trim_start_matches("@at ").to_owned();
-    What::Waits { until, failures: number(message, "ce-failures") }
+    What::Waits { until, failures: number(message, "ce-failures"), answered: answered(message) }
+}
+
+fn answered(message: &StoredMessage) -> Option<Answered> {
+    message.header(Answered::HEADER).and_then(Answered::parse)
 }
 
 fn letter(message: &StoredMessage) -> What {
@@ -301,12 +317,19 @@ mod tests {
         let what = |redrive, attempt, more: &[(&str, &str)]| told(subject, redrive, attempt, more).what;
         assert!(matches!(what(0, 0, &[]), What::Mapped(_)));
         assert!(matches!(what(1, 1, &[]), What::SentAgain(_)));
-        let failures = [("ce-failures", "2")];
-        assert!(matches!(what(0, 2, &failures), What::TriedAgain(Made { failures: 2, .. })));
+        let failures = [("ce-failures", "2"), ("ce-answered", "update_client unavailable 503")];
+        let answered =
+            Some(Answered { call: "update_client".into(), kind: "unavailable".into(), status: Some(503) });
+        let What::TriedAgain(made) = what(0, 2, &failures) else { panic!() };
+        assert_eq!((made.failures, &made.answered), (2, &answered));
         assert!(matches!(what(1, 2, &failures), What::TriedAgain(_)));
-        let schedule = [("Nats-Schedule", "@at 2026-01-10T12:05:00Z"), ("ce-failures", "1")];
+        let words = ("ce-answered", "update_client занят Анной");
+        let schedule = [("Nats-Schedule", "@at 2026-01-10T12:05:00Z"), ("ce-failures", "1"), words];
         let waits = told("crm.later.01.contact.39910", 0, 1, &schedule);
-        assert_eq!(waits.what, What::Waits { until: "2026-01-10T12:05:00Z".into(), failures: 1 });
+        assert_eq!(
+            waits.what,
+            What::Waits { until: "2026-01-10T12:05:00Z".into(), failures: 1, answered: None }
+        );
         assert_eq!((waits.raw_sequence, waits.redrive, waits.attempt), (Some(7), 0, 1));
     }
 

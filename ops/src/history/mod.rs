@@ -24,7 +24,7 @@ use crate::stored::{self, Choice};
 pub use diff::Change;
 use entry::Teller;
 pub use entry::{Entry, Made, What};
-pub use told::of_otmechalka;
+pub use told::{answered, of_otmechalka};
 
 /// Tells one record's story: versions, changes, mapping, tries at otmechalka, statuses, dead letters
 #[derive(Args)]

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use chrono::{DateTime, SecondsFormat, Utc};
-use schemas::{Outcome, Problem, StatusSettled};
+use schemas::{Answered, Outcome, Problem, StatusSettled};
 use serde_json::Value;
 
 use super::Story;
@@ -53,16 +53,22 @@ fn what(what: &What) -> String {
         }
         What::Mapped(made) => format!("mapped: {}", outcome(made)),
         What::SentAgain(made) => format!("sent round again: {}", outcome(made)),
-        What::TriedAgain(made) => format!("tried again after {} failures: {}", made.failures, outcome(made)),
-        What::Waits { until, failures } => {
-            format!("waits until {until} for another try, {failures} failures so far")
+        What::TriedAgain(made) => {
+            let before = made.answered.as_ref().map(|said| format!(" ({})", answered(said)));
+            let before = before.unwrap_or_default();
+            format!("tried again after {} failures{before}: {}", made.failures, outcome(made))
+        }
+        What::Waits { until, failures, answered: said } => {
+            let said = said.as_ref().map(|said| format!("; {}", answered(said))).unwrap_or_default();
+            format!("waits until {until} for another try, {failures} failures so far{said}")
         }
         What::Processed { outcome: Outcome::Refused, problems, .. } if !of_otmechalka(problems) => {
             "refused; nothing was sent to otmechalka".to_owned()
         }
-        What::Processed { outcome, target_id, .. } => {
+        What::Processed { outcome, target_id, answered: failed, .. } => {
             let id = target_id.as_ref().map(|id| format!(", id {id} there")).unwrap_or_default();
-            format!("otmechalka: {}{id}", said(*outcome))
+            let failed = failed.as_ref().map(|failed| format!(" ({})", answered(failed)));
+            format!("otmechalka: {}{id}{}", said(*outcome), failed.unwrap_or_default())
         }
         What::Status { status, how, .. } => format!("status {}: {status}", settled(*how)),
         What::DeadLetter { stage, reason, deliveries } => {
@@ -89,6 +95,28 @@ fn said(outcome: Outcome) -> &'static str {
         Outcome::OutOfScope => "not concerned; nothing was sent",
         Outcome::Refused => "refused",
         Outcome::Superseded => "a newer version was first; nothing was sent",
+    }
+}
+
+/// Tells what otmechalka answered: `update client: 503, not well`.
+pub fn answered(answered: &Answered) -> String {
+    let status = answered.status.map(|status| format!("{status}, ")).unwrap_or_default();
+    format!("{}: {status}{}", answered.call.replace('_', " "), failure(&answered.kind))
+}
+
+fn failure(kind: &str) -> &str {
+    match kind {
+        "unreachable" => "cannot be reached",
+        "untrusted" => "does not prove to be otmechalka",
+        "timed_out" => "no whole answer in time",
+        "interrupted" => "the connection broke",
+        "unavailable" => "not well",
+        "garbled" => "an answer that makes no sense",
+        "rate_limited" => "asks to slow down",
+        "unauthorized" => "the token is refused",
+        "not_found" => "not there",
+        "refused" => "not taken",
+        other => other,
     }
 }
 
@@ -130,4 +158,35 @@ fn change(change: &Change) -> String {
     let title = change.title.as_ref().map(|title| format!(" «{title}»")).unwrap_or_default();
     let value = |value: &Option<Value>| value.as_ref().map_or_else(|| "nothing".to_owned(), Value::to_string);
     format!("{}{title}: {} -> {}", change.field, value(&change.before), value(&change.after))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_try_is_told_with_its_answer() {
+        let said = |status| Answered { call: "update_client".into(), kind: "unavailable".into(), status };
+        let waits = What::Waits { until: "12:05".into(), failures: 2, answered: Some(said(Some(503))) };
+        let expected = "waits until 12:05 for another try, 2 failures so far; update client: 503, not well";
+        assert_eq!(what(&waits), expected);
+        let made = Made {
+            outcome: "client".into(),
+            body: None,
+            changes: Vec::new(),
+            problems: Vec::new(),
+            failures: 2,
+            answered: Some(said(None)),
+        };
+        let expected = "tried again after 2 failures (update client: not well): client to be sent";
+        assert_eq!(what(&What::TriedAgain(made)), expected);
+        let refused = What::Processed {
+            outcome: Outcome::Refused,
+            status: String::new(),
+            problems: vec![Problem::otmechalka_keeps_failing()],
+            target_id: None,
+            answered: Some(said(Some(500))),
+        };
+        assert_eq!(what(&refused), "otmechalka: refused (update client: 500, not well)");
+    }
 }

@@ -104,13 +104,15 @@ fn what(what: &What, language: Language) -> Markup {
         What::Mapped(made) => self::made(say("Преобразовано", "Mapped"), made, language),
         What::SentAgain(made) => self::made(say("Отправлено заново", "Sent round again"), made, language),
         What::TriedAgain(made) => self::made(say("Новая попытка", "Tried again"), made, language),
-        What::Waits { until, failures } => html! {
+        What::Waits { until, failures, answered } => html! {
             (say("Ждёт новой попытки до ", "Waits for another try until ")) (until) "; "
             (say("неудач: ", "failures: ")) (failures)
+            @if let Some(answered) = answered { "; " (language.answered(answered)) }
         },
-        What::Processed { outcome, problems, target_id, .. } => html! {
+        What::Processed { outcome, problems, target_id, answered, .. } => html! {
             (said(*outcome, problems, language))
             @if let Some(id) = target_id { ", id " (id) }
+            @if let Some(answered) = answered { "; " (language.answered(answered)) }
             // What the mapper found was told with what it made.
             @if of_otmechalka(problems) { (found(problems, language)) }
         },
@@ -141,6 +143,7 @@ fn made(verb: &str, made: &Made, language: Language) -> Markup {
     html! {
         (verb) ": " (outcome)
         @if made.failures > 0 { ", " (language.pick("неудач: ", "failures: ")) (made.failures) }
+        @if let Some(answered) = &made.answered { ", " (language.answered(answered)) }
         (found(&made.problems, language))
         (changed(&made.changes, language))
     }
@@ -207,6 +210,7 @@ fn changed(changes: &[Change], language: Language) -> Markup {
 mod tests {
     use super::*;
     use chrono::DateTime;
+    use schemas::Answered;
     use serde_json::json;
 
     fn entry(what: What) -> Entry {
@@ -240,6 +244,7 @@ mod tests {
             status: "Успешно".into(),
             problems: Vec::new(),
             target_id: Some("81".into()),
+            answered: None,
         };
         let russian = draw(vec![entry(read.clone()), entry(processed.clone())], Language::Russian);
         assert!(russian.contains(r#"href="https://school.example/crm/contact/details/39910/""#), "{russian}");
@@ -255,6 +260,17 @@ mod tests {
             "{english}"
         );
         assert!(english.contains("/history?lang=ru&amp;entity=contact&amp;id=39910"), "{english}");
+    }
+
+    #[test]
+    fn a_failed_try_is_told_with_its_answer_in_both_languages() {
+        let answered =
+            Answered { call: "update_client".into(), kind: "unavailable".into(), status: Some(503) };
+        let waits = What::Waits { until: "12:05".into(), failures: 2, answered: Some(answered) };
+        let russian = draw(vec![entry(waits.clone())], Language::Russian);
+        assert!(russian.contains("неудач: 2; обновление клиента: 503, не справляется"), "{russian}");
+        let english = draw(vec![entry(waits)], Language::English);
+        assert!(english.contains("failures: 2; update client: 503, not well"), "{english}");
     }
 
     #[test]

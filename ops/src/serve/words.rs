@@ -1,7 +1,8 @@
 //! The words of the page in both languages.
 
-use schemas::Entity;
+use schemas::{Answered, Entity};
 
+use crate::history;
 use crate::status::Condition;
 
 /// A language of the page.
@@ -68,6 +69,36 @@ impl Language {
             Condition::ActiveButFrozen => self.pick("есть работа, но стоит", "active but frozen"),
             Condition::Missing => self.pick("нет подписки", "consumer missing"),
         }
+    }
+
+    /// Says what otmechalka answered to a try.
+    pub fn answered(self, answered: &Answered) -> String {
+        if self == Language::English {
+            return history::answered(answered);
+        }
+        let call = match answered.call.as_str() {
+            "get_client" => "поиск клиента",
+            "create_client" => "создание клиента",
+            "update_client" => "обновление клиента",
+            "get_ticket" => "поиск абонемента",
+            "create_ticket" => "создание абонемента",
+            other => other,
+        };
+        let said = match answered.kind.as_str() {
+            "unreachable" => "нет связи",
+            "untrusted" => "не доказано, что это отмечалка",
+            "timed_out" => "не ответила вовремя",
+            "interrupted" => "связь прервалась",
+            "unavailable" => "не справляется",
+            "garbled" => "непонятный ответ",
+            "rate_limited" => "просит подождать",
+            "unauthorized" => "не принимает токен",
+            "not_found" => "записи там нет",
+            "refused" => "не приняла",
+            other => other,
+        };
+        let status = answered.status.map(|status| format!("{status}, ")).unwrap_or_default();
+        format!("{call}: {status}{said}")
     }
 
     /// Names an outcome.

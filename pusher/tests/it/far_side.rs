@@ -1,8 +1,8 @@
 //! A sick otmechalka marks nobody; a sick record blocks nobody.
 
 use nix::sys::signal::Signal;
-use schemas::Outcome;
-use schemas::streams::DEAD_LETTERS;
+use schemas::streams::{COMMANDS, DEAD_LETTERS, RESULTS};
+use schemas::{Answered, Outcome, subjects};
 use serde_json::json;
 
 use crate::bench::{Bench, SPEED, assert_success, client, contact, eventually, neighbours, version};
@@ -25,6 +25,12 @@ async fn a_sick_record_blocks_nobody_and_is_reported_as_its_own_error() {
     assert_eq!(reported.problems[0].code, "otmechalka.keeps_failing");
     // The next tries may end with another code, and the same trouble has to give the same text.
     assert!(!reported.status.contains("500"), "{}", reported.status);
+    let tried_again = bench.last(&COMMANDS, &subjects::command(sick.id, sick)).await.unwrap();
+    let outcome = bench.last(&RESULTS, &subjects::result(sick)).await.unwrap();
+    for message in [tried_again, outcome] {
+        let answered = message.header(Answered::HEADER).and_then(Answered::parse).unwrap();
+        assert_eq!((answered.kind.as_str(), answered.status), ("unavailable", Some(500)), "{answered}");
+    }
     let tries = bench.faults_fired().await;
     assert!(tries >= 9, "{tries} tries: none is counted before another record was taken");
 

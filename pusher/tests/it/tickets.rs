@@ -1,7 +1,7 @@
 //! Tickets and their clients.
 
 use schemas::streams::{COMMANDS, RESULTS, WAITING};
-use schemas::{Mapping, Outcome, Version, subjects};
+use schemas::{Answered, Mapping, Outcome, Version, subjects};
 
 use crate::bench::{Bench, assert_success, client, contact, deal, eventually, refused, ticket, version};
 
@@ -19,6 +19,8 @@ async fn a_ticket_waits_for_its_client_and_follows_it() {
     })
     .await;
     assert!(bench.result(sale).await.is_none());
+    let waited = bench.last(&COMMANDS, &commands).await.unwrap();
+    assert_eq!(waited.header(Answered::HEADER), Some("get_client not_found 404"));
 
     bench.command(pupil, pupil, version(read), "", client("Иван")).await;
     assert_success(&bench.settled(sale, version(read + 1)).await, Outcome::Created);

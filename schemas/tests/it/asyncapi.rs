@@ -254,6 +254,11 @@ fn envelope_schema() -> Value {
             "ce-rawsequence": number("Sequence of the version in B24_RAW: the order of all versions. Absent on changed records, whose own sequence it is."),
             "ce-redrive": number("How often the version was sent round again on purpose; compared after ce-rawsequence."),
             "ce-attempt": number("Which try at otmechalka this is; absent for the first."),
+            "ce-answered": {
+                "type": "string",
+                "pattern": "^[a-z_]+ [a-z_]+( [1-5][0-9][0-9])?$",
+                "description": "What otmechalka answered to the try before, or to the one that was refused: call, kind, status. Absent where it was not asked or took the record.",
+            },
         },
         "required": ["content-type", "ce-specversion", "ce-id", "ce-type", "ce-source", "ce-subject", "ce-time",
             "ce-modified", "ce-fingerprint"],
