@@ -103,7 +103,7 @@ impl Ledger {
         to: u64,
         mut note: impl FnMut(RecordRef, u64, DateTime<Utc>),
     ) -> Result<(), Failure> {
-        let choice = Choice { filters: filters(RAW_PREFIX, tails), from, headers_only: true };
+        let choice = Choice { headers_only: true, ..Choice::new(filters(RAW_PREFIX, tails), from) };
         self.scan(RAW.name, choice, to, |message| {
             if let Some(record) = subjects::record_of(&message.subject) {
                 note(record, message.sequence, message.stored);
@@ -243,7 +243,7 @@ impl Ledger {
         self.broker.last_message(stream, name, subject).await.map_err(Failure::trouble)
     }
 
-    /// Reads up to a sequence.
+    /// Reads up to a sequence, which may take a while and shows how far it is.
     async fn scan(
         &self,
         stream: &'static str,
@@ -255,6 +255,7 @@ impl Ledger {
         if choice.filters.is_empty() {
             return Ok(());
         }
+        let choice = Choice { bar: Some("messages read"), ..choice };
         stored::read(&self.broker, stream, choice, |message| {
             let sequence = message.sequence;
             if sequence <= to {

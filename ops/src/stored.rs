@@ -10,6 +10,7 @@ use runtime::Broker;
 use runtime::broker::StoredMessage;
 
 use crate::exit::Failure;
+use crate::progress::Progress;
 
 /// Longest wait for the next message of a stream that has one.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -22,12 +23,14 @@ pub struct Choice {
     pub from: DeliverPolicy,
     /// Leaves the payloads away.
     pub headers_only: bool,
+    /// What a bar says that shows how far the reading is.
+    pub bar: Option<&'static str>,
 }
 
 impl Choice {
     /// Chooses whole messages.
     pub fn new(filters: Vec<String>, from: DeliverPolicy) -> Choice {
-        Choice { filters, from, headers_only: false }
+        Choice { filters, from, headers_only: false, bar: None }
     }
 }
 
@@ -42,7 +45,7 @@ pub async fn read(
 ) -> Result<(), Failure> {
     let failed = |error: &dyn std::fmt::Display| Failure::trouble(format!("cannot read {stream}: {error}"));
     let handle = broker.stream(stream).await.map_err(Failure::trouble)?;
-    let Choice { filters, from, headers_only } = choice;
+    let Choice { filters, from, headers_only, bar } = choice;
     let config = OrderedConfig {
         deliver_policy: from,
         filter_subjects: filters,
@@ -56,6 +59,7 @@ pub async fn read(
     if left == 0 {
         return Ok(());
     }
+    let bar = bar.map(|what| Progress::new(usize::try_from(left).unwrap_or(usize::MAX), what));
     let mut messages = consumer.messages().await.map_err(|error| failed(&error))?;
     loop {
         let next = tokio::time::timeout(PATIENCE, messages.next()).await;
@@ -72,7 +76,9 @@ pub async fn read(
             payload: message.payload,
         };
         left = left.saturating_sub(1).min(pending);
+        bar.iter().for_each(Progress::step);
         if each(stored).is_break() || left == 0 {
+            bar.iter().for_each(Progress::end);
             return Ok(());
         }
     }

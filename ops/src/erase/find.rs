@@ -61,7 +61,8 @@ pub async fn all(broker: &Broker, person: Person) -> Result<Found, Failure> {
         let tails = person.tails();
         let filters =
             prefixes.iter().flat_map(|prefix| tails.iter().map(move |tail| format!("{prefix}{tail}")));
-        let choice = Choice { filters: filters.collect(), from: DeliverPolicy::All, headers_only: true };
+        let choice = Choice::new(filters.collect(), DeliverPolicy::All);
+        let choice = Choice { headers_only: true, bar: Some("messages looked at"), ..choice };
         stored::read(broker, stream, choice, |message| {
             let record = subjects::record_of(&message.subject);
             if person.owns(record, message.header("ce-pupil")) && !monument::is_one(&message) {

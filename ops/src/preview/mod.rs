@@ -19,6 +19,7 @@ use crate::exit::{Exit, Failure};
 use crate::ledger::{self, Ledger, Sent, Settled};
 use crate::mapping_file::{self, MappingFile};
 use crate::nats;
+use crate::progress::Progress;
 use told::{ManyTold, Preview};
 
 /// Carries the command out.
@@ -138,7 +139,9 @@ async fn many(
     let records: BTreeSet<RecordRef> = newest.keys().copied().collect();
     let mut commands = ledger.newest_commands(&records, mark).await?;
     let mut told = ManyTold { mapping: mapping.origin.clone(), ..ManyTold::default() };
+    let progress = Progress::new(newest.len(), "records mapped");
     for (record, sequence) in newest {
+        progress.step();
         let message = ledger.raw_at(sequence).await?;
         let Some((_, changed)) = message.and_then(|message| message.decode::<RecordChanged>().ok()) else {
             told.add_unreadable(record);
@@ -148,5 +151,6 @@ async fn many(
         let sent = commands.remove(&record);
         told.add(&Preview { record, raw_sequence: Some(sequence), now, sent, outcome: None }, privacy);
     }
+    progress.end();
     Ok(told)
 }

@@ -11,6 +11,7 @@ use super::choice::{Choice, Newest};
 use super::plan::Candidate;
 use crate::exit::Failure;
 use crate::ledger::{Ledger, Mark, Settled, tails};
+use crate::progress::Progress;
 
 /// Most raw records that are asked for at the same time.
 const AT_ONCE: usize = 16;
@@ -41,11 +42,14 @@ pub async fn candidates(
         None => ledger.newest_results(&records, mark).await?,
     };
     let mut sent = ledger.newest_commands(&records, mark).await?;
+    let progress = Progress::new(chosen.len(), "records mapped");
     let mapped = futures::stream::iter(chosen).map(async |(record, raw_sequence)| {
         let today = map(ledger, rules, record, raw_sequence).await?;
+        progress.step();
         Ok::<_, Failure>((record, raw_sequence, today))
     });
     let mapped: Vec<_> = mapped.buffered(AT_ONCE).try_collect().await?;
+    progress.end();
     let candidate = |(record, raw_sequence, today)| Candidate {
         record,
         raw_sequence,
