@@ -3,8 +3,8 @@
 use std::ops::ControlFlow;
 use std::time::Duration;
 
-use async_nats::jetstream::consumer::DeliverPolicy;
-use async_nats::jetstream::consumer::pull::OrderedConfig;
+use async_nats::jetstream::consumer::pull::{Config, OrderedConfig};
+use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy};
 use futures::StreamExt;
 use runtime::Broker;
 use runtime::broker::StoredMessage;
@@ -32,6 +32,30 @@ impl Choice {
     pub fn new(filters: Vec<String>, from: DeliverPolicy) -> Choice {
         Choice { filters, from, headers_only: false, bar: None }
     }
+}
+
+/// Counts the messages of a subject from a sequence on, without reading any of them.
+pub async fn count(
+    broker: &Broker,
+    stream: &'static str,
+    filter: &str,
+    start_sequence: u64,
+) -> Result<u64, Failure> {
+    let failed = |error: &dyn std::fmt::Display| Failure::trouble(format!("cannot count {stream}: {error}"));
+    let handle = broker.stream(stream).await.map_err(Failure::trouble)?;
+    let config = Config {
+        deliver_policy: DeliverPolicy::ByStartSequence { start_sequence },
+        ack_policy: AckPolicy::None,
+        filter_subject: filter.to_owned(),
+        memory_storage: true,
+        num_replicas: 1,
+        ..Config::default()
+    };
+    let consumer = handle.create_consumer(config).await.map_err(|error| failed(&error))?;
+    let info = consumer.cached_info();
+    // Left alone it goes by itself, a few seconds later.
+    let _gone = handle.delete_consumer(&info.name).await;
+    Ok(info.num_pending)
 }
 
 /// Gives every stored message of a choice to `each`, in their order, until it has read enough.

@@ -2,16 +2,19 @@
 
 use std::collections::BTreeMap;
 
-use async_nats::jetstream::consumer::DeliverPolicy;
+use async_nats::jetstream::consumer::{DeliverPolicy, Info};
+use async_nats::jetstream::stream::DirectGetErrorKind;
 use chrono::{DateTime, TimeDelta, Utc};
 use futures::TryStreamExt;
 use runtime::Broker;
 use runtime::budget::{Level, SharedBudget, Spending};
-use schemas::Outcome;
-use schemas::streams::{COMMANDS, RAW, RESULTS, consumers};
+use schemas::streams::{COMMANDS, ConsumerDefinition, RAW, RESULTS, consumers};
+use schemas::{Entity, Outcome};
 use serde::Serialize;
 
+use super::judge::FROZEN;
 use crate::results;
+use crate::stored;
 use crate::up::gauge::{self, Snapshot};
 
 /// Everything that is told, at one moment.
@@ -23,6 +26,10 @@ pub struct Facts {
     pub stages: Vec<StageFacts>,
     /// What was processed in the last day.
     pub outcomes: RecentOutcomes,
+    /// The same by entity.
+    pub outcomes_of: BTreeMap<Entity, RecentOutcomes>,
+    /// Dead letters by entity.
+    pub letters_of: BTreeMap<Entity, u64>,
     /// Bitrix24's request bucket as all processes see it, where anything was asked yet.
     pub bucket: Option<Level>,
     /// Computing time of Bitrix24's methods, as each stage noted it last.
@@ -34,14 +41,63 @@ pub struct Facts {
 pub struct StageFacts {
     /// Its name.
     pub stage: &'static str,
-    /// Messages that it was not given yet.
-    pub waiting: u64,
-    /// Messages that it has and did not ack.
-    pub in_flight: u64,
-    /// When it was last given something or acked something.
-    pub last_active: Option<DateTime<Utc>>,
+    /// Those that are there: of the pusher one for each partition.
+    pub consumers: Vec<ConsumerFacts>,
     /// Consumers that do not exist.
     pub missing: Vec<String>,
+    /// Messages that it has not done, by entity.
+    pub undone_of: BTreeMap<Entity, u64>,
+}
+
+/// What one consumer tells.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ConsumerFacts {
+    /// Its name.
+    pub name: String,
+    /// Messages that its stage was not given yet.
+    pub waiting: u64,
+    /// Messages that its stage has and did not ack.
+    pub in_flight: u64,
+    /// When its stage was last given something, be it for the second time.
+    pub given: Option<DateTime<Utc>>,
+    /// When its stage last acked something.
+    pub acked: Option<DateTime<Utc>>,
+    /// When the oldest message that is not done was stored; only looked at where nothing was acked for [`FROZEN`].
+    pub oldest: Option<DateTime<Utc>>,
+}
+
+impl ConsumerFacts {
+    /// Counts the messages that are not done.
+    pub fn undone(&self) -> u64 {
+        self.waiting + self.in_flight
+    }
+
+    /// Returns the last sign of work.
+    pub fn last_active(&self) -> Option<DateTime<Utc>> {
+        self.given.max(self.acked)
+    }
+}
+
+impl StageFacts {
+    /// Begins with what is known of a stage before looking.
+    pub fn new(stage: &'static str) -> StageFacts {
+        StageFacts { stage, consumers: Vec::new(), missing: Vec::new(), undone_of: BTreeMap::new() }
+    }
+
+    /// Counts the messages that it was not given yet.
+    pub fn waiting(&self) -> u64 {
+        self.consumers.iter().map(|consumer| consumer.waiting).sum()
+    }
+
+    /// Counts the messages that it has and did not ack.
+    pub fn in_flight(&self) -> u64 {
+        self.consumers.iter().map(|consumer| consumer.in_flight).sum()
+    }
+
+    /// Returns when it was last given something or acked something.
+    pub fn last_active(&self) -> Option<DateTime<Utc>> {
+        self.consumers.iter().filter_map(ConsumerFacts::last_active).max()
+    }
 }
 
 /// Outcomes of the last hour and day, counted.
@@ -74,13 +130,18 @@ impl RecentOutcomes {
 /// Reads everything.
 pub async fn read(broker: &Broker, now: DateTime<Utc>) -> Result<Facts, String> {
     let snapshot = gauge::read(broker).await.map_err(|error| error.to_string())?;
+    let letters_of = match snapshot.dead_letters.stored {
+        0 => BTreeMap::new(),
+        _ => gauge::letters(broker).await.map_err(|error| error.to_string())?,
+    };
     let bucket = SharedBudget::look(broker).await.map_err(|error| error.to_string())?;
     let spendings = Spending::look(broker).await.map_err(|error| error.to_string())?;
-    let (stages, outcomes) = (stages(broker).await?, outcomes(broker, now).await?);
-    Ok(Facts { snapshot, stages, outcomes, bucket, spendings })
+    let stages = stages(broker, now).await?;
+    let (outcomes, outcomes_of) = outcomes(broker, now).await?;
+    Ok(Facts { snapshot, stages, outcomes, outcomes_of, letters_of, bucket, spendings })
 }
 
-async fn stages(broker: &Broker) -> Result<Vec<StageFacts>, String> {
+async fn stages(broker: &Broker, now: DateTime<Utc>) -> Result<Vec<StageFacts>, String> {
     let mut found = BTreeMap::new();
     for name in [RAW.name, COMMANDS.name, RESULTS.name] {
         let stream = broker.stream(name).await.map_err(|error| error.to_string())?;
@@ -91,9 +152,7 @@ async fn stages(broker: &Broker) -> Result<Vec<StageFacts>, String> {
             found.insert(info.name.clone(), info);
         }
     }
-    let mut stages: Vec<StageFacts> = ["mapper", "pusher", "status-writer"]
-        .map(|stage| StageFacts { stage, waiting: 0, in_flight: 0, last_active: None, missing: Vec::new() })
-        .into();
+    let mut stages = ["mapper", "pusher", "status-writer"].map(StageFacts::new);
     for declared in consumers() {
         let Some(facts) = stages.iter_mut().find(|facts| declared.name.starts_with(facts.stage)) else {
             continue;
@@ -102,19 +161,78 @@ async fn stages(broker: &Broker) -> Result<Vec<StageFacts>, String> {
             facts.missing.push(declared.name);
             continue;
         };
-        facts.waiting += info.num_pending;
-        facts.in_flight += info.num_ack_pending as u64;
-        let moments = [info.delivered.last_active, info.ack_floor.last_active];
-        facts.last_active = moments.into_iter().fold(facts.last_active, Option::max);
+        let consumer = consumer(broker, &declared, info, now).await?;
+        for (entity, undone) in undone_of(broker, &declared, info, &consumer).await? {
+            *facts.undone_of.entry(entity).or_default() += undone;
+        }
+        facts.consumers.push(consumer);
     }
-    Ok(stages)
+    Ok(stages.into())
 }
 
-async fn outcomes(broker: &Broker, now: DateTime<Utc>) -> Result<RecentOutcomes, String> {
-    let mut recent = RecentOutcomes::default();
+async fn consumer(
+    broker: &Broker,
+    declared: &ConsumerDefinition,
+    info: &Info,
+    now: DateTime<Utc>,
+) -> Result<ConsumerFacts, String> {
+    let mut facts = ConsumerFacts {
+        name: declared.name.clone(),
+        waiting: info.num_pending,
+        in_flight: info.num_ack_pending as u64,
+        given: info.delivered.last_active,
+        acked: info.ack_floor.last_active,
+        oldest: None,
+    };
+    if facts.undone() > 0 && facts.acked.is_none_or(|acked| now - acked >= FROZEN) {
+        let stream = broker.stream(declared.stream).await.map_err(|error| error.to_string())?;
+        let first = Some(info.ack_floor.stream_sequence + 1);
+        let oldest = stream.direct_get_next_for_subject(declared.filter.as_str(), first).await;
+        facts.oldest = match oldest {
+            Ok(message) => Some(message.time),
+            // Done in this very moment.
+            Err(error) if error.kind() == DirectGetErrorKind::NotFound => None,
+            Err(error) => return Err(format!("read {}: {error}", declared.stream)),
+        };
+    }
+    Ok(facts)
+}
+
+/// Tells apart whose messages are not done. Where one consumer has those of both entities, the server counts one's.
+async fn undone_of(
+    broker: &Broker,
+    declared: &ConsumerDefinition,
+    info: &Info,
+    facts: &ConsumerFacts,
+) -> Result<BTreeMap<Entity, u64>, String> {
+    let undone = facts.undone();
+    if let Some(entity) = Entity::ALL.into_iter().find(|entity| declared.name.ends_with(entity.token())) {
+        return Ok(BTreeMap::from([(entity, undone)]));
+    }
+    if undone == 0 {
+        return Ok(BTreeMap::new());
+    }
+    let filter = declared.filter.replace('>', &format!("{}.*", Entity::Contact));
+    let first = info.ack_floor.stream_sequence + 1;
+    let counted = stored::count(broker, declared.stream, &filter, first).await;
+    // What was published since the consumer was looked at is not among its own.
+    let contacts = counted.map_err(|failure| failure.text)?.min(undone);
+    Ok(BTreeMap::from([(Entity::Contact, contacts), (Entity::Deal, undone - contacts)]))
+}
+
+async fn outcomes(
+    broker: &Broker,
+    now: DateTime<Utc>,
+) -> Result<(RecentOutcomes, BTreeMap<Entity, RecentOutcomes>), String> {
+    let (mut all, mut of) = (RecentOutcomes::default(), BTreeMap::<Entity, RecentOutcomes>::new());
     let since = DeliverPolicy::ByStartTime { start_time: now - TimeDelta::days(1) };
-    results::each(broker, since, |ended| recent.note(ended.processed.outcome, ended.stored, now)).await?;
-    Ok(recent)
+    results::each(broker, since, |ended| {
+        let outcome = ended.processed.outcome;
+        all.note(outcome, ended.stored, now);
+        of.entry(ended.record.entity).or_default().note(outcome, ended.stored, now);
+    })
+    .await?;
+    Ok((all, of))
 }
 
 #[cfg(test)]

@@ -3,13 +3,15 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
 
-use super::facts::{Facts, StageFacts};
+use super::facts::{ConsumerFacts, Facts, StageFacts};
 use super::told;
 use crate::answer::Finding;
 use crate::up::gauge::Reading;
 
-/// Without any sign of work for this long, a stage that has work is frozen.
-const FROZEN: TimeDelta = TimeDelta::minutes(5);
+/// Where nothing was acked for this long, and a message waits for as long, work is frozen.
+///
+/// A message that is handed out again and again is no sign of work.
+pub const FROZEN: TimeDelta = TimeDelta::minutes(5);
 
 /// Age of a watermark at which reading is frozen, unless a walk moved its cursor since: polls are a minute apart.
 const STALE: TimeDelta = TimeDelta::minutes(10);
@@ -17,8 +19,8 @@ const STALE: TimeDelta = TimeDelta::minutes(10);
 /// Share of a method's computing time above which somebody should know.
 const NEARLY_SPENT: f64 = 0.9;
 
-/// How a stage is doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+/// How a stage, or one of its consumers, is doing; the worst last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Condition {
     /// Nothing to do.
@@ -37,12 +39,16 @@ impl Condition {
         if !stage.missing.is_empty() {
             return Condition::Missing;
         }
-        if stage.waiting + stage.in_flight == 0 {
-            return Condition::Idle;
-        }
-        match stage.last_active {
-            Some(moment) if now - moment < FROZEN => Condition::Working,
-            _ => Condition::ActiveButFrozen,
+        let conditions = stage.consumers.iter().map(|consumer| Condition::of_consumer(consumer, now));
+        conditions.max().unwrap_or(Condition::Idle)
+    }
+
+    /// Judges one of its consumers.
+    pub fn of_consumer(consumer: &ConsumerFacts, now: DateTime<Utc>) -> Condition {
+        match consumer.oldest {
+            _ if consumer.undone() == 0 => Condition::Idle,
+            Some(oldest) if now - oldest >= FROZEN => Condition::ActiveButFrozen,
+            _ => Condition::Working,
         }
     }
 
@@ -62,7 +68,7 @@ pub fn findings(facts: &Facts, now: DateTime<Utc>) -> Vec<Finding> {
     let readings = [("contacts", &facts.snapshot.contacts), ("deals", &facts.snapshot.deals)];
     let mut findings: Vec<Finding> =
         readings.into_iter().filter_map(|(entity, reading)| of_reading(entity, reading, now)).collect();
-    findings.extend(facts.stages.iter().filter_map(|stage| of_stage(stage, now)));
+    findings.extend(facts.stages.iter().flat_map(|stage| of_stage(stage, now)));
     findings.extend(told::operating(&facts.spendings, now).iter().filter_map(of_operating));
     let letters = facts.snapshot.dead_letters.stored;
     if letters > 0 {
@@ -107,22 +113,43 @@ fn of_reading(entity: &'static str, reading: &Reading, now: DateTime<Utc>) -> Op
     ))
 }
 
-fn of_stage(stage: &StageFacts, now: DateTime<Utc>) -> Option<Finding> {
-    match Condition::of(stage, now) {
-        Condition::Idle | Condition::Working => None,
-        Condition::Missing => Some(Finding::error(
+fn of_stage(stage: &StageFacts, now: DateTime<Utc>) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    if !stage.missing.is_empty() {
+        findings.push(Finding::error(
             "consumer_missing",
             stage.stage,
             format!("no consumer {}", stage.missing.join(", ")),
             "Run `rollcall bootstrap`",
-        )),
-        Condition::ActiveButFrozen => Some(Finding::error(
-            "stage_frozen",
-            stage.stage,
-            format!("active but frozen: {} messages and no sign of work", stage.waiting + stage.in_flight),
-            "Look at its log: its neighbour may be away, it may wait for computing time, or it may not run",
-        )),
+        ));
     }
+    let with_work: Vec<&ConsumerFacts> =
+        stage.consumers.iter().filter(|consumer| consumer.undone() > 0).collect();
+    let is_frozen =
+        |consumer: &ConsumerFacts| Condition::of_consumer(consumer, now) == Condition::ActiveButFrozen;
+    let frozen: Vec<&ConsumerFacts> =
+        with_work.iter().copied().filter(|consumer| is_frozen(consumer)).collect();
+    if frozen.len() > 1 && frozen.len() == with_work.len() {
+        // One cause is likelier than as many as there are partitions.
+        let undone = stage.waiting() + stage.in_flight();
+        let oldest = frozen.iter().filter_map(|consumer| consumer.oldest).min();
+        findings.push(of_frozen(stage.stage, undone, oldest, now));
+    } else {
+        let of =
+            |consumer: &ConsumerFacts| of_frozen(&consumer.name, consumer.undone(), consumer.oldest, now);
+        findings.extend(frozen.into_iter().map(of));
+    }
+    findings
+}
+
+fn of_frozen(what: &str, undone: u64, oldest: Option<DateTime<Utc>>, now: DateTime<Utc>) -> Finding {
+    let age = oldest.map(|oldest| format!(", the oldest for {}", rounded(now - oldest))).unwrap_or_default();
+    Finding::error(
+        "stage_frozen",
+        what,
+        format!("active but frozen: {undone} to do{age}"),
+        "Look at its log: its neighbour may be away, it may wait for computing time, or it may not run",
+    )
 }
 
 /// Tells a duration in its two largest units.
@@ -145,25 +172,55 @@ mod tests {
         DateTime::from_timestamp(1_800_000_000, 0).unwrap()
     }
 
-    fn stage(waiting: u64, active_minutes_ago: Option<i64>) -> StageFacts {
-        StageFacts {
-            stage: "pusher",
-            waiting,
-            in_flight: 0,
-            last_active: active_minutes_ago.map(|minutes| now() - TimeDelta::minutes(minutes)),
-            missing: Vec::new(),
-        }
+    fn consumer(name: &str, waiting: u64, oldest_minutes_ago: Option<i64>) -> ConsumerFacts {
+        let ago = |minutes| now() - TimeDelta::minutes(minutes);
+        let oldest = oldest_minutes_ago.map(ago);
+        // Handed out again just now, which is no sign of work.
+        ConsumerFacts { name: name.into(), waiting, given: Some(now()), oldest, ..ConsumerFacts::default() }
+    }
+
+    fn pusher(consumers: Vec<ConsumerFacts>) -> StageFacts {
+        StageFacts { consumers, ..StageFacts::new("pusher") }
     }
 
     #[test]
     fn a_stage_with_work_that_does_not_move_is_frozen() {
-        assert_eq!(Condition::of(&stage(0, None), now()), Condition::Idle);
-        assert_eq!(Condition::of(&stage(0, Some(600)), now()), Condition::Idle);
-        assert_eq!(Condition::of(&stage(3, Some(1)), now()), Condition::Working);
-        assert_eq!(Condition::of(&stage(3, Some(6)), now()), Condition::ActiveButFrozen);
-        assert_eq!(Condition::of(&stage(3, None), now()), Condition::ActiveButFrozen);
-        let missing = StageFacts { missing: vec!["pusher-03".into()], ..stage(0, None) };
+        let of =
+            |waiting, oldest| Condition::of(&pusher(vec![consumer("pusher-03", waiting, oldest)]), now());
+        assert_eq!(of(0, None), Condition::Idle);
+        assert_eq!(of(3, None), Condition::Working);
+        assert_eq!(of(3, Some(4)), Condition::Working);
+        assert_eq!(of(3, Some(5)), Condition::ActiveButFrozen);
+        let missing = StageFacts { missing: vec!["pusher-03".into()], ..StageFacts::new("pusher") };
         assert_eq!(Condition::of(&missing, now()), Condition::Missing);
+        assert!(of_stage(&missing, now())[0].message.contains("no consumer pusher-03"));
+    }
+
+    #[test]
+    fn a_partition_that_stands_is_named_however_busy_the_others_are() {
+        let stage = pusher(vec![
+            consumer("pusher-02", 900, None),
+            consumer("pusher-03", 4, Some(12)),
+            consumer("pusher-04", 0, None),
+            consumer("pusher-05", 1, Some(7)),
+        ]);
+        assert_eq!(Condition::of(&stage, now()), Condition::ActiveButFrozen);
+        let told: Vec<String> = of_stage(&stage, now()).into_iter().map(|finding| finding.message).collect();
+        let expected = [
+            "pusher-03: active but frozen: 4 to do, the oldest for 12m",
+            "pusher-05: active but frozen: 1 to do, the oldest for 7m",
+        ];
+        assert_eq!(told, expected);
+    }
+
+    #[test]
+    fn where_all_partitions_stand_the_stage_is_named_once() {
+        let alone = of_stage(&pusher(vec![consumer("pusher-03", 4, Some(12))]), now());
+        assert!(alone[0].message.starts_with("pusher-03: "), "{alone:?}");
+        let all = vec![consumer("pusher-03", 4, Some(12)), consumer("pusher-05", 1, Some(7))];
+        let told = of_stage(&pusher(all), now());
+        assert_eq!(told.len(), 1);
+        assert_eq!(told[0].message, "pusher: active but frozen: 5 to do, the oldest for 12m");
     }
 
     #[test]

@@ -14,6 +14,8 @@ use crate::cli;
 use crate::environment::Environment;
 use crate::exit::{Exit, Failure};
 use crate::nats;
+use crate::signals::Signals;
+use crate::terminal;
 pub use judge::{Condition, rounded};
 pub use told::{Reading, Status};
 
@@ -26,18 +28,25 @@ pub async fn run(environment: &Environment, arguments: &cli::Status, json: bool)
     if !arguments.watch {
         return look(&broker).await?.tell(json, told::text);
     }
-    let clears = std::io::stdout().is_terminal() && !json;
+    let clear = if std::io::stdout().is_terminal() { CLEAR } else { "" };
+    // Before the first look, so that none is missed that comes in the middle of one.
+    let mut signals = Signals::listen()?;
+    let mut exit = Exit::Fine;
     loop {
-        let answer = look(&broker).await?;
+        let answer = tokio::select! {
+            answer = look(&broker) => answer?,
+            () = signals.next() => return Ok(exit),
+        };
         if json {
             // One object a line, for whoever reads along.
-            print(&serde_json::to_string(&answer).map_err(Failure::trouble)?);
+            print(&terminal::json(&serde_json::to_string(&answer).map_err(Failure::trouble)?));
         } else {
-            print(&format!("{}{}", if clears { CLEAR } else { "" }, told::text(&answer)));
+            print(&format!("{clear}{}", terminal::text(&told::text(&answer))));
         }
+        exit = answer.exit();
         tokio::select! {
             () = tokio::time::sleep(arguments.interval) => {}
-            _ = tokio::signal::ctrl_c() => return Ok(answer.exit()),
+            () = signals.next() => return Ok(exit),
         }
     }
 }
@@ -46,7 +55,7 @@ async fn look(broker: &Broker) -> Result<Answer<Status>, Failure> {
     let now = Utc::now();
     let facts = facts::read(broker, now).await.map_err(Failure::trouble)?;
     let findings = judge::findings(&facts, now);
-    let behind: u64 = facts.stages.iter().map(|stage| stage.waiting + stage.in_flight).sum();
+    let behind: u64 = facts.stages.iter().map(|stage| stage.waiting() + stage.in_flight()).sum();
     let summary = match (findings.len(), behind) {
         (0, 0) => "Everything is done, nothing stands still.".to_owned(),
         (0, behind) => format!("{behind} messages are being worked on."),

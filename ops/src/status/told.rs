@@ -5,9 +5,10 @@ use std::fmt::Write as _;
 
 use chrono::{DateTime, FixedOffset, TimeDelta, Utc};
 use runtime::budget::Spending;
+use schemas::Entity;
 use serde::Serialize;
 
-use super::facts::{Facts, RecentOutcomes};
+use super::facts::{ConsumerFacts, Facts, RecentOutcomes, StageFacts};
 use super::judge::{Condition, rounded};
 use crate::answer::{Answer, findings_text};
 use crate::up::gauge;
@@ -70,6 +71,14 @@ pub struct Reading {
     pub polls: u64,
     /// Id at which the walk under way is, if there is one.
     pub walking_at_id: Option<u64>,
+    /// Messages about its records that each stage has not done.
+    pub undone: BTreeMap<&'static str, u64>,
+    /// Messages about them that wait for another try.
+    pub parked: u64,
+    /// Dead letters about them.
+    pub dead_letters: u64,
+    /// What was processed lately.
+    pub outcomes: RecentOutcomes,
 }
 
 /// A stage.
@@ -85,31 +94,52 @@ pub struct Stage {
     pub last_active: Option<DateTime<Utc>>,
     /// How it is doing.
     pub condition: Condition,
+    /// Those of its consumers that stand still; of the pusher each is a partition.
+    pub frozen: Vec<Frozen>,
+}
+
+/// A consumer that has work, and nothing moves.
+#[derive(Debug, Serialize)]
+pub struct Frozen {
+    /// Its name.
+    pub consumer: String,
+    /// Messages that its stage was not given yet.
+    pub waiting: u64,
+    /// Messages that its stage has and did not ack.
+    pub in_flight: u64,
+    /// When the oldest of them was stored.
+    pub oldest: Option<DateTime<Utc>>,
 }
 
 impl Status {
     /// Draws it from the facts.
     pub fn of(facts: Facts, now: DateTime<Utc>) -> Status {
-        let reading = |reading: &gauge::Reading| Reading {
+        let count = |counts: &BTreeMap<Entity, u64>, entity| counts.get(&entity).copied().unwrap_or_default();
+        let reading = |entity: Entity, reading: &gauge::Reading| Reading {
             watermark: reading.watermark,
             age_seconds: reading.watermark.map(|moment| now.signed_duration_since(moment).num_seconds()),
             polls: reading.polls,
             walking_at_id: reading.walking,
+            undone: facts.stages.iter().map(|of| (of.stage, count(&of.undone_of, entity))).collect(),
+            parked: count(&facts.snapshot.parked.by_entity, entity),
+            dead_letters: count(&facts.letters_of, entity),
+            outcomes: facts.outcomes_of.get(&entity).cloned().unwrap_or_default(),
         };
         let operating = operating(&facts.spendings, now);
         let newest = facts.spendings.values().max_by_key(|spending| spending.at);
         let bucket_capacity = newest.map(|spending| spending.bucket_capacity);
         let stages = facts.stages.iter().map(|stage| Stage {
             stage: stage.stage,
-            waiting: stage.waiting,
-            in_flight: stage.in_flight,
-            last_active: stage.last_active,
+            waiting: stage.waiting(),
+            in_flight: stage.in_flight(),
+            last_active: stage.last_active(),
             condition: Condition::of(stage, now),
+            frozen: frozen(stage, now),
         });
         Status {
             at: now,
-            contacts: reading(&facts.snapshot.contacts),
-            deals: reading(&facts.snapshot.deals),
+            contacts: reading(Entity::Contact, &facts.snapshot.contacts),
+            deals: reading(Entity::Deal, &facts.snapshot.deals),
             stages: stages.collect(),
             parked: facts.snapshot.parked.count,
             parked_until: facts.snapshot.parked.next,
@@ -121,6 +151,18 @@ impl Status {
             operating,
         }
     }
+}
+
+fn frozen(stage: &StageFacts, now: DateTime<Utc>) -> Vec<Frozen> {
+    let stands =
+        |consumer: &&ConsumerFacts| Condition::of_consumer(consumer, now) == Condition::ActiveButFrozen;
+    let frozen = |consumer: &ConsumerFacts| Frozen {
+        consumer: consumer.name.clone(),
+        waiting: consumer.waiting,
+        in_flight: consumer.in_flight,
+        oldest: consumer.oldest,
+    };
+    stage.consumers.iter().filter(stands).map(frozen).collect()
 }
 
 /// Puts together what the stages noted. Two that call the same method both know the portal's own sum, the later one better.
@@ -143,18 +185,25 @@ pub fn operating(spendings: &BTreeMap<&'static str, Spending>, now: DateTime<Utc
 /// Tells it to people.
 pub fn text(answer: &Answer<Status>) -> String {
     let status = &answer.result;
-    let mut lines =
-        vec![line_of("contacts", &status.contacts), line_of("deals", &status.deals), String::new()];
+    let mut lines = lines_of("contacts", &status.contacts, status.at);
+    lines.extend(lines_of("deals", &status.deals, status.at));
+    lines.push(String::new());
     lines.push(format!("{:<15}{:>9}{:>11}  {:<19}last active", "stage", "waiting", "in flight", "condition"));
     for stage in &status.stages {
-        let Stage { stage, waiting, in_flight, last_active, condition } = stage;
+        let Stage { stage, waiting, in_flight, last_active, condition, frozen } = stage;
         let active = last_active.map_or("never".to_owned(), |moment| ago(status.at - moment));
         lines.push(format!("{stage:<15}{waiting:>9}{in_flight:>11}  {:<19}{active}", condition.words()));
+        lines.extend(frozen.iter().map(|frozen| {
+            let Frozen { consumer, waiting, in_flight, oldest } = frozen;
+            let oldest =
+                oldest.map_or(String::new(), |moment| format!("since {}", rounded(status.at - moment)));
+            let words = Condition::ActiveButFrozen.words();
+            format!("  {consumer:<13}{waiting:>9}{in_flight:>11}  {words:<19}{oldest}")
+        }));
     }
     lines.push(String::new());
-    lines.extend(outcome_lines(&status.outcomes));
-    let newest = status.outcomes.newest_success.map(|moment| ago(status.at - moment));
-    lines.push(format!("newest success: {}", newest.as_deref().unwrap_or("none in the last day")));
+    lines.extend(outcome_lines(status));
+    lines.push(format!("newest success: {}", newest(&status.outcomes, status.at)));
     lines.push(format!("wait for another try: {}; dead letters: {}", status.parked, status.dead_letters));
     if let (Some(requests), Some(at)) = (status.bucket_requests, status.bucket_at) {
         let of = status.bucket_capacity.map_or_else(String::new, |capacity| format!(" of {capacity:.0}"));
@@ -171,19 +220,42 @@ pub fn text(answer: &Answer<Status>) -> String {
     text
 }
 
-fn line_of(entity: &str, reading: &Reading) -> String {
-    let Some(watermark) = reading.watermark else { return format!("{entity:<9} never read") };
-    let age = ago(TimeDelta::seconds(reading.age_seconds.unwrap_or(0)));
-    let walk = reading.walking_at_id.map_or(String::new(), |id| format!(", a walk is at id {id}"));
-    format!("{entity:<9} read up to {watermark} ({age}), {} polls{walk}", reading.polls)
+fn lines_of(entity: &str, reading: &Reading, now: DateTime<Utc>) -> Vec<String> {
+    let read = match reading.watermark {
+        None => "never read".to_owned(),
+        Some(watermark) => {
+            let age = ago(TimeDelta::seconds(reading.age_seconds.unwrap_or(0)));
+            let walk = reading.walking_at_id.map_or(String::new(), |id| format!(", a walk is at id {id}"));
+            format!("read up to {watermark} ({age}), {} polls{walk}", reading.polls)
+        }
+    };
+    let undone = reading.undone.iter().map(|(stage, count)| format!("{stage} {count}"));
+    let undone = undone.collect::<Vec<_>>().join(", ");
+    let Reading { parked, dead_letters, outcomes, .. } = reading;
+    let newest = newest(outcomes, now);
+    vec![
+        format!("{entity:<9} {read}"),
+        format!("{:<9} to do: {undone}; for another try: {parked}; dead letters: {dead_letters}", ""),
+        format!("{:<9} newest success: {newest}", ""),
+    ]
 }
 
-fn outcome_lines(outcomes: &RecentOutcomes) -> Vec<String> {
-    let names: BTreeSet<&String> = outcomes.last_day.keys().chain(outcomes.last_hour.keys()).collect();
+fn newest(outcomes: &RecentOutcomes, now: DateTime<Utc>) -> String {
+    outcomes.newest_success.map_or_else(|| "none in the last day".to_owned(), |moment| ago(now - moment))
+}
+
+/// One line for each outcome: all of them, then those of each entity.
+fn outcome_lines(status: &Status) -> Vec<String> {
+    let counts = [&status.outcomes, &status.contacts.outcomes, &status.deals.outcomes];
+    let names: BTreeSet<&String> = counts.iter().flat_map(|counts| counts.last_day.keys()).collect();
     let count = |counts: &BTreeMap<String, u64>, name: &str| counts.get(name).copied().unwrap_or_default();
-    let mut lines = vec![format!("{:<15}{:>9}{:>11}", "outcome", "last hour", "last day")];
+    let head = ["in all", "contacts", "deals"].map(|of| format!("{of:>18}")).concat();
+    let mut lines = vec![format!("{:<15}{head}", "hour / day")];
     lines.extend(names.into_iter().map(|name| {
-        format!("{name:<15}{:>9}{:>11}", count(&outcomes.last_hour, name), count(&outcomes.last_day, name))
+        let of = |counts: &RecentOutcomes| {
+            format!("{} / {}", count(&counts.last_hour, name), count(&counts.last_day, name))
+        };
+        format!("{name:<15}{}", counts.map(|counts| format!("{:>18}", of(counts))).concat())
     }));
     lines
 }
@@ -195,7 +267,6 @@ fn ago(age: TimeDelta) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::status::facts::StageFacts;
 
     #[test]
     fn the_budgets_are_told_and_one_that_is_nearly_spent_is_named() {
@@ -229,18 +300,39 @@ mod tests {
     #[test]
     fn the_text_tells_what_stands_still() {
         let now = DateTime::from_timestamp(1_800_000_000, 0).unwrap();
-        let stage = StageFacts {
-            stage: "pusher",
+        let ago = |minutes| Some(now - TimeDelta::minutes(minutes));
+        let busy =
+            ConsumerFacts { name: "pusher-02".into(), waiting: 40, given: ago(0), ..Default::default() };
+        let stuck = ConsumerFacts {
+            name: "pusher-03".into(),
             waiting: 3,
             in_flight: 1,
-            last_active: Some(now - TimeDelta::minutes(7)),
-            missing: Vec::new(),
+            oldest: ago(7),
+            ..ConsumerFacts::default()
         };
-        let facts = Facts { stages: vec![stage], ..Facts::default() };
+        let undone_of = BTreeMap::from([(Entity::Contact, 43), (Entity::Deal, 1)]);
+        let stage = StageFacts { consumers: vec![busy, stuck], undone_of, ..StageFacts::new("pusher") };
+        let mut facts = Facts { stages: vec![stage], ..Facts::default() };
+        let mut deals = RecentOutcomes::default();
+        deals.note(schemas::Outcome::Created, now - TimeDelta::minutes(90), now);
+        facts.outcomes_of.insert(Entity::Deal, deals.clone());
+        facts.outcomes = deals;
+        facts.letters_of.insert(Entity::Contact, 2);
         let findings = crate::status::judge::findings(&facts, now);
         let text = text(&Answer::new("2 things need a look.", Status::of(facts, now), findings));
-        assert!(text.contains("pusher                 3          1  ACTIVE BUT FROZEN  7m ago"), "{text}");
-        assert!(text.contains("contacts  never read"), "{text}");
-        assert!(text.contains("ERROR    pusher: active but frozen: 4 messages"), "{text}");
+        for line in [
+            "contacts  never read",
+            "          to do: pusher 43; for another try: 0; dead letters: 2",
+            "          to do: pusher 1; for another try: 0; dead letters: 0",
+            "          newest success: 1h 30m ago",
+            "pusher                43          1  ACTIVE BUT FROZEN  0s ago",
+            "  pusher-03            3          1  ACTIVE BUT FROZEN  since 7m",
+            "hour / day                 in all          contacts             deals",
+            "created                     0 / 1             0 / 0             0 / 1",
+        ] {
+            assert!(text.lines().any(|told| told == line), "{line}\nis not in\n{text}");
+        }
+        assert!(!text.contains("  pusher-02"), "{text}");
+        assert!(text.contains("ERROR    pusher-03: active but frozen: 4 to do"), "{text}");
     }
 }

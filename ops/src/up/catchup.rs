@@ -114,7 +114,7 @@ mod tests {
     #[test]
     fn a_record_that_waits_for_a_far_try_is_at_rest_and_a_near_one_is_not() {
         let mut waiting = snapshot(1);
-        waiting.parked = Parked { count: 1, next: Some(now() + TimeDelta::seconds(5)) };
+        waiting.parked = Parked { count: 1, next: Some(now() + TimeDelta::seconds(5)), ..Parked::default() };
         assert!(!is_idle(&waiting, now()));
         waiting.parked.next = Some(now() + TimeDelta::seconds(90));
         assert!(is_idle(&waiting, now()));

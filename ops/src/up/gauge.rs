@@ -1,5 +1,7 @@
 //! Reads from NATS how far the pipeline is.
 
+use std::collections::BTreeMap;
+
 use async_nats::jetstream::stream::Stream;
 use chrono::{DateTime, FixedOffset, Utc};
 use futures::TryStreamExt;
@@ -7,7 +9,7 @@ use runtime::Broker;
 use schemas::streams::{
     CHECKPOINTS, COMMANDS, DEAD_LETTERS, RAW, RESULTS, STATUSES, mapper_consumer, status_writer_consumer,
 };
-use schemas::{Checkpoint, Entity};
+use schemas::{Checkpoint, Entity, subjects};
 
 /// Subjects of messages that the server publishes later.
 const LATER: &str = "crm.later.>";
@@ -55,6 +57,8 @@ pub struct Log {
 pub struct Parked {
     /// How many.
     pub count: u64,
+    /// How many by entity.
+    pub by_entity: BTreeMap<Entity, u64>,
     /// When the next one is due, where that was looked at.
     pub next: Option<DateTime<Utc>>,
 }
@@ -125,12 +129,9 @@ async fn stream(broker: &Broker, name: &'static str) -> Result<Stream<()>, Gauge
 async fn parked(broker: &Broker) -> Result<Parked, GaugeError> {
     let failed = failed(LATER);
     let stream = stream(broker, COMMANDS.name).await?;
-    let mut subjects = stream.info_with_subjects(LATER).await.map_err(|error| failed(&error))?;
-    let mut found = Vec::new();
-    while let Some((subject, count)) = subjects.try_next().await.map_err(|error| failed(&error))? {
-        found.push((subject, count as u64));
-    }
+    let found = by_subject(&stream, LATER).await.map_err(|error| failed(&error))?;
     let count = found.iter().map(|(_, count)| count).sum();
+    let by_entity = by_entity(&found);
     let mut next: Option<DateTime<Utc>> = None;
     if found.len() <= MOST_PARKED {
         for (subject, _) in &found {
@@ -143,7 +144,31 @@ async fn parked(broker: &Broker) -> Result<Parked, GaugeError> {
             next = Some(next.map_or(due, |next| next.min(due)));
         }
     }
-    Ok(Parked { count, next })
+    Ok(Parked { count, by_entity, next })
+}
+
+/// Counts the dead letters of each entity; those that do not say whom they are about are left out.
+pub async fn letters(broker: &Broker) -> Result<BTreeMap<Entity, u64>, GaugeError> {
+    let stream = stream(broker, DEAD_LETTERS.name).await?;
+    let found = by_subject(&stream, DEAD_LETTERS.subjects[0]).await;
+    found.map(|found| by_entity(&found)).map_err(|error| failed(DEAD_LETTERS.name)(&error))
+}
+
+async fn by_subject(stream: &Stream<()>, filter: &str) -> Result<Vec<(String, u64)>, async_nats::Error> {
+    let mut subjects = stream.info_with_subjects(filter).await?;
+    let mut found = Vec::new();
+    while let Some((subject, count)) = subjects.try_next().await? {
+        found.push((subject, count as u64));
+    }
+    Ok(found)
+}
+
+fn by_entity(found: &[(String, u64)]) -> BTreeMap<Entity, u64> {
+    let mut counts = BTreeMap::new();
+    for (record, count) in found.iter().filter_map(|(subject, n)| Some((subjects::record_of(subject)?, n))) {
+        *counts.entry(record.entity).or_default() += count;
+    }
+    counts
 }
 
 fn due(schedule: Option<&str>) -> Option<DateTime<Utc>> {
@@ -168,6 +193,17 @@ async fn reading(broker: &Broker, entity: Entity) -> Result<Reading, GaugeError>
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn messages_are_counted_by_entity() {
+        let found = [
+            ("crm.later.01.contact.5".to_owned(), 1),
+            ("dlq.mapper.contact.5".to_owned(), 2),
+            ("dlq.pusher.deal.5".to_owned(), 4),
+            ("dlq.mapper.unknown.0".to_owned(), 8),
+        ];
+        assert_eq!(by_entity(&found), BTreeMap::from([(Entity::Contact, 3), (Entity::Deal, 4)]));
+    }
 
     #[test]
     fn a_schedule_tells_when_it_is_due() {
