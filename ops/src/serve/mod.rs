@@ -1,5 +1,6 @@
 //! `rollcall serve`: pages that show the flow, the problem records, and one record's story. It only reads.
 
+mod english;
 mod page;
 mod story;
 mod view;

@@ -5,6 +5,7 @@ use maud::{DOCTYPE, Markup, html};
 use schemas::problem::catalogue;
 use schemas::{Entity, RecordRef};
 
+use super::english;
 use super::view::{ProblemRecord, View};
 use super::words::Language;
 use crate::status::{Condition, Reading, Status, rounded};
@@ -151,12 +152,20 @@ fn flow(status: &Status, language: Language) -> Markup {
                 th.number scope="col" { (language.pick("в работе", "in flight")) }
                 th scope="col" { (language.pick("состояние", "condition")) }
             } }
-            tbody { @for stage in &status.stages { tr {
-                th scope="row" { (stage.stage) }
-                td.number { (stage.waiting) }
-                td.number { (stage.in_flight) }
-                td.bad[is_bad(stage.condition)] { (language.condition(stage.condition)) }
-            } } }
+            tbody { @for stage in &status.stages {
+                tr {
+                    th scope="row" { (stage.stage) }
+                    td.number { (stage.waiting) }
+                    td.number { (stage.in_flight) }
+                    td.bad[is_bad(stage.condition)] { (language.condition(stage.condition)) }
+                }
+                @for frozen in &stage.frozen { tr {
+                    th scope="row" { "· " (frozen.consumer) }
+                    td.number { (frozen.waiting) }
+                    td.number { (frozen.in_flight) }
+                    td.bad { (language.condition(Condition::ActiveButFrozen)) }
+                } }
+            } }
         }
         p {
             (language.pick("Ждут новой попытки", "Waiting for another try")) ": " (status.parked) ". "
@@ -287,11 +296,14 @@ pub fn link(record: RecordRef, language: Language, portal: Option<&str>) -> Mark
 
 /// Says what a code means. Codes are English, and say nothing that anybody typed.
 pub fn meaning(code: &str, language: Language) -> String {
-    if language == Language::English {
-        return format!("{} ({code})", code.replace('.', ": ").replace('_', " "));
-    }
-    let known = catalogue().into_iter().find(|example| example.problem.code == code);
-    known.map_or_else(|| code.to_owned(), |example| format!("{} ({code})", example.when))
+    let words = match language {
+        Language::English => english::meaning(code),
+        Language::Russian => {
+            let known = catalogue().into_iter().find(|example| example.problem.code == code);
+            known.map(|example| example.when.to_owned())
+        }
+    };
+    words.map_or_else(|| code.to_owned(), |words| format!("{words} ({code})"))
 }
 
 pub fn moment(moment: DateTime<Utc>) -> String {
@@ -344,6 +356,7 @@ mod tests {
         assert!(all.contains(r#"href="/history?lang=ru&amp;entity=contact&amp;id=1""#), "{all}");
         let deals = draw(&Choice::new(Some("deal"), None, Some(2)), Language::English);
         assert!(deals.contains("Records to be corrected: 60") && deals.contains("2 / 2"), "{deals}");
+        assert!(deals.contains("the deal has no contact (contact.missing)"), "{deals}");
         assert!(!deals.contains("/crm/contact/"), "{deals}");
         assert!(deals.contains("/?lang=en&amp;entity=deal"), "{deals}");
         let none =
