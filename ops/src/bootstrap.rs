@@ -20,9 +20,11 @@ pub async fn run(environment: &Environment, arguments: &cli::Bootstrap, json: bo
     }
     let broker = nats::connect(environment).await?;
     let mode = if arguments.dry_run { Mode::Look } else { Mode::Make };
+    let mut renamed = None;
     if let Some(portal) = owner::portal(environment) {
         let change = if arguments.portal_renamed { owner::Change::Rename } else { owner::Change::Refuse };
-        owner::check(&broker, &portal, change).await?;
+        let former = owner::check(&broker, &portal, change).await?;
+        renamed = former.map(|former| (former, portal));
     }
     let findings = apply(&broker, replicas, mode).await.map_err(Failure::trouble)?;
     if let Some(portal) = owner::portal(environment).filter(|_| mode == Mode::Make) {
@@ -34,8 +36,10 @@ pub async fn run(environment: &Environment, arguments: &cli::Bootstrap, json: bo
         "made": count(|finding| matches!(finding, Finding::Made { .. })),
         "missing": count(|finding| matches!(finding, Finding::Missing { .. })),
         "differs": count(|finding| matches!(finding, Finding::Drifted { .. })),
+        "renamed": renamed.as_ref().map(|(from, to)| json!({"from": from, "to": to})),
     });
-    let lines = told(&findings);
+    let mut lines: Vec<String> = renamed.iter().map(|change| renaming(change, mode)).collect();
+    lines.extend(told(&findings));
     let summary = lines.last().cloned().unwrap_or_default();
     let answer = Answer::new(summary, result, findings.iter().filter_map(wrong).collect());
     answer.tell(json, |_| lines.join("\n"))
@@ -60,6 +64,14 @@ pub fn replicas(environment: &Environment, argument: Option<usize>) -> Result<us
 /// What to do about a drift.
 const EDIT: &str = "Put it right with the nats tool (`nats stream edit`, `nats consumer edit`), or remove it \
      while the stages are stopped and run this again.";
+
+/// Says that the streams are another portal's by name.
+fn renaming((from, to): &(String, String), mode: Mode) -> String {
+    match mode {
+        Mode::Make => format!("renamed  the streams' portal, {from}, to {to}"),
+        Mode::Look => format!("would rename  the streams' portal, {from}, to {to}"),
+    }
+}
 
 fn told(findings: &[Finding]) -> Vec<String> {
     let mut lines: Vec<String> = findings.iter().filter_map(line).collect();

@@ -84,6 +84,9 @@ pub struct Up {
     /// With --once: give up with exit code 1 after this time, for example 30m
     #[arg(long, value_name = "TIME", requires = "once", value_parser = humantime::parse_duration)]
     pub within: Option<Duration>,
+    /// Only check the settings and tell what would be started
+    #[arg(long)]
+    pub dry_run: bool,
     #[command(flatten)]
     pub demo: Demo,
 }
@@ -123,7 +126,7 @@ pub struct Bootstrap {
     #[arg(long, value_name = "N")]
     pub replicas: Option<usize>,
     /// Take the streams over although they were made for a portal of another name, because it was renamed
-    #[arg(long, conflicts_with = "dry_run")]
+    #[arg(long)]
     pub portal_renamed: bool,
     /// First have every stage check its settings, and refuse a CRM on this machine beside one that is elsewhere
     #[arg(long)]
@@ -140,6 +143,9 @@ pub struct Doctor {
     /// Create missing status fields in Bitrix24 (takes a webhook of a CRM administrator)
     #[arg(long)]
     pub fix: bool,
+    /// With --fix: only tell what would be created
+    #[arg(long, requires = "fix")]
+    pub dry_run: bool,
     /// Folder of the NATS users' secrets, as `rollcall credentials` made it, to ask what each of them may
     #[arg(long, value_name = "FOLDER", default_value = "./secrets/nats")]
     pub credentials: PathBuf,

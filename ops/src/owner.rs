@@ -78,16 +78,16 @@ fn name(webhook: &str) -> Option<String> {
     Some(url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}")))
 }
 
-/// Refuses streams that are marked with another portal.
-pub async fn check(broker: &Broker, portal: &str, change: Change) -> Result<(), Failure> {
+/// Refuses streams that are marked with another portal; tells its name where they may be taken over.
+pub async fn check(broker: &Broker, portal: &str, change: Change) -> Result<Option<String>, Failure> {
     // Streams that are not there yet belong to nobody.
-    let Ok(stream) = broker.jetstream().get_stream(RAW.name).await else { return Ok(()) };
+    let Ok(stream) = broker.jetstream().get_stream(RAW.name).await else { return Ok(None) };
     match stream.cached_info().config.metadata.get(MARK) {
         Some(owner) if owner != portal && change == Change::Refuse => Err(Failure::settings(format!(
             "the streams in NATS hold the records of {owner}, and the settings name {portal}. Use another NATS, or \
              another volume for it. Should the portal only have a new name: rollcall bootstrap --portal-renamed."
         ))),
-        _ => Ok(()),
+        owner => Ok(owner.filter(|owner| *owner != portal).cloned()),
     }
 }
 

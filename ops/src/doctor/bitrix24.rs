@@ -26,8 +26,19 @@ const MOST_SKEW_SECONDS: i64 = 30;
 /// Label of the status fields in the portal's forms.
 const STATUS_LABEL: &str = "Статус синхронизации";
 
-/// Looks at everything; with `fix`, creates status fields that are missing.
-pub async fn look(settings: &PortalSettings, broker: Option<&Broker>, fix: bool) -> Vec<Finding> {
+/// What to do about a status field that is missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fix {
+    /// Name it.
+    No,
+    /// Create it.
+    Yes,
+    /// Tell that it would be created.
+    Tell,
+}
+
+/// Looks at everything, and creates status fields that are missing where it is to.
+pub async fn look(settings: &PortalSettings, broker: Option<&Broker>, fix: Fix) -> Vec<Finding> {
     let client = match client(settings, broker).await {
         Ok(client) => client,
         Err(why) => {
@@ -106,7 +117,7 @@ impl Look<'_> {
         if missing.contains(&"crm") { Err(finding) } else { Ok(finding) }
     }
 
-    async fn entity(&self, entity: Entity, fix: bool) -> Vec<Finding> {
+    async fn entity(&self, entity: Entity, fix: Fix) -> Vec<Finding> {
         let fields = match self.client.fields(in_portal(entity), LANE).await {
             Ok(fields) => fields,
             Err(error) => return vec![failed("bitrix24.fields", &format!("Fields of {entity}s"), &error)],
@@ -127,12 +138,12 @@ impl Look<'_> {
         Some(of_clock(Utc::now().signed_duration_since(portal)))
     }
 
-    async fn status_field(&self, entity: Entity, fields: &Fields, fix: bool) -> Finding {
+    async fn status_field(&self, entity: Entity, fields: &Fields, fix: Fix) -> Finding {
         let code = self.status_code(entity);
-        if fix && !fields.contains_key(code) {
-            return self.create_status_field(entity).await;
+        match fix {
+            Fix::Yes if !fields.contains_key(code) => self.create_status_field(entity).await,
+            _ => of_status_field(entity, code, fields, fix),
         }
-        of_status_field(entity, code, fields)
     }
 
     fn status_code(&self, entity: Entity) -> &str {
@@ -253,14 +264,18 @@ fn status_what(entity: Entity, code: &str) -> String {
     format!("Status field {code} of {entity}s")
 }
 
-fn of_status_field(entity: Entity, code: &str, fields: &Fields) -> Finding {
+fn of_status_field(entity: Entity, code: &str, fields: &Fields, fix: Fix) -> Finding {
     let (check, what) = ("bitrix24.status_field", status_what(entity, code));
     let by_hand =
         "Name another field in the settings, or remove this one in Bitrix24 and run `rollcall doctor --fix`";
     match fields.get(code) {
         None => {
             let found = "the portal has no such field, and would accept statuses without keeping them";
-            Finding::error(check, what, found, "Run `rollcall doctor --fix`, or put the setting right")
+            let action = match fix {
+                Fix::Tell => "`--fix` without `--dry-run` creates it as a field of the type \"string\"",
+                _ => "Run `rollcall doctor --fix`, or put the setting right",
+            };
+            Finding::error(check, what, found, action)
         }
         Some(field) if field.kind != "string" || field.is_multiple => {
             let kind =
@@ -350,7 +365,8 @@ mod tests {
 
     #[test]
     fn a_status_field_has_to_be_one_string() {
-        let of = |fields: &Fields| of_status_field(Entity::Deal, "UF_CRM_SYNC_STATUS", fields).severity;
+        let of =
+            |fields: &Fields| of_status_field(Entity::Deal, "UF_CRM_SYNC_STATUS", fields, Fix::No).severity;
         assert_eq!(of(&field("string", false)), Severity::Ok);
         assert_eq!(of(&field("string", true)), Severity::Error);
         assert_eq!(of(&field("enumeration", false)), Severity::Error);

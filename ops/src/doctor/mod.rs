@@ -16,15 +16,21 @@ use crate::answer::{Answer, Severity, findings_text};
 use crate::cli;
 use crate::environment::Environment;
 use crate::exit::{Exit, Failure};
+use bitrix24::Fix;
 pub use settings::Readable;
 
 /// Carries the command out.
 pub async fn run(environment: &Environment, arguments: &cli::Doctor, json: bool) -> Result<Exit, Failure> {
     let mut findings = settings::look(environment).await;
     let readable = Readable::read(environment);
+    let fix = match (arguments.fix, arguments.dry_run) {
+        (false, _) => Fix::No,
+        (true, false) => Fix::Yes,
+        (true, true) => Fix::Tell,
+    };
     let (seen, broker) = streams::look(environment).await;
     if let Some(portal) = &readable.portal {
-        findings.extend(bitrix24::look(portal, broker.as_ref(), arguments.fix).await);
+        findings.extend(bitrix24::look(portal, broker.as_ref(), fix).await);
     }
     if let Some(client) = &readable.otmechalka {
         findings.push(otmechalka::look(client).await);

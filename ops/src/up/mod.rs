@@ -76,6 +76,9 @@ async fn run_until_stopped(
     let plan = Plan::make(environment, &arguments.demo)?;
     plan.check_programs()?;
     plan.check_settings().await?;
+    if arguments.dry_run {
+        return tell_plan(&plan, answered);
+    }
     plan.make_folders()?;
     let state = plan.state();
     let _lock = lock_state(state).await?;
@@ -105,6 +108,22 @@ async fn run_until_stopped(
         }
     }
     outcome
+}
+
+/// Says what would be started.
+fn tell_plan(plan: &Plan, answered: Option<&AtomicBool>) -> Result<Exit, Failure> {
+    if let Some(answered) = answered {
+        answered.store(true, Ordering::SeqCst);
+    }
+    let programs = plan.starts();
+    let result = json!({"programs": programs, "folder": plan.folder, "logs": plan.logs});
+    let summary = format!(
+        "The settings will do. {} would be started in {}, with logs in {}.",
+        programs.join(", "),
+        plan.folder.display(),
+        plan.logs.display()
+    );
+    Answer::new(summary, result, Vec::new()).tell(answered.is_some(), |answer| answer.summary.clone())
 }
 
 /// Makes sure that nobody else works on this folder, and that nothing of a killed run still does.

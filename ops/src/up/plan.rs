@@ -87,15 +87,17 @@ impl Plan {
         Ok(Plan { mode, nats, environment, folder, logs: state.join("logs"), programs })
     }
 
-    /// Names every program that will be started and is not there.
-    pub fn check_programs(&self) -> Result<(), Failure> {
+    /// Names the programs in the order in which they are started.
+    pub fn starts(&self) -> Vec<&'static str> {
+        let nats: &[&str] = if self.nats == Nats::Own { &["nats-server"] } else { &[] };
         let simulators: &[&str] = if self.mode == Mode::Demo { &SIMULATORS } else { &[] };
-        let missing: Vec<&str> = STAGES
-            .iter()
-            .chain(simulators)
-            .copied()
-            .filter(|name| !self.programs.join(name).is_file())
-            .collect();
+        [nats, simulators, &STAGES].concat()
+    }
+
+    /// Names every program of ours that will be started and is not there.
+    pub fn check_programs(&self) -> Result<(), Failure> {
+        let is_missing = |name: &&str| *name != "nats-server" && !self.programs.join(name).is_file();
+        let missing: Vec<&str> = self.starts().into_iter().filter(is_missing).collect();
         if missing.is_empty() {
             return Ok(());
         }

@@ -68,7 +68,20 @@ async fn streams_of_one_portal_are_never_given_to_another() {
     let refused = rollcall(nats.folder(), &second, &["bootstrap"]).await;
     assert_eq!(refused.code, Some(2), "{}", refused.out);
     assert!(refused.err.contains("first.example") && !refused.err.contains("hunter2"), "{}", refused.err);
-    assert_eq!(rollcall(nats.folder(), &second, &["bootstrap", "--portal-renamed"]).await.code, Some(0));
+    let looks = rollcall(nats.folder(), &second, &["bootstrap", "--portal-renamed", "--dry-run"]).await;
+    assert_eq!(looks.code, Some(0), "{}", looks.err);
+    assert!(looks.out.contains("would rename  the streams' portal, first.example, to second.example"));
+    assert_eq!(
+        rollcall(nats.folder(), &second, &["bootstrap"]).await.code,
+        Some(2),
+        "a look renames nothing"
+    );
+    let renamed = rollcall(nats.folder(), &second, &["bootstrap", "--portal-renamed"]).await;
+    assert!(
+        renamed.code == Some(0) && renamed.out.contains("renamed  the streams' portal"),
+        "{}",
+        renamed.out
+    );
     assert_eq!(rollcall(nats.folder(), &second, &["bootstrap"]).await.code, Some(0));
     assert_eq!(rollcall(nats.folder(), &first, &["bootstrap"]).await.code, Some(2));
 }

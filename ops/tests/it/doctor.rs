@@ -100,6 +100,10 @@ async fn missing_status_fields_are_found_and_created_on_request() {
     }
     let missing = ["Status field UF_CRM_SYNC_STATUS of contacts", "Status field UF_CRM_SYNC_STATUS of deals"];
     neighbourhood.doctor(&[]).await.has_only(1, &missing);
+    let told = neighbourhood.doctor(&["--fix", "--dry-run"]).await;
+    told.has_only(1, &missing);
+    assert!(told.report.to_string().contains("`--fix` without `--dry-run` creates it"), "{}", told.report);
+    neighbourhood.doctor(&[]).await.has_only(1, &missing);
     let mended = neighbourhood.doctor(&["--fix"]).await;
     mended.has_only(0, &[]);
     assert!(mended.report.to_string().contains("was missing and is created now"), "{}", mended.report);

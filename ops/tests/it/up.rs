@@ -147,6 +147,18 @@ async fn a_run_that_was_killed_leaves_nobody_behind_and_the_next_one_goes_on() {
 }
 
 #[tokio::test]
+async fn a_dry_run_names_what_would_start_and_starts_nothing() {
+    let home = Home::new();
+    let told = rollcall(home.0.path(), &Vec::new(), &["up", "--dry-run", "--json"]).await;
+    assert_eq!(told.code, Some(0), "{}{}", told.out, told.err);
+    let told: serde_json::Value = serde_json::from_str(&told.out).unwrap();
+    let programs =
+        ["nats-server", "bitrix24-sim", "otmechalka-sim", "producer", "mapper", "pusher", "status-writer"];
+    assert_eq!(told["result"]["programs"], json!(programs), "{told}");
+    assert!(!home.0.path().join("state").exists());
+}
+
+#[tokio::test]
 async fn every_mistake_in_the_settings_is_told_before_anything_starts() {
     let home = Home::new();
     std::fs::write(home.0.path().join(".env"), "OTMECHALKA_URL=ftp://x\nCONTACT_SYNC_INTERVAL=soon\n")
