@@ -1,6 +1,7 @@
 //! `rollcall` as its users meet it: the program itself, a real nats-server, the doubles of both CRMs.
 
 mod bootstrap;
+mod contract;
 mod doctor;
 mod serve;
 mod support;
