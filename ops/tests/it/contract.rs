@@ -139,6 +139,24 @@ async fn on_a_terminal(arguments: &[&str], settings: &[(&str, &str)]) -> String 
 }
 
 #[tokio::test]
+async fn a_long_reading_shows_a_bar_on_a_terminal_and_nowhere_else() {
+    let nats = Nats::start().await;
+    let settings = nats.settings();
+    rollcall(nats.folder(), &settings, &["bootstrap"]).await;
+    let jetstream = nats.broker().await.jetstream().clone();
+    for id in 1..=20 {
+        jetstream.publish(format!("b24.raw.contact.{id}"), "{}".into()).await.unwrap().await.unwrap();
+    }
+    let url = nats.server.url();
+    for arguments in [&["preview", "--from-stream"][..], &["replay", "--entity", "contact"]] {
+        let shown = on_a_terminal(arguments, &[("NATS_URL", &url)]).await;
+        assert!(shown.contains("of 20 messages read"), "{shown:?}");
+        let piped = rollcall(nats.folder(), &settings, arguments).await;
+        assert!(piped.err.is_empty() && !piped.out.contains("messages read"), "{}{}", piped.out, piped.err);
+    }
+}
+
+#[tokio::test]
 async fn colours_are_for_terminals_and_no_color_takes_them_away() {
     for arguments in [["--help"], ["--nonsense"]] {
         let coloured = on_a_terminal(&arguments, &[]).await;

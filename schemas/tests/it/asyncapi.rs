@@ -257,7 +257,7 @@ fn envelope_schema() -> Value {
             "ce-answered": {
                 "type": "string",
                 "pattern": "^[a-z_]+ [a-z_]+( [1-5][0-9][0-9])?$",
-                "description": "What otmechalka answered to the try before, or to the one that was refused: call, kind, status. Absent where it was not asked or took the record.",
+                "description": "What otmechalka answered to the try before, or when it refused: call, kind, status. Absent where it took the record.",
             },
         },
         "required": ["content-type", "ce-specversion", "ce-id", "ce-type", "ce-source", "ce-subject", "ce-time",
