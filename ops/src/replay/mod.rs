@@ -60,8 +60,8 @@ async fn show(
     json: bool,
 ) -> Result<Exit, Failure> {
     let mark = ledger.mark().await?;
-    let candidates = gather::candidates(ledger, &mapping.rules, choice, mark).await?;
-    let plan = Plan::of(candidates, target, arguments.resend, mark);
+    let chosen = gather::chosen(ledger, &mapping.rules, choice, mark).await?;
+    let plan = Plan::of(chosen, target, arguments.resend, mark);
     let command = told::command(choice, target, arguments.resend, &plan.hash);
     told::plan(&plan, &mapping.origin, &command, Privacy::of(arguments.reveal)).tell(json, told::plan_text)
 }
@@ -75,8 +75,8 @@ async fn carry_out(
     hash: &PlanHash,
     json: bool,
 ) -> Result<Exit, Failure> {
-    let candidates = gather::candidates(ledger, &mapping.rules, choice, hash.mark).await?;
-    let plan = Plan::of(candidates, target, arguments.resend, hash.mark);
+    let chosen = gather::chosen(ledger, &mapping.rules, choice, hash.mark).await?;
+    let plan = Plan::of(chosen, target, arguments.resend, hash.mark);
     if plan.hash != *hash {
         return Err(Failure::trouble(format!(
             "The plan is another one now than {hash}: the mapping, the choice or what the streams keep has changed. \

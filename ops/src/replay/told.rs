@@ -95,7 +95,7 @@ fn step_told(step: &Step, privacy: Privacy) -> StepTold {
         record: comparison::name(step.candidate.record),
         raw_sequence: step.candidate.raw_sequence,
         action: step.action,
-        reasons: step.candidate.today.as_ref().map(comparison::codes).unwrap_or_default(),
+        reasons: step.reasons(),
         differences: step.differences(privacy),
     }
 }
@@ -168,7 +168,7 @@ mod tests {
     use super::*;
     use crate::comparison::tests::client;
     use crate::ledger::Mark;
-    use crate::replay::plan::Candidate;
+    use crate::replay::plan::{Candidate, Chosen};
     use schemas::{RecordId, RecordRef};
     use std::collections::BTreeSet;
 
@@ -183,7 +183,8 @@ mod tests {
             sent: None,
             settled: None,
         };
-        let made = Plan::of(vec![candidate], &Target::Pipeline, true, mark);
+        let chosen = Chosen { candidates: vec![candidate], ..Chosen::default() };
+        let made = Plan::of(chosen, &Target::Pipeline, true, mark);
         let choice = Choice { records: BTreeSet::from([record]), ..Choice::default() };
         let command = command(&choice, &Target::Pipeline, true, &made.hash);
         let text = plan_text(&plan(&made, "built in", &command, Privacy::Masked));
@@ -200,7 +201,8 @@ mod tests {
 
     #[test]
     fn an_early_end_is_an_error_that_says_how_to_go_on() {
-        let made = Plan::of(Vec::new(), &Target::Pipeline, false, Mark { raw: 3, commands: 2, results: 1 });
+        let mark = Mark { raw: 3, commands: 2, results: 1 };
+        let made = Plan::of(Chosen::default(), &Target::Pipeline, false, mark);
         let record = RecordRef::contact(RecordId::try_new(1).unwrap());
         let stopped = Report {
             published: vec![record],
