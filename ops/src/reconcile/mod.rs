@@ -89,6 +89,8 @@ async fn prepare(
         streams,
         otmechalka: Otmechalka::new(otmechalka, arguments.pace),
         rules,
+        // Bounded by the command line.
+        overdue: TimeDelta::seconds(arguments.overdue.as_secs().cast_signed()),
         checkpoints: broker.bucket(&CHECKPOINTS).await.map_err(unavailable)?,
         is_repair: arguments.repair && !arguments.dry_run,
         broker,
