@@ -226,7 +226,7 @@ pub struct Replay {
     #[arg(long, value_name = "OUTCOME", value_parser = replay::outcome)]
     pub outcome: Option<Outcome>,
     /// Choose by a reason of the newest outcome: phone.missing
-    #[arg(long, value_name = "CODE")]
+    #[arg(long, value_name = "CODE", value_parser = replay::reason)]
     pub reason: Option<String>,
     /// Also send again what would come to the same
     #[arg(long)]

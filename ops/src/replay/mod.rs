@@ -24,7 +24,7 @@ use choice::Choice;
 use plan::{Plan, Target};
 
 pub use apply::sandbox;
-pub use choice::outcome;
+pub use choice::{outcome, reason};
 pub use plan::PlanHash;
 
 /// Carries the command out.
@@ -34,6 +34,11 @@ pub async fn run(environment: &Environment, arguments: &cli::Replay, json: bool)
         return Err(Failure::settings(
             "nothing is chosen. Name records (--contact 39910), a time (--since monday), sequences, an entity or an \
              outcome (--outcome refused)",
+        ));
+    }
+    if choice.is_contradictory() {
+        return Err(Failure::settings(
+            "nothing can lie between: --since has to be before --until, --from-sequence not behind --to-sequence",
         ));
     }
     let mapping = match mapping_file::load(environment, None) {
