@@ -176,6 +176,13 @@ impl Bitrix24 {
         self.admin.post(&format!("userfields/{entity}"), &json!({ "name": name })).await.map(drop)
     }
 
+    /// Takes values away from the list of a custom field: only these are left.
+    pub async fn keep_options(&self, entity: &str, name: &str, options: Value) -> anyhow::Result<()> {
+        self.delete_field(entity, name).await?;
+        let field = json!({ "name": name, "user_type": "enumeration", "multiple": true, "options": options });
+        self.admin.post(&format!("userfields/{entity}"), &field).await.map(drop)
+    }
+
     /// Returns the request counters.
     pub async fn requests(&self) -> anyhow::Result<Value> {
         self.admin.get("requests").await
@@ -249,6 +256,11 @@ impl Otmechalka {
     /// Changes fields of a client or ticket as an employee there does. `kind` is `client` or `ticket`.
     pub async fn edit(&self, kind: &str, origin_id: u64, fields: Value) -> anyhow::Result<()> {
         self.admin.post(&format!("{kind}s/{origin_id}"), &fields).await.map(drop)
+    }
+
+    /// Creates a client or ticket as an employee there does; `fields` has the `origin_id`.
+    pub async fn create(&self, kind: &str, fields: Value) -> anyhow::Result<()> {
+        self.admin.post(&format!("{kind}s"), &fields).await.map(drop)
     }
 
     /// Deletes a client or ticket.

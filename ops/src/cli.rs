@@ -232,7 +232,7 @@ pub struct Replay {
     #[arg(long, value_name = "OUTCOME", value_parser = replay::outcome)]
     pub outcome: Option<Outcome>,
     /// Choose by a reason of the newest outcome: phone.missing
-    #[arg(long, value_name = "CODE")]
+    #[arg(long, value_name = "CODE", value_parser = replay::reason)]
     pub reason: Option<String>,
     /// Also send again what would come to the same
     #[arg(long)]
@@ -316,6 +316,17 @@ pub struct Reconcile {
     /// Most questions to otmechalka a second
     #[arg(long, default_value_t = 10.0, value_name = "N", value_parser = pace)]
     pub pace: f64,
+    /// Name what was read longer ago than this and is not processed, for example 10m
+    #[arg(long, default_value = "1h", value_name = "TIME", value_parser = overdue)]
+    pub overdue: Duration,
+}
+
+fn overdue(text: &str) -> Result<Duration, String> {
+    let time = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    match time <= Duration::from_secs(100 * 24 * 3_600) {
+        true => Ok(time),
+        false => Err("at most 100 days: nothing is kept longer".to_owned()),
+    }
 }
 
 fn pace(text: &str) -> Result<f64, String> {

@@ -22,7 +22,7 @@ pub fn load(environment: &Environment, named: Option<&Path>) -> Result<MappingFi
         None => (DEFAULT_MAPPING.to_owned(), "the mapping built into the mapper".to_owned()),
         Some(path) => {
             let text = std::fs::read_to_string(&path).map_err(|error| {
-                let found = format!("{} cannot be read: {}", path.display(), error.kind());
+                let found = format!("{} cannot be read: {error}", path.display());
                 vec![mistake("mapping.file", "Mapping file", &found, "name a file that is there")]
             })?;
             (text, path.display().to_string())

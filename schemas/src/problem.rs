@@ -388,6 +388,9 @@ impl Problem {
     }
 }
 
+/// Code of what otmechalka refused with words of its own.
+pub const OTMECHALKA_REFUSED: &str = "otmechalka.refused";
+
 /// Why otmechalka does not have the client of a ticket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClientAbsence {
@@ -405,7 +408,8 @@ impl ClientAbsence {
     const ALL: [ClientAbsence; 4] =
         [ClientAbsence::Refused, ClientAbsence::OutOfScope, ClientAbsence::NotRead, ClientAbsence::Lost];
 
-    fn code(self) -> &'static str {
+    /// Returns the code of the problem that it is.
+    pub fn code(self) -> &'static str {
         match self {
             ClientAbsence::Refused => "client.missing",
             ClientAbsence::OutOfScope => "client.out_of_scope",
@@ -473,7 +477,7 @@ impl Problem {
             if said.is_empty() { "причина не названа".to_owned() } else { said.join("; ") };
         let said = cut(&said, FOREIGN_TEXT_MAX_CHARS);
         Problem::new(
-            "otmechalka.refused",
+            OTMECHALKA_REFUSED,
             format!(
                 "Отмечалка не приняла запись: «{said}». Исправьте данные; если причина не в них, сообщите администратору."
             ),
@@ -550,7 +554,7 @@ fn differs_from_call_to_call(word: &str) -> bool {
 }
 
 /// Names a field of otmechalka as the portal's form does.
-fn otmechalka_title(field: &str) -> String {
+pub fn otmechalka_title(field: &str) -> String {
     let title = match field {
         "last_name" => "фамилия ученика",
         "first_name" => "имя ученика",

@@ -73,7 +73,7 @@ impl Guest {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn with_a_user_for_each_stage_everything_works_and_nothing_is_refused() -> anyhow::Result<()> {
-    let mut school = School::builder().demo(40, 60, 3).guarded(&[]).start().await?;
+    let mut school = School::builder().demo(40, 60, 3).guarded(&["report"]).start().await?;
     school.caught_up().await?;
 
     // What a good day does not need: a ticket that waits, a record on which otmechalka fails, a dead letter, kills.
@@ -102,6 +102,8 @@ async fn with_a_user_for_each_stage_everything_works_and_nothing_is_refused() ->
     assert!(attempt.is_some(), "the record on which otmechalka failed was not parked");
     assert!(ticket(&school, deal).await?.is_some());
     assert_eq!(status_of(&school, "deal", deal).await?, "Успешно");
+    the_operator_replays(&school, contact).await?;
+    school.caught_up().await?;
     school.assert_consistent().await?;
 
     for subject in ["b24.raw.contact.999999", "crm.cmd.00.contact.999999", "crm.result.00.contact.999999"] {
@@ -118,6 +120,26 @@ async fn with_a_user_for_each_stage_everything_works_and_nothing_is_refused() ->
         .map(str::to_owned)
         .collect();
     assert_eq!(violations, [] as [String; 0]);
+    Ok(())
+}
+
+/// Sends a contact round again: to an extra consumer's sandbox, to the status-writer alone, and through otmechalka.
+async fn the_operator_replays(school: &School, contact: u64) -> anyhow::Result<()> {
+    let report = Guest::enter(school, "consumers/report", "report").await?;
+    let mut copies = report.client.subscribe("sandbox.report.>").await?;
+    report.client.flush().await?;
+    let contact = contact.to_string();
+    for target in [["--to", "sandbox.report"], ["--to-stage", "status-writer"], ["--to-stage", "pusher"]] {
+        let choice = [&["--json", "replay", "--contact", &contact, "--resend"], &target[..]].concat();
+        let plan = school.rollcall(&choice).await?;
+        let hash = plan.json()?["result"]["hash"].as_str().context("hash of the plan")?.to_owned();
+        let done = school.rollcall(&[&choice[..], &["--apply", &hash]].concat()).await?;
+        assert_eq!((plan.code, done.code), (0, 0), "{target:?}: {plan:?} {done:?}");
+        let told = done.json()?;
+        assert_eq!(told["result"]["published"], json!([format!("contact/{contact}")]), "{target:?}: {told}");
+    }
+    let copy = tokio::time::timeout(PATIENCE, copies.next()).await?.context("a copy")?;
+    assert!(copy.subject.starts_with("sandbox.report.") && copy.subject.ends_with(&contact), "{copy:?}");
     Ok(())
 }
 
@@ -278,6 +300,10 @@ async fn no_user_may_do_more_than_its_work() -> anyhow::Result<()> {
         }
     }
     let mut report = Guest::enter(&school, "consumers/report", "report").await?;
+    for subject in ["sandbox.warehouse.>", "sandbox.>"] {
+        report.may_not_subscribe(subject).await?;
+    }
+    report.may_not_publish("sandbox.warehouse.contact.1").await?;
     for subject in ["rollcall.STREAM.INFO.B24_RAW", "rollcall.CONSUMER.CREATE.B24_RAW.report"] {
         report.may_not_publish(subject).await?;
     }

@@ -25,7 +25,7 @@ impl Handler for Broken {
 }
 
 /// Runs a broken stage in the place of the right one until it has given up this many messages.
-async fn break_down(
+pub async fn break_down(
     school: &School,
     stage: &'static str,
     consumer: ConsumerDefinition,
@@ -43,7 +43,7 @@ async fn break_down(
     buried
 }
 
-async fn until_messages(school: &School, stream: &str, count: u64) -> anyhow::Result<()> {
+pub async fn until_messages(school: &School, stream: &str, count: u64) -> anyhow::Result<()> {
     eventually(&format!("{count} messages in {stream}"), PATIENCE, || async {
         Ok((school.messages(stream).await? >= count).then_some(()))
     })

@@ -1,6 +1,7 @@
 //! What Rollcall guarantees, against real processes.
 
 mod credentials;
+mod doctor;
 mod erase;
 mod faults;
 mod flow;

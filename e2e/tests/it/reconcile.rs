@@ -2,13 +2,33 @@
 
 use std::collections::BTreeSet;
 
-use e2e::{School, Stage, eventually};
-use schemas::streams::{CHECKPOINTS, RAW};
+use e2e::{Bitrix24, School, Stage, eventually};
+use schemas::streams::{CHECKPOINTS, DEAD_LETTERS, RAW, mapper_consumer};
 use serde_json::{Value, json};
 
 use crate::flow::{client, good_contact, good_deal, good_rows, status_of, ticket};
+use crate::letters::{break_down, until_messages};
 
 const STATUS: &str = "UF_CRM_SYNC_STATUS";
+
+/// The mapping that is built in.
+const RIGHT: &str = include_str!("../../../mapper/mapping.toml");
+
+/// The same, with a product that was none of ours.
+fn with_tournaments() -> String {
+    let product =
+        "[[contact.products]]\nid = 406\ntitle = \"Турниры\"\ncourses = [\"Групповые занятия\"]\n\n";
+    let mapping = RIGHT.replacen("[[contact.branches]]", &format!("{product}[[contact.branches]]"), 1);
+    assert_ne!(mapping, RIGHT);
+    mapping
+}
+
+/// Creates a contact with a product that is none of ours.
+async fn elsewhere(bitrix24: &Bitrix24, product: u32) -> anyhow::Result<u64> {
+    let mut contact = good_contact();
+    contact["UF_CRM_58D15BB9CA8F4"] = json!([product]);
+    bitrix24.create_contact(contact).await
+}
 
 /// An hour, in which everything before it leaves the overlap of the polls.
 const HOUR: f64 = 3_600.0;
@@ -76,17 +96,23 @@ async fn a_synchronised_school_gives_no_finding_and_a_broken_off_run_goes_on() -
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_planted_fault_is_found_nothing_else_is_and_repair_mends_what_it_says() -> anyhow::Result<()> {
-    let school = School::builder().start().await?;
+    let mapping = tempfile::NamedTempFile::new()?;
+    std::fs::write(mapping.path(), RIGHT)?;
+    let file = mapping.path().display().to_string();
+    let mut school = School::builder().env("MAPPING_FILE", &file).start().await?;
     let bitrix24 = &school.bitrix24;
     let otmechalka = &school.otmechalka;
     let mut contacts = Vec::new();
-    for _ in 0..10 {
+    for _ in 0..11 {
         contacts.push(bitrix24.create_contact(good_contact()).await?);
     }
-    let [lost, changed, deleted, merged, survivor, scolded, edited, pupil, cleared, fine] = contacts[..]
+    let [lost, changed, deleted, merged, survivor, scolded, edited, pupil, cleared, fine, mute] =
+        contacts[..]
     else {
-        unreachable!("ten contacts")
+        unreachable!("eleven contacts")
     };
+    let (tourist, stranger) = (elsewhere(bitrix24, 406).await?, elsewhere(bitrix24, 407).await?);
+    let forgotten = elsewhere(bitrix24, 407).await?;
     let mut refused = good_contact();
     refused["PHONE"] = json!([]);
     let refused = bitrix24.create_contact(refused).await?;
@@ -119,7 +145,24 @@ async fn every_planted_fault_is_found_nothing_else_is_and_repair_mends_what_it_s
     otmechalka.remove("ticket", lost_ticket).await?;
     otmechalka.edit("ticket", changed_ticket, json!({"employee": "Чужой Продавец"})).await?;
     bitrix24.edit("deal", reopened, json!({"STAGE_ID": "LOSE"})).await?;
+    for id in [stranger, forgotten] {
+        let made_by_hand = json!({"origin_id": id.to_string(), "last_name": "Лишний"});
+        otmechalka.create("client", made_by_hand).await?;
+    }
+    bitrix24.remove("contact", forgotten).await?;
+    school.caught_up().await?;
+
+    // A mapper that crashes on a record until it is given up, and one that maps otherwise in its place.
+    school.stage(Stage::Mapper)?.stop().await?;
+    let raw = school.messages(RAW.name).await?;
+    let stuck = school.bitrix24.create_contact(good_contact()).await?;
+    until_messages(&school, RAW.name, raw + 1).await?;
+    break_down(&school, "mapper", mapper_consumer(), 1).await?;
+    std::fs::write(mapping.path(), with_tournaments())?;
+    school.start(Stage::Mapper)?;
     let_an_hour_pass(&school).await?;
+    let otmechalka = &school.otmechalka;
+    otmechalka.fault(json!({"kind": "internal_500", "method": "GET", "origin_id": mute.to_string()})).await?;
 
     let mendable = set(&[
         format!("contact.{lost} missing"),
@@ -129,9 +172,12 @@ async fn every_planted_fault_is_found_nothing_else_is_and_repair_mends_what_it_s
         format!("contact.{cleared} status_differs"),
         format!("contact.{edited} unread"),
         format!("contact.{imported} unread"),
+        format!("contact.{tourist} outdated"),
         format!("deal.{lost_ticket} missing"),
     ]);
     let by_hand = set(&[
+        format!("contact.{stranger} extra"),
+        format!("contact.{forgotten} gone"),
         format!("contact.{deleted} gone"),
         format!("contact.{merged} merged"),
         format!("deal.{moved} moved_pupil"),
@@ -139,13 +185,29 @@ async fn every_planted_fault_is_found_nothing_else_is_and_repair_mends_what_it_s
         format!("deal.{changed_ticket} ticket_differs employee"),
         format!("deal.{reopened} left_selection"),
     ]);
+    let of_others = set(&[format!("contact.{mute} unanswered"), format!("contact.{stuck} unprocessed")]);
     let all: BTreeSet<String> = mendable.union(&by_hand).cloned().collect();
-    let (code, answer) = reconcile(&school, &[]).await?;
-    assert_eq!(found(&answer), all, "{answer:#}");
+    // Younger than an hour, it may still be on its way.
+    let name = stuck.to_string();
+    let (_, answer) = reconcile(&school, &["--contact", &name]).await?;
+    assert_eq!((found(&answer), &answer["result"]["in_flight"]), (BTreeSet::new(), &json!(1)));
+    let (code, answer) = reconcile(&school, &["--overdue", "1s"]).await?;
+    assert_eq!(found(&answer), all.union(&of_others).cloned().collect(), "{answer:#}");
     assert_eq!(code, 1);
     let texts = answer["findings"].to_string();
     assert!(texts.contains(&format!("rollcall reconcile --repair --contact {lost}")), "{texts}");
-    assert!(!texts.contains("Чужой") && !texts.contains("Берёзк"), "{texts}");
+    assert!(!texts.contains("Чужой") && !texts.contains("Берёзк") && !texts.contains("Лишний"), "{texts}");
+
+    otmechalka.heal().await?;
+    let redrive = format!("dead-letters redrive --record contact/{stuck}");
+    assert!(texts.contains(&format!("rollcall {redrive}")), "{texts}");
+    let told = school.rollcall(&redrive.split(' ').collect::<Vec<_>>()).await?;
+    assert_eq!((told.code, school.messages(DEAD_LETTERS.name).await?), (0, 0), "{told:?}");
+    school.caught_up().await?;
+    assert!(client(&school, stuck).await?.is_some());
+    let others = format!("{mute},{stuck}");
+    let (code, answer) = reconcile(&school, &["--contact", &others, "--overdue", "1s"]).await?;
+    assert_eq!((code, found(&answer)), (0, BTreeSet::new()), "{answer:#}");
 
     let raw = school.messages(RAW.name).await?;
     let (_, answer) = reconcile(&school, &["--repair", "--dry-run"]).await?;
@@ -169,7 +231,8 @@ async fn every_planted_fault_is_found_nothing_else_is_and_repair_mends_what_it_s
     assert_eq!(client(&school, changed).await?.unwrap()["last_name"], "Берёзкин");
     assert_eq!(client(&school, edited).await?.unwrap()["first_name"], "Тимофей");
     assert!(client(&school, imported).await?.is_some() && ticket(&school, lost_ticket).await?.is_some());
-    for id in [lost, changed, scolded, cleared, edited, imported] {
+    assert_eq!(client(&school, tourist).await?.unwrap()["branchoffices"], json!(["+ ЦДШ `МСК"]));
+    for id in [lost, changed, scolded, cleared, edited, imported, tourist, stranger, stuck] {
         assert_eq!(status_of(&school, "contact", id).await?, "Успешно", "contact {id}");
     }
     assert!(status_of(&school, "contact", refused).await?.contains("елефон"));

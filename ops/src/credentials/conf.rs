@@ -25,6 +25,8 @@ pub fn text(users: &[Keyed<User>], subscribers: &[Keyed<Subscriber>]) -> String 
     }
     text.push_str("        ]\n        exports: [\n");
     for (subscriber, _) in subscribers {
+        let (sandbox, account) = (subscriber.sandbox(), subscriber.account());
+        let _ = writeln!(text, "            {{ stream: \"{sandbox}\", accounts: [\"{account}\"] }}");
         for request in subscriber.requests() {
             // Writing to a string cannot fail.
             let _ = writeln!(
@@ -46,6 +48,8 @@ fn account(subscriber: &Subscriber, key: &str) -> String {
     let mut text = format!("    \"{}\" {{\n        users: [\n", subscriber.account());
     text.push_str(&user(&(subscriber.user(), key.to_owned())));
     text.push_str("        ]\n        imports: [\n");
+    let sandbox = subscriber.sandbox();
+    let _ = writeln!(text, "            {{ stream: {{ account: {ACCOUNT}, subject: \"{sandbox}\" }} }}");
     for request in subscriber.requests() {
         let _ = writeln!(
             text,

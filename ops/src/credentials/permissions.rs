@@ -205,12 +205,17 @@ impl Subscriber {
         self.streams.iter().flat_map(of).collect()
     }
 
+    /// Returns the subjects under which `rollcall replay --to sandbox.NAME` sends it copies.
+    pub fn sandbox(&self) -> String {
+        format!("sandbox.{}.>", self.name)
+    }
+
     /// Returns its user, who knows these requests under the prefix of its account.
     pub fn user(&self) -> User {
         User {
             name: self.name.clone(),
             publish: self.requests().iter().map(|request| local(request)).collect(),
-            subscribe: vec![format!("_INBOX_{}.>", self.name)],
+            subscribe: vec![format!("_INBOX_{}.>", self.name), self.sandbox()],
         }
     }
 }
@@ -269,7 +274,8 @@ mod tests {
                     assert!(!subject.contains(verb), "{} may publish to {subject}", user.name);
                 }
             }
-            assert_eq!(user.subscribe, [format!("_INBOX_{}.>", user.name)]);
+            let own = [format!("_INBOX_{}.>", user.name), format!("sandbox.{}.>", user.name)];
+            assert!(user.subscribe.iter().all(|subject| own.contains(subject)), "{user:?}");
         }
     }
 }

@@ -4,6 +4,7 @@ mod bitrix24;
 mod canary;
 mod changes;
 mod mapping;
+mod names;
 mod otmechalka;
 mod permissions;
 mod settings;
@@ -40,6 +41,7 @@ pub async fn run(environment: &Environment, arguments: &cli::Doctor, json: bool)
         findings.extend(permissions::look(environment, broker, &arguments.credentials).await);
         findings.extend(changes::look(broker).await);
         findings.extend(visitors::look(broker).await);
+        findings.extend(names::look(broker).await);
     }
     let count = |severity| findings.iter().filter(|finding| finding.severity == severity).count();
     let (checks, errors, warnings) = (findings.len(), count(Severity::Error), count(Severity::Warning));

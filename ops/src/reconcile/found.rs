@@ -37,6 +37,8 @@ pub enum Code {
     Merged,
     /// otmechalka has it, and the deal is no longer among those that are sent.
     LeftSelection,
+    /// otmechalka has it although nothing in it concerns otmechalka.
+    Extra,
     /// otmechalka answers about others and not about this one.
     Unanswered,
 }
@@ -59,6 +61,7 @@ impl Code {
             Code::Gone => "reconcile.gone",
             Code::Merged => "reconcile.merged",
             Code::LeftSelection => "reconcile.left_selection",
+            Code::Extra => "reconcile.extra",
             Code::Unanswered => "reconcile.unanswered",
         }
     }
@@ -160,6 +163,7 @@ impl Found {
             Code::LeftSelection => {
                 "it is no longer among the deals that are sent, and otmechalka has its ticket".to_owned()
             }
+            Code::Extra => format!("nothing in it concerns otmechalka, which has its {kind} all the same"),
             Code::Unanswered => "otmechalka gives no answer about it".to_owned(),
         }
     }
@@ -181,7 +185,10 @@ impl Found {
         }
         let other = self.other.map_or("that contact".to_owned(), |id| format!("contact {id}"));
         match self.code {
-            Code::Unprocessed => "Look at `rollcall status` and at the dead letters".to_owned(),
+            Code::Unprocessed => format!(
+                "Start what `rollcall status` says stands still; where it was given up (rollcall dead-letters list \
+                 --record {entity}/{id}), put the cause right, then: rollcall dead-letters redrive --record {entity}/{id}"
+            ),
             Code::TicketDiffers => {
                 "Somebody changed the ticket in otmechalka; if that was a mistake, correct it there"
                     .to_owned()
@@ -201,7 +208,13 @@ impl Found {
             }
             Code::Merged => format!("Archive the client in otmechalka once its tickets are moved to {other}"),
             Code::LeftSelection => "Cancel the ticket in otmechalka if the sale was called off".to_owned(),
-            Code::Unanswered => "Look at it in otmechalka, then look again".to_owned(),
+            Code::Extra if entity == Entity::Contact => {
+                "Archive the client in otmechalka, or correct products and branches of the contact".to_owned()
+            }
+            Code::Extra => "Cancel the ticket in otmechalka, or correct the branches of the deal".to_owned(),
+            Code::Unanswered => {
+                format!("Look at it in otmechalka, then look again: rollcall reconcile --{entity} {id}")
+            }
             _ => "Correct the record as its status says; it follows by itself".to_owned(),
         }
     }

@@ -117,8 +117,7 @@ impl Case {
     /// Tells whether otmechalka has to be asked about it.
     pub fn needs_target(&self) -> bool {
         match &self.expected {
-            Expected::Held(_) => true,
-            Expected::OutOfScope => false,
+            Expected::Held(_) | Expected::OutOfScope => true,
             Expected::Refused(_) if self.record.entity == Entity::Deal => self.claim.is_success(),
             Expected::Refused(_) => self.is_remembered,
         }
@@ -175,9 +174,10 @@ fn about_holding(case: &Case, target: &Target, has_client: Option<bool>) -> Opti
         (Expected::Held(expected), Target::Present(actual)) => {
             about_fields(case, differing(expected, actual), client_of(actual), has_client)
         }
-        (Expected::OutOfScope, _) => match case.claim {
-            Claim::Refused(_) => find(Code::Outdated),
-            Claim::InOtmechalka if case.record.entity == Entity::Contact => find(Code::Outdated),
+        (Expected::OutOfScope, target) => match (case.claim, target) {
+            (Claim::Refused(_), _) => find(Code::Outdated),
+            (Claim::InOtmechalka, _) if case.record.entity == Entity::Contact => find(Code::Outdated),
+            (_, Target::Present(_)) => find(Code::Extra),
             _ => None,
         },
         (Expected::Refused(text), target) => about_refused(case, text, target),

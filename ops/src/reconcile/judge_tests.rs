@@ -41,14 +41,14 @@ fn what_agrees_gives_no_finding() {
         (contact(held.clone(), Claim::InOtmechalka), there()),
         (contact(held.clone(), Claim::Success), there()),
         (contact(held, Claim::Refused(By::Otmechalka)), Target::Absent),
-        (contact(Expected::OutOfScope, Claim::OutOfScope), Target::NotAsked),
+        (contact(Expected::OutOfScope, Claim::OutOfScope), Target::Absent),
         (contact(refused(), Claim::Refused(By::Mapping)), Target::NotAsked),
         (contact(refused(), Claim::Refused(By::Unknown)), Target::NotAsked),
         (deal(Expected::Held(ticket("5")), Claim::InOtmechalka), Target::Present(ticket("5"))),
         (deal(Expected::Held(ticket("5")), Claim::Refused(By::WantOfClient)), Target::Absent),
         (deal(refused(), Claim::InOtmechalka), Target::Present(ticket("5"))),
         (deal(refused(), Claim::Refused(By::Mapping)), Target::NotAsked),
-        (deal(Expected::OutOfScope, Claim::InOtmechalka), Target::NotAsked),
+        (deal(Expected::OutOfScope, Claim::OutOfScope), Target::Absent),
     ] {
         let has_client = Some(case.claim != Claim::Refused(By::WantOfClient));
         assert_eq!(codes(&case, target, has_client), [], "{case:?}");
@@ -99,6 +99,22 @@ fn a_refusal_that_no_longer_holds_is_outdated() {
     for claim in [Claim::Refused(By::Mapping), Claim::InOtmechalka, Claim::OutOfScope] {
         assert_eq!(codes(&contact(refused(), claim), Target::NotAsked, None), [Code::Outdated]);
     }
+}
+
+#[test]
+fn what_otmechalka_has_of_a_record_that_does_not_concern_it_is_extra() {
+    let there = || Target::Present(client("Петров"));
+    for claim in [Claim::OutOfScope, Claim::Success] {
+        let case = contact(Expected::OutOfScope, claim);
+        assert!(case.needs_target());
+        assert_eq!(codes(&case, there(), None), [Code::Extra]);
+    }
+    for claim in [Claim::OutOfScope, Claim::InOtmechalka] {
+        let case = deal(Expected::OutOfScope, claim);
+        assert_eq!(codes(&case, Target::Present(ticket("5")), Some(true)), [Code::Extra]);
+    }
+    // Sent round again it is told as what it is now; what is left behind in otmechalka is extra then.
+    assert_eq!(codes(&contact(Expected::OutOfScope, Claim::InOtmechalka), there(), None), [Code::Outdated]);
 }
 
 #[test]

@@ -89,6 +89,8 @@ async fn prepare(
         streams,
         otmechalka: Otmechalka::new(otmechalka, arguments.pace),
         rules,
+        // Bounded by the command line.
+        overdue: TimeDelta::seconds(arguments.overdue.as_secs().cast_signed()),
         checkpoints: broker.bucket(&CHECKPOINTS).await.map_err(unavailable)?,
         is_repair: arguments.repair && !arguments.dry_run,
         broker,
@@ -158,7 +160,11 @@ fn answer(progress: Progress, is_dry_run: bool) -> Answer<Reconciled> {
         0 => String::new(),
         count => format!(" {count} were on their way and not compared."),
     };
-    let repaired = if sent > 0 { format!(" {sent} records were sent round again.") } else { String::new() };
+    let repaired = match sent {
+        0 => String::new(),
+        1 => " 1 record was sent round again.".to_owned(),
+        sent => format!(" {sent} records were sent round again."),
+    };
     let verdict = match total {
         0 => "nothing disagrees.".to_owned(),
         1 => "1 finding.".to_owned(),

@@ -28,9 +28,6 @@ const TRIES: u32 = 6;
 /// First pause between two of them; doubles.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 
-/// Age of a version from which on it should have been processed.
-const OVERDUE: TimeDelta = TimeDelta::hours(1);
-
 /// Everything that it takes to compare.
 pub struct Walk {
     /// The connection.
@@ -45,6 +42,8 @@ pub struct Walk {
     pub otmechalka: Otmechalka,
     /// Today's mapping.
     pub rules: Rules,
+    /// Age of a version from which on it should have been processed.
+    pub overdue: TimeDelta,
     /// How far the polls are.
     pub checkpoints: Bucket,
     /// Records of which a result is kept: contacts, deals.
@@ -141,7 +140,7 @@ impl Walk {
     async fn examine(&self, reading: &Reading, memory: &Memory, look: Look) -> Result<Examined, Failure> {
         let record = reading.record;
         let (is_in_flight, nothing) = (true, Examined::default());
-        let claim = match where_is(reading, memory, look, Utc::now()) {
+        let claim = match where_is(reading, memory, look, Utc::now() - self.overdue) {
             Where::InFlight => return Ok(Examined { is_in_flight, ..nothing }),
             Where::Wrong(code) => return Ok(Examined { found: vec![Found::new(record, code)], ..nothing }),
             Where::AtRest(claim) => claim,
@@ -230,7 +229,8 @@ impl Walk {
         }
     }
 
-    /// Looks what became of records that are remembered and were not read.
+    /// Looks what became of records of which a result is kept and that were not read. otmechalka is asked also about
+    /// those that it never got from here: nothing else would ever find a client or ticket of theirs.
     async fn look_for(
         &mut self,
         progress: &mut Progress,
@@ -241,15 +241,7 @@ impl Walk {
             let id = schemas::RecordId::try_new(id).ok()?;
             Some(RecordRef { entity, id })
         };
-        let records: Vec<RecordRef> = ids.iter().copied().filter_map(record).collect();
-        let memories = self.streams.memories(&records).await.map_err(of_broker)?;
-        let is_remembered =
-            |memory: &Memory| memory.result.as_ref().is_some_and(|result| result.is_remembered);
-        let candidates: Vec<RecordRef> = records
-            .into_iter()
-            .zip(&memories)
-            .filter_map(|(record, memory)| is_remembered(memory).then_some(record))
-            .collect();
+        let candidates: Vec<RecordRef> = ids.iter().copied().filter_map(record).collect();
         if candidates.is_empty() {
             return Ok(());
         }
@@ -320,7 +312,8 @@ enum Where {
     AtRest(Claim),
 }
 
-fn where_is(reading: &Reading, memory: &Memory, look: Look, now: DateTime<Utc>) -> Where {
+/// What was stored before `due` should have been processed.
+fn where_is(reading: &Reading, memory: &Memory, look: Look, due: DateTime<Utc>) -> Where {
     let known = memory.raw.as_ref().map(|raw| &raw.known);
     let seen = reading.seen();
     match standing(known, seen, reading.shows_status(), look) {
@@ -341,7 +334,7 @@ fn where_is(reading: &Reading, memory: &Memory, look: Look, now: DateTime<Utc>) 
     });
     match settled {
         Some(result) => Where::AtRest(Claim::of_result(result.outcome, &result.codes)),
-        None if now - raw.stored >= OVERDUE => Where::Wrong(Code::Unprocessed),
+        None if raw.stored <= due => Where::Wrong(Code::Unprocessed),
         None => Where::InFlight,
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
+use schemas::problem::catalogue;
 use schemas::{Entity, Outcome, RecordRef};
 
 use crate::ledger::Settled;
@@ -33,6 +34,12 @@ impl Choice {
     /// Tells whether nothing is asked for.
     pub fn is_empty(&self) -> bool {
         *self == Choice::default()
+    }
+
+    /// Tells whether nothing can be between its bounds.
+    pub fn is_contradictory(&self) -> bool {
+        let is_empty_time = self.since.zip(self.until).is_some_and(|(since, until)| since >= until);
+        is_empty_time || self.from_sequence.zip(self.to_sequence).is_some_and(|(from, to)| from > to)
     }
 
     /// Tells whether the newest outcomes decide.
@@ -137,6 +144,19 @@ pub fn outcome(text: &str) -> Result<Outcome, String> {
     })
 }
 
+/// Reads the code of a problem: one that nothing is ever refused for would choose nothing, and look as if all were well.
+pub fn reason(text: &str) -> Result<String, String> {
+    let known: BTreeSet<String> = catalogue().into_iter().map(|example| example.problem.code).collect();
+    if known.contains(text) {
+        return Ok(text.to_owned());
+    }
+    let alike = text.split('.').next().unwrap_or_default();
+    let alike: Vec<&str> =
+        known.iter().map(String::as_str).filter(|code| code.split('.').next() == Some(alike)).collect();
+    let hint = if alike.is_empty() { "docs/statuses.md has all".to_owned() } else { alike.join(", ") };
+    Err(format!("nothing is ever refused for that; there are: {hint}"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -164,6 +184,9 @@ mod tests {
     fn sequences_ids_and_entities_narrow_the_choice() {
         let choice = Choice { from_sequence: Some(2), to_sequence: Some(3), ..Choice::default() };
         let taken = |choice: &Choice, id, sequence| choice.takes_raw(contact(id), sequence, at(0));
+        assert!(!choice.is_contradictory());
+        assert!(Choice { to_sequence: Some(1), ..choice.clone() }.is_contradictory());
+        assert!(Choice { since: Some(at(5)), until: Some(at(5)), ..choice.clone() }.is_contradictory());
         assert!(
             !taken(&choice, 1, 1) && taken(&choice, 1, 2) && taken(&choice, 1, 3) && !taken(&choice, 1, 4)
         );
@@ -197,6 +220,16 @@ mod tests {
         assert!(!choice.takes_outcome(contact(1), &settled(Outcome::Created, "branch.unknown", 10)));
         // Then the time is that of the outcome.
         assert!(choice.takes_raw(contact(1), 1, at(0)));
+    }
+
+    #[test]
+    fn a_reason_is_one_that_records_are_refused_for() {
+        for code in ["phone.missing", "client.out_of_scope", "otmechalka.refused"] {
+            assert_eq!(reason(code).as_deref(), Ok(code));
+        }
+        let told = reason("branch.unknown").unwrap_err();
+        assert!(told.contains("branch.missing, branch."), "{told}");
+        assert!(reason("nonsense").unwrap_err().contains("statuses.md"));
     }
 
     #[test]

@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use async_nats::jetstream::consumer::DeliverPolicy;
 use futures::{StreamExt, TryStreamExt};
 use mapper::Rules;
-use schemas::{Envelope, RecordChanged, RecordRef};
+use schemas::{Envelope, Mapping, RecordChanged, RecordId, RecordRef};
 
 use super::choice::{Choice, Newest};
-use super::plan::Candidate;
+use super::plan::{Candidate, Chosen, Pupil};
 use crate::exit::Failure;
 use crate::ledger::{Ledger, Mark, Settled, tails};
 use crate::progress::Progress;
@@ -17,12 +17,7 @@ use crate::progress::Progress;
 const AT_ONCE: usize = 16;
 
 /// Finds the chosen records and all that decides about them.
-pub async fn candidates(
-    ledger: &Ledger,
-    rules: &Rules,
-    choice: &Choice,
-    mark: Mark,
-) -> Result<Vec<Candidate>, Failure> {
+pub async fn chosen(ledger: &Ledger, rules: &Rules, choice: &Choice, mark: Mark) -> Result<Chosen, Failure> {
     let settled_first = if choice.is_by_outcome() { Some(ended(ledger, choice, mark).await?) } else { None };
     let named: Option<BTreeSet<RecordRef>> =
         settled_first.as_ref().map(|settled| settled.keys().copied().collect());
@@ -57,7 +52,31 @@ pub async fn candidates(
         sent: sent.remove(&record),
         settled: settled.remove(&record),
     };
-    Ok(mapped.into_iter().map(candidate).collect())
+    let candidates: Vec<Candidate> = mapped.into_iter().map(candidate).collect();
+    let pupils = pupils(ledger, &candidates, mark).await?;
+    Ok(Chosen { candidates, pupils })
+}
+
+/// Reads what the streams say about the contacts of tickets that are not chosen themselves.
+async fn pupils(
+    ledger: &Ledger,
+    candidates: &[Candidate],
+    mark: Mark,
+) -> Result<BTreeMap<RecordId, Pupil>, Failure> {
+    let chosen: BTreeSet<RecordRef> = candidates.iter().map(|candidate| candidate.record).collect();
+    let contact = |candidate: &Candidate| match &candidate.today {
+        Some(Mapping::Ticket(ticket)) => Some(RecordRef::contact(ticket.client_origin_id)),
+        _ => None,
+    };
+    let others: BTreeSet<RecordRef> =
+        candidates.iter().filter_map(contact).filter(|contact| !chosen.contains(contact)).collect();
+    let mut settled = ledger.newest_results(&others, mark).await?;
+    let mut sent = ledger.newest_commands(&others, mark).await?;
+    let pupil = |record: RecordRef| {
+        let pupil = Pupil { sent: sent.remove(&record), settled: settled.remove(&record) };
+        (record.id, pupil)
+    };
+    Ok(others.into_iter().map(pupil).collect())
 }
 
 /// Reads a raw version as it can be sent again; `None` where it is gone or nobody can read it.
@@ -71,7 +90,7 @@ async fn map(
     rules: &Rules,
     record: RecordRef,
     raw_sequence: u64,
-) -> Result<Option<schemas::Mapping>, Failure> {
+) -> Result<Option<Mapping>, Failure> {
     let raw = raw(ledger, raw_sequence).await?;
     Ok(raw.map(|(_, changed)| mapper::map_record(rules, record, &changed).1))
 }

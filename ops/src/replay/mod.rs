@@ -24,7 +24,7 @@ use choice::Choice;
 use plan::{Plan, Target};
 
 pub use apply::sandbox;
-pub use choice::outcome;
+pub use choice::{outcome, reason};
 pub use plan::PlanHash;
 
 /// Carries the command out.
@@ -34,6 +34,11 @@ pub async fn run(environment: &Environment, arguments: &cli::Replay, json: bool)
         return Err(Failure::settings(
             "nothing is chosen. Name records (--contact 39910), a time (--since monday), sequences, an entity or an \
              outcome (--outcome refused)",
+        ));
+    }
+    if choice.is_contradictory() {
+        return Err(Failure::settings(
+            "nothing can lie between: --since has to be before --until, --from-sequence not behind --to-sequence",
         ));
     }
     let mapping = match mapping_file::load(environment, None) {
@@ -60,8 +65,8 @@ async fn show(
     json: bool,
 ) -> Result<Exit, Failure> {
     let mark = ledger.mark().await?;
-    let candidates = gather::candidates(ledger, &mapping.rules, choice, mark).await?;
-    let plan = Plan::of(candidates, target, arguments.resend, mark);
+    let chosen = gather::chosen(ledger, &mapping.rules, choice, mark).await?;
+    let plan = Plan::of(chosen, target, arguments.resend, mark);
     let command = told::command(choice, target, arguments.resend, &plan.hash);
     told::plan(&plan, &mapping.origin, &command, Privacy::of(arguments.reveal)).tell(json, told::plan_text)
 }
@@ -75,8 +80,8 @@ async fn carry_out(
     hash: &PlanHash,
     json: bool,
 ) -> Result<Exit, Failure> {
-    let candidates = gather::candidates(ledger, &mapping.rules, choice, hash.mark).await?;
-    let plan = Plan::of(candidates, target, arguments.resend, hash.mark);
+    let chosen = gather::chosen(ledger, &mapping.rules, choice, hash.mark).await?;
+    let plan = Plan::of(chosen, target, arguments.resend, hash.mark);
     if plan.hash != *hash {
         return Err(Failure::trouble(format!(
             "The plan is another one now than {hash}: the mapping, the choice or what the streams keep has changed. \

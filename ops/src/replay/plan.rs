@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use schemas::problem::is_want_of_client;
-use schemas::{Entity, Mapping, Outcome, Problem, RecordRef};
+use schemas::problem::{ClientAbsence, is_want_of_client};
+use schemas::{Entity, Mapping, Outcome, Problem, RecordId, RecordRef};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
@@ -30,6 +30,8 @@ pub enum Action {
     Created,
     /// otmechalka's client is sent again.
     Updated,
+    /// otmechalka is asked for its ticket, and is left alone where it has it.
+    AlreadyThere,
     /// Nothing is sent to otmechalka, and the status says that a person has to correct something.
     Refused,
     /// Nothing is sent to otmechalka, and the status is a success.
@@ -55,6 +57,7 @@ impl Action {
         match self {
             Action::Created => "created",
             Action::Updated => "updated",
+            Action::AlreadyThere => "already_there",
             Action::Refused => "refused",
             Action::OutOfScope => "out_of_scope",
             Action::Retold => "retold",
@@ -80,6 +83,24 @@ pub struct Candidate {
     pub settled: Option<Settled>,
 }
 
+/// The contact of a ticket, where it is not chosen itself.
+#[derive(Clone, Debug, Default)]
+pub struct Pupil {
+    /// The command of its highest version.
+    pub sent: Option<Sent>,
+    /// Its newest outcome.
+    pub settled: Option<Settled>,
+}
+
+/// The chosen records, and what else decides about them.
+#[derive(Clone, Debug, Default)]
+pub struct Chosen {
+    /// The records.
+    pub candidates: Vec<Candidate>,
+    /// Contacts of tickets.
+    pub pupils: BTreeMap<RecordId, Pupil>,
+}
+
 /// What happens to one record.
 #[derive(Clone, Debug)]
 pub struct Step {
@@ -87,6 +108,8 @@ pub struct Step {
     pub candidate: Candidate,
     /// What is done.
     pub action: Action,
+    /// Why a ticket will have no client.
+    pub absence: Option<ClientAbsence>,
 }
 
 impl Step {
@@ -96,12 +119,21 @@ impl Step {
         let today = self.candidate.today.as_ref();
         today.map(|today| comparison::differences(before, today, privacy)).unwrap_or_default()
     }
+
+    /// Returns the codes of what it is refused for.
+    pub fn reasons(&self) -> Vec<String> {
+        match self.absence {
+            Some(absence) => vec![absence.code().to_owned()],
+            None => self.candidate.today.as_ref().map(comparison::codes).unwrap_or_default(),
+        }
+    }
 }
 
 /// A replay, ready to be carried out.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// What is done, contacts before deals: a ticket needs its client.
+    /// What is done, contacts before deals: a ticket needs its client. Only a deal that waits for its client with
+    /// another command goes before, as the client's coming sends the newest command that there is.
     pub steps: Vec<Step>,
     /// Stands for all of it.
     pub hash: PlanHash,
@@ -109,10 +141,22 @@ pub struct Plan {
 
 impl Plan {
     /// Makes a plan out of the chosen records; `resend` also sends what is as it would be.
-    pub fn of(candidates: Vec<Candidate>, target: &Target, resend: bool, mark: Mark) -> Plan {
-        let step = |candidate: Candidate| Step { action: decide(&candidate, target, resend), candidate };
-        let mut steps: Vec<Step> = candidates.into_iter().map(step).collect();
-        steps.sort_by_key(|step| step.candidate.record);
+    pub fn of(chosen: Chosen, target: &Target, resend: bool, mark: Mark) -> Plan {
+        let Chosen { mut candidates, pupils } = chosen;
+        candidates.sort_by_key(|candidate| candidate.record);
+        let mut steps: Vec<Step> = Vec::new();
+        for candidate in candidates {
+            let action = decide(&candidate, target, resend);
+            let absence = match (action, &candidate.today) {
+                (Action::Created, Some(Mapping::Ticket(ticket))) => {
+                    absence(ticket.client_origin_id, &steps, &pupils)
+                }
+                _ => None,
+            };
+            let action = if absence.is_some() { Action::Refused } else { action };
+            steps.push(Step { candidate, action, absence });
+        }
+        steps.sort_by_key(|step| (!is_before_its_client(step), step.candidate.record));
         let hash = PlanHash { mark, digest: digest(&steps, target) };
         Plan { steps, hash }
     }
@@ -158,11 +202,55 @@ fn send(candidate: &Candidate, today: &Mapping, resend: bool) -> Action {
         return Action::Left;
     }
     match today {
+        _ if is_ticket_there => Action::AlreadyThere,
         Mapping::Refused(_) => Action::Refused,
         Mapping::OutOfScope => Action::OutOfScope,
         Mapping::Client(_) if is_there => Action::Updated,
         Mapping::Client(_) | Mapping::Ticket(_) => Action::Created,
     }
+}
+
+/// Tells why otmechalka will not have a contact's client, as far as the contacts' own steps and the streams say.
+fn absence(contact: RecordId, steps: &[Step], pupils: &BTreeMap<RecordId, Pupil>) -> Option<ClientAbsence> {
+    let step = steps.binary_search_by_key(&RecordRef::contact(contact), |step| step.candidate.record);
+    let step = step.ok().map(|place| &steps[place]);
+    let pupil = pupils.get(&contact);
+    let (sent, settled) = match step {
+        Some(Step { candidate, .. }) => (candidate.sent.as_ref(), candidate.settled.as_ref()),
+        None => (pupil.and_then(|pupil| pupil.sent.as_ref()), pupil.and_then(|pupil| pupil.settled.as_ref())),
+    };
+    // Whatever becomes of its contact, a client that is there stays there.
+    if settled.is_some_and(|settled| settled.is_in_otmechalka) {
+        return None;
+    }
+    match step.map(|step| step.action) {
+        Some(Action::Created | Action::Updated) => None,
+        Some(Action::Refused) => Some(ClientAbsence::Refused),
+        Some(Action::OutOfScope) => Some(ClientAbsence::OutOfScope),
+        _ => absence_so_far(sent, settled),
+    }
+}
+
+/// Tells why a client is not there and not on its way.
+fn absence_so_far(sent: Option<&Sent>, settled: Option<&Settled>) -> Option<ClientAbsence> {
+    let open = sent.filter(|sent| settled.is_none_or(|settled| settled.version < sent.version));
+    match (open.map(|open| &open.mapping), settled.map(|settled| settled.outcome)) {
+        (Some(Mapping::Client(_)), _) | (None, Some(Outcome::Superseded)) => None,
+        (Some(Mapping::OutOfScope), _) | (None, Some(Outcome::OutOfScope)) => Some(ClientAbsence::OutOfScope),
+        (Some(_), _) | (None, Some(_)) => Some(ClientAbsence::Refused),
+        (None, None) => Some(ClientAbsence::NotRead),
+    }
+}
+
+/// Tells whether a deal is sent that waits for its client with another command than today's.
+fn is_before_its_client(step: &Step) -> bool {
+    step.action.is_done()
+        && step.candidate.record.entity == Entity::Deal
+        && step.candidate.settled.as_ref().is_some_and(wants_client)
+}
+
+fn wants_client(settled: &Settled) -> bool {
+    settled.problems.iter().any(|problem: &Problem| is_want_of_client(&problem.code))
 }
 
 /// Tells whether the newest outcome is the one that today's mapping would come to.
@@ -177,8 +265,7 @@ fn is_settled(candidate: &Candidate, today: &Mapping) -> bool {
         Mapping::Client(_) => settled.outcome.is_in_otmechalka() && was_sent(candidate, settled, today),
         Mapping::Ticket(_) => {
             // The pusher sends it again by itself once its client is there.
-            let wants_client = |problem: &Problem| is_want_of_client(&problem.code);
-            settled.problems.iter().any(wants_client) && was_sent(candidate, settled, today)
+            wants_client(settled) && was_sent(candidate, settled, today)
         }
     }
 }
@@ -234,13 +321,15 @@ impl fmt::Display for PlanHash {
 fn digest(steps: &[Step], target: &Target) -> String {
     let mut sha = Sha256::new();
     sha.update(format!("{target:?}\n"));
-    for Step { candidate, action } in steps {
+    for step in steps {
+        let Step { candidate, action, .. } = step;
         // Mappings always serialise; one that is absent is told from every one that is there.
         let today = candidate.today.as_ref().and_then(|today| serde_json::to_string(today).ok());
         let settled = candidate.settled.as_ref().filter(|_| *action == Action::Retold);
         let settled = settled.map(|settled| settled.sequence);
         let (record, raw_sequence) = (candidate.record, candidate.raw_sequence);
-        sha.update(format!("{record} {raw_sequence} {} {settled:?} {today:?}\n", action.word()));
+        let (word, reasons) = (action.word(), step.reasons());
+        sha.update(format!("{record} {raw_sequence} {word} {reasons:?} {settled:?} {today:?}\n"));
     }
     sha.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
@@ -271,6 +360,20 @@ pub(crate) mod tests {
             outcome,
             problems: Vec::new(),
             is_in_otmechalka: outcome.is_in_otmechalka(),
+        })
+    }
+
+    fn ticket(pupil: RecordId, branchoffice: &str) -> Mapping {
+        Mapping::Ticket(Ticket {
+            client_origin_id: pupil,
+            ticket_type: "Пробное занятие".into(),
+            price_initial: "500.00".into(),
+            discount: "0.00".into(),
+            price_final: "500.00".into(),
+            selling_date: "2026-01-13".parse().unwrap(),
+            selling_branchoffice: branchoffice.into(),
+            employee: "Василий Василенко".into(),
+            payment_method: "CASH".into(),
         })
     }
 
@@ -330,22 +433,13 @@ pub(crate) mod tests {
             ..candidate(Mapping::OutOfScope, None, settled(5, 0, Outcome::AlreadyThere))
         };
         assert_eq!(action(&deal), Action::Left);
+        assert_eq!(decide(&deal, &Target::Pipeline, true), Action::AlreadyThere);
     }
 
     #[test]
     fn a_ticket_that_waits_for_its_client_follows_by_itself() {
         let pupil = RecordId::try_new(7).unwrap();
-        let ticket = Mapping::Ticket(Ticket {
-            client_origin_id: pupil,
-            ticket_type: "Пробное занятие".into(),
-            price_initial: "500.00".into(),
-            discount: "0.00".into(),
-            price_final: "500.00".into(),
-            selling_date: "2026-01-13".parse().unwrap(),
-            selling_branchoffice: "2633".into(),
-            employee: "Василий Василенко".into(),
-            payment_method: "CASH".into(),
-        });
+        let ticket = ticket(pupil, "2633");
         let mut refused = settled(5, 0, Outcome::Refused);
         refused.as_mut().unwrap().problems = vec![Problem::client_missing(pupil, ClientAbsence::Refused)];
         let record = RecordRef::deal(pupil);
@@ -354,6 +448,70 @@ pub(crate) mod tests {
         assert_eq!(action(&waiting), Action::Left);
         // Its command is no longer kept, so nobody but a replay can bring it back.
         assert_eq!(action(&Candidate { record, ..candidate(ticket, None, refused) }), Action::Created);
+    }
+
+    /// What is planned for a deal whose pupil has these, and was chosen too or not.
+    fn with_pupil(
+        is_chosen: bool,
+        today: Mapping,
+        sent: Option<Sent>,
+        settled: Option<Settled>,
+    ) -> (Action, Vec<String>) {
+        let deal = RecordRef::deal(RecordId::try_new(9).unwrap());
+        let of_deal = candidate(ticket(RecordId::try_new(1).unwrap(), "2633"), None, None);
+        let mut chosen =
+            Chosen { candidates: vec![Candidate { record: deal, ..of_deal }], ..Chosen::default() };
+        if is_chosen {
+            chosen.candidates.push(candidate(today, sent, settled));
+        } else {
+            chosen.pupils.insert(RecordId::try_new(1).unwrap(), Pupil { sent, settled });
+        }
+        let plan = Plan::of(chosen, &Target::Pipeline, false, MARK);
+        let step = plan.steps.iter().find(|step| step.candidate.record == deal).unwrap();
+        (step.action, step.reasons())
+    }
+
+    #[test]
+    fn a_ticket_without_its_client_is_planned_as_refused() {
+        let body = client("Берёзкин", "1");
+        let refusal = Mapping::Refused(vec![Problem::new("phone.missing", "…")]);
+        let refused = |code: &str| (Action::Refused, vec![code.to_owned()]);
+        let created = (Action::Created, Vec::new());
+        let there = settled(5, 0, Outcome::Created);
+        for is_chosen in [true, false] {
+            let with = |today: &Mapping, sent, settled| with_pupil(is_chosen, today.clone(), sent, settled);
+            assert_eq!(with(&body, sent(5, 0, body.clone()), there.clone()), created);
+            assert_eq!(with(&refusal, None, there.clone()), created, "a client that is there stays");
+            assert_eq!(with(&body, sent(5, 0, body.clone()), None), created, "it is on its way");
+            let missing = with(&refusal, sent(5, 0, refusal.clone()), settled(5, 0, Outcome::Refused));
+            assert_eq!(missing, refused("client.missing"));
+            let out_of_scope = settled(5, 0, Outcome::OutOfScope);
+            assert_eq!(with(&Mapping::OutOfScope, None, out_of_scope), refused("client.out_of_scope"));
+        }
+        let out_of_scope = || settled(5, 0, Outcome::OutOfScope);
+        assert_eq!(with_pupil(true, body.clone(), None, out_of_scope()), created, "it is sent first");
+        assert_eq!(with_pupil(false, body.clone(), None, out_of_scope()), refused("client.out_of_scope"));
+        assert_eq!(with_pupil(false, body, None, None), refused("client.not_read"));
+    }
+
+    #[test]
+    fn a_deal_that_waits_with_another_command_goes_before_its_client() {
+        let pupil = RecordId::try_new(1).unwrap();
+        let mut waiting = settled(5, 0, Outcome::Refused);
+        waiting.as_mut().unwrap().problems = vec![Problem::client_missing(pupil, ClientAbsence::OutOfScope)];
+        let deal = candidate(ticket(pupil, "2633"), sent(5, 0, ticket(pupil, "48")), waiting);
+        let new = Candidate {
+            record: RecordRef::deal(RecordId::try_new(8).unwrap()),
+            ..candidate(ticket(pupil, "2633"), None, None)
+        };
+        let of_contact = candidate(client("Берёзкин", "1"), None, settled(5, 0, Outcome::OutOfScope));
+        let deal = Candidate { record: RecordRef::deal(RecordId::try_new(9).unwrap()), ..deal };
+        let chosen = Chosen { candidates: vec![new, deal, of_contact], ..Chosen::default() };
+        let plan = Plan::of(chosen, &Target::Pipeline, false, MARK);
+        let order: Vec<String> =
+            plan.steps.iter().map(|step| comparison::name(step.candidate.record)).collect();
+        assert_eq!(order, ["deal/9", "contact/1", "deal/8"]);
+        assert!(plan.steps.iter().all(|step| step.action == Action::Created));
     }
 
     #[test]
@@ -373,7 +531,8 @@ pub(crate) mod tests {
     #[test]
     fn the_hash_stands_for_records_versions_commands_and_the_target() {
         let hash = |candidates: Vec<Candidate>, target: &Target| {
-            Plan::of(candidates, target, false, MARK).hash.to_string()
+            let chosen = Chosen { candidates, ..Chosen::default() };
+            Plan::of(chosen, target, false, MARK).hash.to_string()
         };
         let base = candidate(client("Берёзкин", "1"), None, None);
         let first = hash(vec![base.clone()], &Target::Pipeline);

@@ -79,7 +79,8 @@ pub fn plan(plan: &Plan, mapping: &str, command: &str, privacy: Privacy) -> Answ
     });
     let findings = unreadable.collect();
     let (chosen, work) = (plan.steps.len(), plan.work());
-    let summary = format!("{chosen} records are chosen, {work} of them would be sent again.");
+    let are = if chosen == 1 { "record is" } else { "records are" };
+    let summary = format!("{chosen} {are} chosen, {work} of them would be sent again.");
     let told = PlanTold {
         mapping: mapping.to_owned(),
         counts: plan.counts(),
@@ -95,7 +96,7 @@ fn step_told(step: &Step, privacy: Privacy) -> StepTold {
         record: comparison::name(step.candidate.record),
         raw_sequence: step.candidate.raw_sequence,
         action: step.action,
-        reasons: step.candidate.today.as_ref().map(comparison::codes).unwrap_or_default(),
+        reasons: step.reasons(),
         differences: step.differences(privacy),
     }
 }
@@ -112,8 +113,11 @@ pub fn report(plan: &Plan, report: &Report) -> Answer<ReportTold> {
         Finding::error("replay.stopped", "Replay", found, "run the same command again: it goes on there")
     }));
     let summary = format!(
-        "{} records were sent again, {} had been before, {} were left out.",
-        report.published.len(),
+        "{} sent again, {} had been before, {} were left out.",
+        match report.published.len() {
+            1 => "1 record was".to_owned(),
+            count => format!("{count} records were"),
+        },
         report.done_before.len(),
         report.left_out.len()
     );
@@ -154,6 +158,10 @@ fn write_plan(text: &mut String, answer: &Answer<PlanTold>) -> std::fmt::Result 
     let counts: Vec<String> = told.counts.iter().map(|(action, count)| format!("{action} {count}")).collect();
     writeln!(text, "In all: {}", if counts.is_empty() { "nothing".to_owned() } else { counts.join(", ") })?;
     text.push_str(&findings_text(&answer.findings));
+    if !told.records.iter().any(|step| step.action.is_done()) {
+        let hint = if told.counts.contains_key("left") { "; --resend sends also what is left" } else { "" };
+        return writeln!(text, "There is nothing to do{hint}.");
+    }
     writeln!(text, "Plan {}", told.hash)?;
     writeln!(text, "To do this and nothing else:\n  {}", told.apply)
 }
@@ -168,7 +176,7 @@ mod tests {
     use super::*;
     use crate::comparison::tests::client;
     use crate::ledger::Mark;
-    use crate::replay::plan::Candidate;
+    use crate::replay::plan::{Candidate, Chosen};
     use schemas::{RecordId, RecordRef};
     use std::collections::BTreeSet;
 
@@ -183,7 +191,8 @@ mod tests {
             sent: None,
             settled: None,
         };
-        let made = Plan::of(vec![candidate], &Target::Pipeline, true, mark);
+        let chosen = Chosen { candidates: vec![candidate], ..Chosen::default() };
+        let made = Plan::of(chosen, &Target::Pipeline, true, mark);
         let choice = Choice { records: BTreeSet::from([record]), ..Choice::default() };
         let command = command(&choice, &Target::Pipeline, true, &made.hash);
         let text = plan_text(&plan(&made, "built in", &command, Privacy::Masked));
@@ -199,8 +208,17 @@ mod tests {
     }
 
     #[test]
+    fn a_plan_without_work_offers_nothing_to_apply() {
+        let mark = Mark { raw: 3, commands: 2, results: 1 };
+        let made = Plan::of(Chosen::default(), &Target::Pipeline, false, mark);
+        let text = plan_text(&plan(&made, "built in", "rollcall replay", Privacy::Masked));
+        assert!(text.contains("nothing to do") && !text.contains("rollcall replay"), "{text}");
+    }
+
+    #[test]
     fn an_early_end_is_an_error_that_says_how_to_go_on() {
-        let made = Plan::of(Vec::new(), &Target::Pipeline, false, Mark { raw: 3, commands: 2, results: 1 });
+        let mark = Mark { raw: 3, commands: 2, results: 1 };
+        let made = Plan::of(Chosen::default(), &Target::Pipeline, false, mark);
         let record = RecordRef::contact(RecordId::try_new(1).unwrap());
         let stopped = Report {
             published: vec![record],

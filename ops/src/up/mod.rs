@@ -132,7 +132,10 @@ async fn lock_state(state: &Path) -> Result<Lock, Failure> {
         Failure::environment(format!("Cannot lock the folder {}: {error}", state.display()))
     };
     let lock = Lock::try_take(&state.join("run.lock")).map_err(failed)?.ok_or_else(|| {
-        Failure::environment(format!("Another `rollcall up` works on the folder {}.", state.display()))
+        Failure::environment(format!(
+            "Another `rollcall up` works on the folder {}. Stop it, or name another folder in STATE_DIR.",
+            state.display()
+        ))
     })?;
     if Lock::wait_until_free(&reaper_lock(state), LEFTOVERS).await.map_err(failed)? {
         Ok(lock)
@@ -171,6 +174,10 @@ impl Work<'_> {
         let broker = self.nats(crew, &mut environment).await?;
         self.bootstrap(&broker, &environment).await?;
         let demo = self.demo(crew, &mut environment).await?;
+        // `rollcall bootstrap` may have marked the streams with the port that the double had then.
+        if let (Some(_), Some(portal)) = (&demo, owner::portal(&environment)) {
+            owner::stamp(&broker, &portal).await?;
+        }
         if let Err(error) = self.plan.write_running(&environment) {
             self.screen.say(&format!("Other `rollcall` commands cannot find this run: {error}"));
         }

@@ -132,6 +132,9 @@ async fn a_run_that_was_killed_leaves_nobody_behind_and_the_next_one_goes_on() {
     let home = Home::new();
     let mut up = home.up(&SMALL);
     up.hears("Started producer").await;
+    // Marks the streams with the port that the double has this time.
+    let marked = rollcall(home.0.path(), &Vec::new(), &["bootstrap"]).await;
+    assert_eq!(marked.code, Some(0), "{}{}", marked.out, marked.err);
     up.signal(Signal::SIGKILL);
     up.ends().await;
     let next = home.once(&["--json"]).await;
@@ -144,6 +147,13 @@ async fn a_run_that_was_killed_leaves_nobody_behind_and_the_next_one_goes_on() {
     assert_eq!(contacts["total"], parts.iter().sum::<u64>(), "{told}");
     assert!(next.err.contains("Started producer"), "progress goes elsewhere: {}", next.err);
     home.is_deserted().await;
+
+    let mut up = home.up(&[]);
+    up.hears("Started producer").await;
+    let looked = rollcall(home.0.path(), &Vec::new(), &["bootstrap", "--dry-run"]).await;
+    assert_eq!(looked.code, Some(0), "another port is no other portal: {}{}", looked.out, looked.err);
+    up.signal(Signal::SIGINT);
+    assert_eq!(up.ends().await, Some(0));
 }
 
 #[tokio::test]

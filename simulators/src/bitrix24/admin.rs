@@ -304,6 +304,9 @@ struct NewUserField {
     multiple: bool,
     #[serde(default)]
     label: Option<String>,
+    /// Values of a list by their ids.
+    #[serde(default)]
+    options: BTreeMap<u64, String>,
 }
 
 fn text_type() -> String {
@@ -318,7 +321,7 @@ async fn add_user_field(Shared(portal): Admin, Path(name): Path<String>, Json(bo
         return Err(invalid("the field exists"));
     }
     let label = new.label.unwrap_or_else(|| new.name.clone());
-    let (options, extra) = (Vec::new(), Map::new());
+    let (options, extra) = (new.options.into_iter().collect(), Map::new());
     let field = UserField {
         id: 0,
         name: new.name,

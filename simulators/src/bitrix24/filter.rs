@@ -4,6 +4,7 @@ use std::cmp::Ordering;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
+use chrono::DateTime;
 use serde_json::Value;
 
 use super::clock::Zone;
@@ -11,6 +12,7 @@ use super::dates::{parse_day, parse_moment};
 use super::php::Node;
 use super::record::{Record, Table, is_unset, scalar_text};
 use super::schema::Kind;
+use super::settings::FilterDates;
 
 /// Rows of a page; no parameter changes it.
 pub const PAGE_SIZE: usize = 50;
@@ -98,15 +100,18 @@ pub fn split_key(key: &str) -> (&str, &str) {
 
 impl Filter {
     /// Builds the condition of one filter key.
-    pub fn condition(prefix: &str, column: Column, value: &Node, zone: Zone) -> Self {
+    pub fn condition(prefix: &str, column: Column, value: &Node, zone: Zone, dates: FilterDates) -> Self {
         let known = OPERATORS.iter().find(|(known, _, _)| *known == prefix);
         let (operator, negated) = known.map_or((Operator::Equal, false), |(_, op, negated)| (*op, *negated));
-        let condition = Self::compare(operator, column, value, zone);
+        let condition = Self::compare(operator, column, value, zone, dates);
         if negated { Self::Not(Box::new(condition)) } else { condition }
     }
 
-    fn compare(operator: Operator, column: Column, value: &Node, zone: Zone) -> Self {
-        let texts = value.texts();
+    fn compare(operator: Operator, column: Column, value: &Node, zone: Zone, dates: FilterDates) -> Self {
+        let mut texts = value.texts();
+        if column.kind == Kind::Datetime {
+            texts = texts.iter().map(|text| as_read(text, dates)).collect();
+        }
         if operator == Operator::Equal && texts.iter().all(String::is_empty) {
             return if matches!(value, Node::Array(_)) { Self::Never } else { Self::Unset(column) };
         }
@@ -144,6 +149,15 @@ impl Filter {
             }
             _ => 0,
         }
+    }
+}
+
+/// Returns what the portal takes a time in a filter for.
+fn as_read(text: &str, dates: FilterDates) -> String {
+    match (dates, DateTime::parse_from_rfc3339(text)) {
+        (FilterDates::NoT, _) if text.contains('T') => "no time".to_owned(),
+        (FilterDates::NoOffset, Ok(time)) => time.format("%Y-%m-%d %H:%M:%S").to_string(),
+        _ => text.to_owned(),
     }
 }
 
@@ -350,10 +364,14 @@ mod tests {
     }
 
     fn ids(key: &str, kind: Kind, value: &Value) -> Vec<u64> {
+        ids_read(key, kind, value, FilterDates::Iso)
+    }
+
+    fn ids_read(key: &str, kind: Kind, value: &Value, dates: FilterDates) -> Vec<u64> {
         let (prefix, name) = split_key(key);
         let column = Column { name: name.to_owned(), kind };
         let node: Node = serde_json::from_value(value.clone()).expect("a node");
-        let filter = Filter::All(vec![Filter::condition(prefix, column, &node, zone())]);
+        let filter = Filter::All(vec![Filter::condition(prefix, column, &node, zone(), dates)]);
         let order = Order::default();
         read_page(&table(), 1.0, &filter, &order, None, zone()).rows.iter().map(|record| record.id).collect()
     }
@@ -372,6 +390,15 @@ mod tests {
     #[test]
     fn a_time_that_is_none_matches_nothing() {
         assert!(ids(">DATE_MODIFY", Kind::Datetime, &json!("2026-01-01T10:00:01 03:00")).is_empty());
+    }
+
+    #[test]
+    fn a_portal_may_read_times_in_its_own_way() {
+        let from = |text: &str, dates| ids_read(">=DATE_MODIFY", Kind::Datetime, &json!(text), dates);
+        assert_eq!(from("2026-01-01T10:00:01+03:00", FilterDates::NoT), [] as [u64; 0]);
+        assert_eq!(from("2026-01-01 10:00:01", FilterDates::NoT), [2, 3]);
+        assert_eq!(from("2026-01-01T07:00:01+00:00", FilterDates::NoOffset), [1, 2, 3]);
+        assert_eq!(from("2026-01-01T10:00:01+03:00", FilterDates::NoOffset), [2, 3]);
     }
 
     #[test]

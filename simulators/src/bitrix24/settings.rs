@@ -39,6 +39,19 @@ pub enum TimeKeys {
     None,
 }
 
+/// How times in filters are read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FilterDates {
+    /// ISO 8601 with its offset, and the portal's own forms.
+    #[default]
+    Iso,
+    /// `2026-01-10 10:00:00` and the portal's own form; with a `T` it is no time and matches nothing.
+    NoT,
+    /// An offset is passed over: the hours are taken for the portal's own.
+    NoOffset,
+}
+
 /// What becomes of the commands of a batch beyond the fiftieth.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -129,6 +142,9 @@ pub struct Settings {
     pub list_delay_seconds: f64,
     /// Classic lists refuse unknown filter keys instead of ignoring them.
     pub strict_classic_filters: bool,
+    /// How times in filters are read; a portal that was kept before there was this switch has none.
+    #[serde(default)]
+    pub filter_dates: FilterDates,
     pub time_keys: TimeKeys,
     pub batch_overflow: BatchOverflow,
     pub status_fields: StatusFields,
@@ -184,6 +200,7 @@ impl Default for Settings {
             rows_bump: true,
             list_delay_seconds: 0.0,
             strict_classic_filters: false,
+            filter_dates: FilterDates::Iso,
             time_keys: TimeKeys::All,
             batch_overflow: BatchOverflow::PerCommand,
             status_fields: StatusFields { contact: status_field(), deal: status_field() },

@@ -43,12 +43,17 @@ pub fn shuffle(call: &Call<'_>) -> Option<u64> {
     call.state.settings.shuffle_unordered.then_some(call.state.request_number)
 }
 
+/// Builds a condition as this portal reads it.
+pub fn condition(call: &Call<'_>, prefix: &str, column: Column, value: &Node) -> Filter {
+    Filter::condition(prefix, column, value, call.state.zone(), call.state.settings.filter_dates)
+}
+
 fn read_filter(call: &Call<'_>, entity: Entity, filter: Option<&Node>) -> Result<Filter, ApiError> {
     let mut conditions = Vec::new();
     for (key, value) in filter.and_then(Node::as_array).into_iter().flatten() {
         let (prefix, name) = split_key(key);
         match column(call, entity, name) {
-            Some(column) => conditions.push(Filter::condition(prefix, column, value, call.state.zone())),
+            Some(column) => conditions.push(condition(call, prefix, column, value)),
             // A mistyped field silently selects everything: that is how the portal is.
             None if !call.state.settings.strict_classic_filters => {}
             None => return Err(ApiError::classic(format!("Field '{name}' is not allowed in filter."))),

@@ -7,7 +7,7 @@ use super::super::php::Node;
 use super::super::schema::{Access, Entity, FieldType, Kind, describe, find_field, item_name};
 use super::super::state::{Edit, Stamp};
 use super::super::values::item_row;
-use super::classic::{counting_seconds, page, remember_update, shuffle};
+use super::classic::{condition, counting_seconds, page, remember_update, shuffle};
 use super::{ApiError, Call, Outcome, Reply, optional_array, paging, read_start};
 
 /// Lists items; unlike the classic lists it refuses unknown filter and order fields.
@@ -140,7 +140,7 @@ fn read_group(call: &Call<'_>, entity: Entity, original: bool, group: &Node) -> 
             _ => {
                 let (prefix, name) = split_key(key);
                 let column = column(call, entity, original, name)?;
-                filters.push(Filter::condition(prefix, column, value, call.state.zone()));
+                filters.push(condition(call, prefix, column, value));
             }
         }
     }
