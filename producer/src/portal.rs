@@ -221,3 +221,25 @@ fn pages(
         read_rows(plan, question, rows).map_err(|fault| PollError::Ignored { method: plan.method, fault })?;
     Ok(Pages { records, answered, bytes })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_portal_says_when_an_answer_was_made() {
+        let url = "http://127.0.0.1:9/rest/1/code/".to_owned();
+        let _installed = rustls::crypto::ring::default_provider().install_default();
+        let client = Client::builder(url.into()).build().unwrap();
+        let portal = Portal::new(client, CancellationToken::new(), Tz::Europe__Moscow);
+        let at = |text: &str| Moment::parse_from_rfc3339(text).unwrap();
+        let before = at("2011-02-03T04:05:06+03:00");
+        // The host's clock stands in for nothing.
+        assert!(matches!(portal.observed(&Time::default(), None), Err(PollError::NoTime)));
+        assert_eq!(portal.observed(&Time::default(), Some(before)).unwrap(), before);
+        let start = Time { start: Some(1_296_695_107.9), ..Time::default() };
+        assert_eq!(portal.observed(&start, None).unwrap(), at("2011-02-03T04:05:07+03:00"));
+        let dated = Time { date_start: Some(at("2011-02-03T06:05:08+05:00")), ..start };
+        assert_eq!(portal.observed(&dated, Some(before)).unwrap(), at("2011-02-03T06:05:08+05:00"));
+    }
+}

@@ -14,8 +14,14 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// Memory that sled may use for pages, in bytes.
-const PAGE_CACHE_BYTES: u64 = 4 << 20;
+/// Memory that sled may use for pages, in bytes by its own count; what it really takes is some times as much. What is
+/// not in it is read from the file, which the system keeps in memory anyway.
+const PAGE_CACHE_BYTES: u64 = 256 << 10;
+
+/// Bytes that sled writes at a time, and reads back when it makes room. It has several such buffers in hand, so its
+/// default of 512 KiB costs more memory than everything else it holds. A store that
+/// was made with another value is made anew.
+const SEGMENT_BYTES: usize = 64 << 10;
 
 /// Key of the stamp; no record key starts with a zero byte.
 const STAMP_KEY: &[u8] = b"\0stamp";
@@ -117,7 +123,11 @@ const LOCK_TRIES: usize = 20;
 const LOCK_PAUSE: Duration = Duration::from_millis(50);
 
 fn open(path: &Path, tries: usize) -> Opened {
-    let config = sled::Config::new().path(path).cache_capacity(PAGE_CACHE_BYTES).flush_every_ms(Some(1_000));
+    let config = sled::Config::new()
+        .path(path)
+        .cache_capacity(PAGE_CACHE_BYTES)
+        .segment_size(SEGMENT_BYTES)
+        .flush_every_ms(Some(1_000));
     for _ in 0..tries {
         match guarded(|| Some(config.open())) {
             Some(Ok(database)) => return Opened::Ready(database),
@@ -217,6 +227,17 @@ mod tests {
                 std::fs::write(&path, b"torn").unwrap();
             }
         }
+        let cache = DiskCache::<u64>::open(folder.path(), "seen", "stream-1");
+        cache.put("contact.1", &8);
+        assert_eq!(cache.get("contact.1"), Some(8));
+    }
+
+    #[test]
+    fn a_store_of_other_segments_is_made_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        drop(
+            sled::Config::new().path(folder.path().join("seen.sled")).segment_size(512 << 10).open().unwrap(),
+        );
         let cache = DiskCache::<u64>::open(folder.path(), "seen", "stream-1");
         cache.put("contact.1", &8);
         assert_eq!(cache.get("contact.1"), Some(8));

@@ -157,6 +157,8 @@ impl Follow<'_> {
             let result = summary.for_programs(self.plan.logs.display().to_string());
             Answer::new(sentence, result, findings(snapshot)).tell(true, |answer| answer.summary.clone())?;
         } else {
+            self.screen
+                .say("Everything has caught up. What follows is for the school's manager, in Russian.");
             self.screen.say(&summary.text());
         }
         if !self.once {
@@ -200,7 +202,7 @@ impl Follow<'_> {
             return Ok(());
         }
         let outcomes = outcomes::read_from(self.broker, told + 1).await.map_err(Failure::trouble)?;
-        self.screen.say(&format!("{} UTC: {}", Utc::now().format("%H:%M:%S"), news(&outcomes)));
+        self.screen.say(&format!("{} UTC, {}", Utc::now().format("%H:%M:%S"), news(&outcomes)));
         way.told = Some(snapshot.results.last);
         Ok(())
     }

@@ -186,12 +186,12 @@ fn titles() -> HashMap<String, &'static str> {
     titles
 }
 
-/// Tells in one line what came of records that changed while everything was up.
+/// Tells in one line, in Russian like the page, what came of records that changed while everything was up.
 pub fn news(outcomes: &Outcomes) -> String {
     let both = [outcomes.tally(Entity::Contact), outcomes.tally(Entity::Deal)];
     let sum = |part: fn(&Tally) -> usize| both.iter().map(part).sum::<usize>();
     format!(
-        "{} changed: {} in otmechalka, {} not for it, {} to be corrected",
+        "изменено {}: в отмечалке {}, не передаются {}, исправить {}",
         sum(|tally| tally.total),
         sum(|tally| tally.in_otmechalka),
         sum(|tally| tally.out_of_scope),
@@ -246,6 +246,6 @@ mod tests {
 
     #[test]
     fn news_is_one_line() {
-        assert_eq!(news(&outcomes()), "3 changed: 1 in otmechalka, 1 not for it, 1 to be corrected");
+        assert_eq!(news(&outcomes()), "изменено 3: в отмечалке 1, не передаются 1, исправить 1");
     }
 }

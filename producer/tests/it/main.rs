@@ -154,6 +154,28 @@ async fn a_portal_whose_clock_is_set_back_an_hour_loses_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_host_whose_clock_is_years_away_from_the_portals_reads_by_the_portals() {
+    const DAY: i64 = 24 * 60 * 60;
+    for away in [-8 * 365 * DAY, 10 * 365 * DAY] {
+        let mut bench = Bench::plain(0, 0).await;
+        bench.admin("clock", json!({"advance_seconds": away})).await;
+        let id = bench.create_contact("Анна").await;
+        bench.start_producer();
+        bench.shows_name(id, "Анна").await;
+        bench.polls_more(1).await;
+        // A watermark by the host's clock would lie years ahead of this edit, or years behind it.
+        bench.edit_contact(id, json!({"NAME": "Вера"})).await;
+        bench.shows_name(id, "Вера").await;
+        let from = bench.admin_get("clock").await["unix"].as_f64().unwrap() as i64;
+        bench.polls_more(2).await;
+        let watermark = bench.checkpoint(Entity::Contact).await.unwrap().watermark.timestamp();
+        let until = bench.admin_get("clock").await["unix"].as_f64().unwrap() as i64;
+        assert!((from - 3..=until).contains(&watermark), "{watermark} is not within {from} and {until}");
+        bench.stop_producer().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_portal_that_takes_no_list_of_owners_gives_rows_all_the_same() {
     let settings = json!({"item_owner_arrays": "match_nothing"});
     let data = StartingData::Plain;

@@ -1,6 +1,7 @@
 //! The shell against a real nats-server.
 
 mod lease;
+mod stall;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -25,6 +26,10 @@ impl Bench {
     async fn bare() -> Bench {
         let folder = tempfile::tempdir().unwrap();
         let server = LocalNats::start(folder.path()).await.unwrap();
+        Bench::of(server, folder).await
+    }
+
+    async fn of(server: LocalNats, folder: tempfile::TempDir) -> Bench {
         let stopping = CancellationToken::new();
         let settings = NatsSettings::plain(&server.url()).unwrap();
         let broker = Broker::connect("test", &settings, Health::default(), stopping.clone()).await.unwrap();
