@@ -1,12 +1,12 @@
 # Every program in an image of its own, without a shell, run by nobody in particular.
 #
-# The tags below move. To pin what was tested, put the digests in: `docker buildx imagetools inspect TAG` prints them,
-# and --build-arg takes them, for example --build-arg RUNTIME=gcr.io/distroless/cc-debian12:nonroot@sha256:...
-ARG BUILDER=rust:1.95-bookworm
-ARG RUNTIME=gcr.io/distroless/cc-debian12:nonroot
-ARG NATS=nats:2.15-alpine
+# The tags below move. tools/pin-images.sh prints the digests that they have now, as lines for .env; from then on
+# `docker compose build` takes exactly those.
+ARG BUILDER_IMAGE=rust:1.95-bookworm
+ARG RUNTIME_IMAGE=gcr.io/distroless/cc-debian12:nonroot
+ARG NATS_IMAGE=nats:2.15-scratch
 
-FROM ${BUILDER} AS build
+FROM ${BUILDER_IMAGE} AS build
 WORKDIR /source
 COPY . .
 RUN cargo build --locked --release --bins \
@@ -17,7 +17,7 @@ RUN cargo build --locked --release --bins \
     && cp target/release/producer target/release/mapper target/release/pusher target/release/status-writer \
         target/release/rollcall target/release/bitrix24-sim target/release/otmechalka-sim target/release/warehouse /out/bin/
 
-FROM ${RUNTIME} AS base
+FROM ${RUNTIME_IMAGE} AS base
 USER 65532:65532
 # A named volume takes its owner from here when it is made.
 COPY --from=build --chown=65532:65532 /out/state /var/lib/rollcall
@@ -58,8 +58,12 @@ FROM base AS otmechalka-sim
 COPY --from=build /out/bin/otmechalka-sim /out/bin/rollcall /usr/local/bin/
 ENTRYPOINT ["/usr/local/bin/otmechalka-sim"]
 
-FROM ${NATS} AS nats
+FROM ${NATS_IMAGE} AS nats-server
+
+# The server's own image has nothing that could ask after its health.
+FROM base AS nats
+COPY --from=nats-server /nats-server /usr/local/bin/
+COPY --from=build /out/bin/rollcall /usr/local/bin/
 COPY --from=build --chown=65532:65532 /out/state /data
 COPY deploy/nats.conf /etc/rollcall/nats.conf
-USER 65532:65532
-ENTRYPOINT ["nats-server", "--config", "/etc/rollcall/nats.conf"]
+ENTRYPOINT ["/usr/local/bin/nats-server", "--config", "/etc/rollcall/nats.conf"]

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use secrecy::SecretString;
+use tls_fault::lacks_authorities;
 
 use crate::bucket::{Lane, LeakyBucket};
 use crate::client::Client;
 use crate::endpoint::{Endpoint, WebhookSource};
 use crate::error::ConfigError;
 use crate::pacing::{BoxFuture, ForeignBudget, OwnBucket, Pacing};
-use crate::tls::lacks_authorities;
 
 /// The portal's own limit of a request is 60 s; what it has not answered soon after, it never will.
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(75);

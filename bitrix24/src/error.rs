@@ -6,8 +6,7 @@ use std::fmt;
 use std::time::Duration;
 
 use chrono::{DateTime, FixedOffset};
-
-use crate::tls::TlsFault;
+use tls_fault::TlsFault;
 
 /// What a caller should do about an error.
 #[derive(Debug, Clone, PartialEq)]
@@ -50,7 +49,7 @@ pub enum Error {
         source: reqwest::Error,
     },
     /// Whoever answers there does not prove to be the portal, so it was told nothing, the webhook least of all.
-    #[error("trust the portal for {method}: {fault}")]
+    #[error("trust the portal for {method}: {}", .fault.advice("BITRIX24_CA_FILE", "BITRIX24_WEBHOOK_URL"))]
     Untrusted {
         /// The method called.
         method: Box<str>,

@@ -16,7 +16,6 @@ mod php;
 pub mod product_rows;
 mod query;
 mod stats;
-mod tls;
 mod transport;
 
 pub use batch::{Batch, BatchAnswer, Command, CommandId};
@@ -30,4 +29,4 @@ pub use methods::{Entity, Field, Profile, Update};
 pub use pacing::BoxFuture;
 pub use product_rows::RowSource;
 pub use stats::{MethodStats, Stats};
-pub use tls::TlsFault;
+pub use tls_fault::TlsFault;

@@ -4,13 +4,13 @@ use std::time::Instant;
 
 use reqwest::Response;
 use reqwest::header::{ACCEPT, CONTENT_TYPE, LOCATION};
+use tls_fault::TlsFault;
 
 use crate::bucket::Lane;
 use crate::endpoint::Endpoint;
 use crate::envelope::Reply;
 use crate::error::Error;
 use crate::pacing::Pacing;
-use crate::tls::TlsFault;
 
 /// A request as it will go out.
 pub(crate) struct Request<'a> {

@@ -46,10 +46,10 @@ pub enum Verb {
         /// The shell
         shell: clap_complete::Shell,
     },
-    /// Exits with 0 when something listens at an address; for health checks of containers.
+    /// Exits with 0 when an address is listened at, or a page answered with 200; for health checks of containers.
     #[command(hide = true)]
     Probe {
-        /// Host and port
+        /// Host and port, and the path of a page if that is meant
         address: String,
     },
     /// Carries connections on to another address; lets the demo's containers meet on loopback.

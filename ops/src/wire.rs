@@ -1,4 +1,4 @@
-//! Two small things that containers without a shell need: a check that a port answers, and a forwarder.
+//! Two small things that containers without a shell need: a check that a port or a page answers, and a forwarder.
 
 use std::time::Duration;
 
@@ -9,12 +9,13 @@ use crate::exit::{Exit, Failure};
 /// Longest wait for a connection.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// Tells whether something listens at an address.
+/// Tells whether something listens at an address or, where a path follows it, answers there with 200.
 pub async fn probe(address: &str) -> Exit {
-    match tokio::time::timeout(PATIENCE, TcpStream::connect(address)).await {
-        Ok(Ok(_)) => Exit::Fine,
-        _ => Exit::Trouble,
-    }
+    let is_there = match address.find('/') {
+        Some(end) => runtime::health::is_fine(&address[..end], &address[end..]).await,
+        None => matches!(tokio::time::timeout(PATIENCE, TcpStream::connect(address)).await, Ok(Ok(_))),
+    };
+    if is_there { Exit::Fine } else { Exit::Trouble }
 }
 
 /// Pause between two looks at the neighbour.
@@ -88,5 +89,24 @@ mod tests {
         client.read_to_string(&mut answer).await.unwrap();
         assert_eq!(answer, "pong");
         assert_eq!(probe("127.0.0.1:1").await, Exit::Trouble);
+    }
+
+    #[tokio::test]
+    async fn a_page_has_to_be_answered_with_200() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            for status in ["200 OK", "503 Service Unavailable"] {
+                let (mut connection, _) = listener.accept().await.unwrap();
+                let mut asked = [0_u8; 64];
+                let length = connection.read(&mut asked).await.unwrap();
+                assert!(asked[..length].starts_with(b"GET /healthz?js-enabled-only=true HTTP/1.0\r\n"));
+                connection.write_all(format!("HTTP/1.1 {status}\r\n\r\n").as_bytes()).await.unwrap();
+            }
+        });
+        let page = format!("{address}/healthz?js-enabled-only=true");
+        assert_eq!(probe(&page).await, Exit::Fine);
+        assert_eq!(probe(&page).await, Exit::Trouble);
+        assert_eq!(probe("127.0.0.1:1/healthz").await, Exit::Trouble);
     }
 }

@@ -7,11 +7,11 @@ use std::time::Duration;
 use reqwest::header::{ACCEPT, HeaderMap, HeaderValue};
 use reqwest::{Certificate, redirect};
 use secrecy::SecretString;
+use tls_fault::lacks_authorities;
 use url::{Host, Url};
 
 use crate::answer::Absence;
 use crate::client::Client;
-use crate::tls::lacks_authorities;
 use crate::token::{Token, TokenSource};
 
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(15);

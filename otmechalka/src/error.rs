@@ -3,8 +3,9 @@
 use std::fmt;
 use std::time::Duration;
 
+use tls_fault::TlsFault;
+
 use crate::refusal::Refusal;
-use crate::tls::TlsFault;
 
 /// Names the call an error belongs to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,7 +66,7 @@ pub enum Error {
     #[error("{operation}: otmechalka cannot be reached")]
     Unreachable { operation: Operation, source: reqwest::Error },
     /// Whoever answers there does not prove to be otmechalka, so it was told nothing, the token least of all.
-    #[error("{operation}: otmechalka is not to be trusted: {fault}")]
+    #[error("{operation}: otmechalka is not to be trusted: {}", .fault.advice("OTMECHALKA_CA_FILE", "OTMECHALKA_URL"))]
     Untrusted { operation: Operation, fault: TlsFault },
     /// The whole answer did not arrive in time.
     #[error("{operation}: no whole answer within the time limit")]

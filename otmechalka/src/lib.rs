@@ -6,7 +6,6 @@ mod builder;
 mod client;
 mod error;
 mod refusal;
-mod tls;
 mod token;
 
 pub use answer::read_http;
@@ -15,7 +14,7 @@ pub use builder::{Builder, ConfigError};
 pub use client::{Called, Client, Observer, Record};
 pub use error::{Call, Error, ErrorClass, Operation};
 pub use refusal::Refusal;
-pub use tls::TlsFault;
+pub use tls_fault::TlsFault;
 
 /// What a lookup found.
 pub type Found = Record;

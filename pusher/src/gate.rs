@@ -217,8 +217,9 @@ fn report(before: Option<Why>, after: Option<Why>, cause: Option<&Error>) {
     match (before, after) {
         (_, Some(Why::Down)) => match cause {
             Some(Error::Untrusted { fault, .. }) => tracing::error!(
-                "otmechalka is not to be trusted: {fault}. Nothing is sent there, the token least of all, and nobody \
-                 is marked; it goes on by itself once that is put right"
+                "otmechalka is not to be trusted: {}. Nothing is sent there, the token least of all, and nobody is \
+                 marked; it goes on by itself once that is put right",
+                fault.advice("OTMECHALKA_CA_FILE", "OTMECHALKA_URL")
             ),
             _ => tracing::warn!("otmechalka does not answer; holding everything until it does"),
         },

@@ -9,6 +9,7 @@ use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::routing::get;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpStream, ToSocketAddrs};
 
 use crate::metrics::{self, Metrics};
 
@@ -70,9 +71,14 @@ fn readiness(health: &Health) -> (StatusCode, &'static str) {
 
 /// Asks a stage on this host whether it is ready.
 pub async fn ask(listen: SocketAddr) -> bool {
+    is_fine(listen, "/healthz").await
+}
+
+/// Tells whether a page is answered with 200 over plain HTTP.
+pub async fn is_fine(address: impl ToSocketAddrs, path: &str) -> bool {
     let answer = async {
-        let mut connection = tokio::net::TcpStream::connect(listen).await.ok()?;
-        connection.write_all(b"GET /healthz HTTP/1.0\r\n\r\n").await.ok()?;
+        let mut connection = TcpStream::connect(address).await.ok()?;
+        connection.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).await.ok()?;
         let mut head = [0_u8; 12];
         connection.read_exact(&mut head).await.ok()?;
         Some(&head == b"HTTP/1.0 200" || &head == b"HTTP/1.1 200")

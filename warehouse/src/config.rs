@@ -19,7 +19,8 @@ pub struct Config {
     pub database: Database,
     /// `NATS_JETSTREAM_PREFIX`: `rollcall` with an nkey, `$JS.API` without.
     pub jetstream_prefix: String,
-    /// `BITRIX24_WEBHOOK_URL`: where the labels of fields and the names of stages are asked for, if anywhere.
+    /// `BITRIX24_WEBHOOK_URL` and `BITRIX24_CA_FILE`: where the labels of fields and the names of stages are asked for, if
+    /// anywhere.
     pub portal: Option<Client>,
     /// `WAREHOUSE_LABELS_INTERVAL`: how often they are asked for (6h).
     pub labels_interval: Duration,
@@ -88,14 +89,21 @@ fn read_prefix(reader: &Reader<'_>) -> Option<String> {
 }
 
 fn read_portal(reader: &Reader<'_>) -> Option<Option<Client>> {
+    let authorities = reader.authorities("BITRIX24_CA_FILE");
     let webhook_url = reader.optional_secret(
         "BITRIX24_WEBHOOK_URL",
         "the address of an inbound webhook, https unless on this machine",
         "https://portal.example/rest/1/secret/",
         |text| Client::builder(text.into()).build().is_ok(),
     )?;
+    let authorities = authorities?;
     // A bucket that starts full: the stages' requests count in the portal's as well.
-    Some(webhook_url.and_then(|url| Client::builder(url).starts_with_full_bucket(true).build().ok()))
+    let builder = |url| Client::builder(url).starts_with_full_bucket(true);
+    let client = |url| match authorities {
+        Some(pem) => builder(url).root_certificates(pem).build(),
+        None => builder(url).build(),
+    };
+    Some(webhook_url.and_then(|url| client(url).ok()))
 }
 
 #[cfg(test)]

@@ -202,3 +202,35 @@ async fn each_container_sees_the_secrets_of_its_own_program_only() -> anyhow::Re
     }
     Ok(())
 }
+
+#[tokio::test]
+async fn every_image_from_elsewhere_can_be_pinned() -> anyhow::Result<()> {
+    let dockerfile = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../Dockerfile"))?;
+    let (mut variables, mut stages) = (Vec::new(), Vec::new());
+    for line in dockerfile.lines() {
+        if let Some(variable) = line.strip_prefix("ARG ").and_then(|rest| rest.split_once('=')) {
+            variables.push(variable);
+        }
+        let Some((from, stage)) = line.strip_prefix("FROM ").and_then(|rest| rest.split_once(" AS ")) else {
+            assert!(!line.starts_with("FROM"), "{line}");
+            continue;
+        };
+        let is_variable = variables.iter().any(|(name, _)| from == format!("${{{name}}}"));
+        assert!(is_variable || stages.contains(&from), "{line}");
+        stages.push(stage);
+    }
+    assert_eq!(variables.len(), 3);
+    let file = compose().await?;
+    for (name, service) in file["services"].as_object().context("services")? {
+        let image = service["image"].as_str().unwrap_or_default();
+        assert!(image.starts_with("rollcall/") || image.contains("_IMAGE:-"), "{name} is {image}");
+        if let Some(build) = service["build"].as_object() {
+            for (variable, default) in &variables {
+                let expected = format!("${{{variable}:-{default}}}");
+                assert_eq!(build["args"][variable], expected.as_str(), "{name}");
+            }
+            assert!(stages.contains(&build["target"].as_str().unwrap_or_default()), "{name}");
+        }
+    }
+    Ok(())
+}

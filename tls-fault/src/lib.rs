@@ -1,40 +1,32 @@
 //! What keeps a TLS connection from coming about, found in the depths of an HTTP error.
 
+use std::borrow::Cow;
 use std::error::Error;
 use std::io;
 
 use rustls::{AlertDescription, CertificateError};
 
 /// Why the other side is not trusted. Nothing was sent to it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum TlsFault {
     /// Signed by an authority that is not trusted here.
-    #[error(
-        "its certificate is signed by an authority unknown here; name that authority's PEM file in OTMECHALKA_CA_FILE, or \
-         install the system's CA certificates"
-    )]
     UnknownAuthority,
     /// Made for other host names.
-    #[error("its certificate is for another host name; put the host in OTMECHALKA_URL right")]
     WrongName,
     /// No longer valid.
-    #[error("its certificate has expired; have it renewed, or set this machine's clock right")]
     Expired,
     /// Not valid yet.
-    #[error("its certificate is not valid yet; set this machine's clock right")]
     NotYetValid,
     /// Not acceptable for another reason.
-    #[error("its certificate is not acceptable; have it replaced")]
     BadCertificate,
     /// It speaks no TLS that is safe.
-    #[error("it speaks neither TLS 1.2 nor 1.3")]
     OldProtocol,
 }
 
 impl TlsFault {
     /// Looks for one in an error and its causes.
-    pub(crate) fn of(error: &(dyn Error + 'static)) -> Option<Self> {
+    pub fn of(error: &(dyn Error + 'static)) -> Option<Self> {
         match find(error)? {
             rustls::Error::InvalidCertificate(error) => Some(Self::of_certificate(error)),
             rustls::Error::PeerIncompatible(_)
@@ -57,6 +49,30 @@ impl TlsFault {
             _ => Self::BadCertificate,
         }
     }
+
+    /// Says what is wrong and what to do, by the names of the settings for our own authorities and for the address.
+    pub fn advice(self, authorities: &str, address: &str) -> Cow<'static, str> {
+        let text = match self {
+            Self::UnknownAuthority => {
+                return format!(
+                    "its certificate is signed by an authority unknown here; name that authority's PEM file in \
+                     {authorities}, or install the system's CA certificates"
+                )
+                .into();
+            }
+            Self::WrongName => {
+                return format!("its certificate is for another host name; put the host in {address} right")
+                    .into();
+            }
+            Self::Expired => {
+                "its certificate has expired; have it renewed, or set this machine's clock right"
+            }
+            Self::NotYetValid => "its certificate is not valid yet; set this machine's clock right",
+            Self::BadCertificate => "its certificate is not acceptable; have it replaced",
+            Self::OldProtocol => "it speaks neither TLS 1.2 nor 1.3",
+        };
+        text.into()
+    }
 }
 
 /// Follows the causes; an I/O error hides what it was made of from them.
@@ -76,7 +92,26 @@ fn find<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e rustls::Error> {
 }
 
 /// Tells whether an HTTP client could not be made because this machine has no CA certificates at all.
-pub(crate) fn lacks_authorities(error: &(dyn Error + 'static)) -> bool {
+pub fn lacks_authorities(error: &(dyn Error + 'static)) -> bool {
     // The verifier of the platform has no better word for it.
     matches!(find(error), Some(rustls::Error::General(text)) if text.contains("No CA certificates"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fault_is_found_inside_what_hides_it_and_names_the_setting() {
+        let expired = rustls::Error::InvalidCertificate(CertificateError::Expired);
+        let hidden = io::Error::other(io::Error::other(expired));
+        assert_eq!(TlsFault::of(&hidden), Some(TlsFault::Expired));
+        assert_eq!(TlsFault::of(&io::Error::other("reset by peer")), None);
+        assert!(lacks_authorities(&io::Error::other(rustls::Error::General("No CA certificates".into()))));
+        assert!(!lacks_authorities(&hidden));
+        let advice = |fault: TlsFault| fault.advice("OUR_CA_FILE", "ITS_URL");
+        assert!(advice(TlsFault::UnknownAuthority).contains("in OUR_CA_FILE,"));
+        assert!(advice(TlsFault::WrongName).contains("in ITS_URL "));
+        assert_eq!(advice(TlsFault::OldProtocol), "it speaks neither TLS 1.2 nor 1.3");
+    }
 }
