@@ -15,12 +15,10 @@ use crate::batch::{Batch, BatchAnswer, check_method, refuse};
 use crate::bucket::Lane;
 use crate::clock::{PortalClock, to_utc};
 use crate::config::ClientBuilder;
-use crate::endpoint::Endpoint;
 use crate::envelope::{self, Answer, Reply, Time};
 use crate::error::{ApiError, Error, ErrorClass, RequestFault};
 use crate::keyset::{ChainLength, Listing, Page};
 use crate::operating::{Operating, Reading, Seen};
-use crate::pacing::Pacing;
 use crate::stats::Stats;
 use crate::transport::{Request, Transport};
 
@@ -86,21 +84,13 @@ impl Client {
         ClientBuilder::new(webhook_url)
     }
 
-    pub(crate) fn assemble(
-        http: reqwest::Client,
-        endpoint: Endpoint,
-        pacing: Pacing,
-        clock_speed: f64,
-        operating_limit: f64,
-        max_body_bytes: usize,
-    ) -> Self {
+    pub(crate) fn assemble(transport: Transport, clock_speed: f64, operating_limit: f64) -> Self {
         let portal = Portal {
             clock: PortalClock::new(clock_speed, Instant::now()),
             operating: Operating::new(operating_limit),
             stats: Stats::default(),
             started_unix_seconds: Utc::now().timestamp_micros() as f64 / 1e6,
         };
-        let transport = Transport { http, endpoint, pacing, max_body_bytes };
         let shared = Shared { transport, clock_speed, portal: Mutex::new(portal), changed: Notify::new() };
         Self { shared: Arc::new(shared) }
     }
@@ -111,8 +101,8 @@ impl Client {
         let body = call_body(method, params)?;
         let hold = self.hold(vec![(method.into(), 1)]).await?;
         self.lock().stats.note_call(method);
-        let request = Request { method, body, lane, reads_only: reads_only(method) };
-        let outcome = self.exchange(&request, |reply| self.read_call(method, reply)).await;
+        let request = Request { method, body, lane, reads_only: reads_only(method), is_paced: true };
+        let outcome = self.exchange(request, |reply| self.read_call(method, reply)).await;
         hold.settle_call(method, outcome)
     }
 
@@ -122,8 +112,8 @@ impl Client {
         let hold = self.hold(work_of(batch)).await?;
         self.note_commands(batch);
         let reads_only = batch.commands().all(|(_, command)| reads_only(command.method()));
-        let request = Request { method: BATCH, body, lane, reads_only };
-        let outcome = self.exchange(&request, |reply| self.read_batch(batch, reply)).await;
+        let request = Request { method: BATCH, body, lane, reads_only, is_paced: true };
+        let outcome = self.exchange(request, |reply| self.read_batch(batch, reply)).await;
         hold.settle_batch(batch, outcome)
     }
 
@@ -188,20 +178,38 @@ impl Client {
         self.shared.lock()
     }
 
-    /// Tries at most twice, and a second time only where that cannot do anything twice.
+    /// Makes a request, and tells whoever wants to know whether the portal took the webhook.
     async fn exchange<T>(
         &self,
-        request: &Request<'_>,
+        request: Request<'_>,
         read: impl Fn(&Reply) -> Result<T, Error>,
     ) -> Result<T, Error> {
-        let error = match self.attempt(request, &read).await {
-            Err(error) if may_try_again(request, &error) || self.renewed(&error) => error,
+        let outcome = self.try_twice(request, read).await;
+        if let (Some(tell), Some(is_taken)) = (&self.shared.transport.listener, is_webhook_taken(&outcome)) {
+            tell(is_taken).await;
+        }
+        outcome
+    }
+
+    /// Tries at most twice, and a second time only where that cannot do anything twice.
+    async fn try_twice<T>(
+        &self,
+        mut request: Request<'_>,
+        read: impl Fn(&Reply) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let error = match self.attempt(&request, &read).await {
+            Err(error) if may_try_again(&request, &error) => error,
+            Err(error) if self.renewed(&error) => {
+                // It is the same try with the right address, and comes once for each new one: there is room for that.
+                request.is_paced = false;
+                error
+            }
             outcome => return outcome,
         };
         tracing::debug!(method = request.method, "Trying {} again: {error}", request.method);
         let pause = rand::random_range(SECOND_TRY_PAUSE) / self.shared.clock_speed;
         tokio::time::sleep(Duration::from_secs_f64(pause)).await;
-        self.attempt(request, &read).await
+        self.attempt(&request, &read).await
     }
 
     /// Tells whether the webhook was refused and is another one by now.
@@ -491,6 +499,20 @@ fn batch_body(batch: &Batch) -> Result<Vec<u8>, Error> {
         return Err(refuse(BATCH, RequestFault::Empty));
     }
     serde_json::to_vec(batch).map_err(|_| refuse(BATCH, RequestFault::NotAnObject))
+}
+
+/// Tells whether the portal took the webhook, where its answer says so.
+fn is_webhook_taken<T>(outcome: &Result<T, Error>) -> Option<bool> {
+    match outcome {
+        Ok(_) => Some(true),
+        // Nothing was sent.
+        Err(Error::Untrusted { .. }) => None,
+        Err(error) => match error.class() {
+            ErrorClass::Refused => Some(false),
+            ErrorClass::NotFound | ErrorClass::OperatingLimit { .. } => Some(true),
+            ErrorClass::RateLimited { .. } | ErrorClass::Transient | ErrorClass::Permanent => None,
+        },
+    }
 }
 
 fn may_try_again(request: &Request<'_>, error: &Error) -> bool {

@@ -11,7 +11,8 @@ use crate::bucket::{Lane, LeakyBucket};
 use crate::client::Client;
 use crate::endpoint::{Endpoint, WebhookSource};
 use crate::error::ConfigError;
-use crate::pacing::{BoxFuture, ForeignBudget, OwnBucket, Pacing};
+use crate::pacing::{BoxFuture, ForeignBudget, Listener, OwnBucket, Pacing};
+use crate::transport::Transport;
 
 /// The portal's own limit of a request is 60 s; what it has not answered soon after, it never will.
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(75);
@@ -21,10 +22,11 @@ pub struct ClientBuilder {
     webhook_url: SecretString,
     clock_speed: f64,
     budget: Option<ForeignBudget>,
+    listener: Option<Listener>,
     request_limit: (u32, f64),
     starts_full: bool,
     operating_limit: f64,
-    timeout: Duration,
+    timeout: Option<Duration>,
     max_body_bytes: usize,
     root_certificates: Vec<Vec<u8>>,
     source: Option<WebhookSource>,
@@ -36,10 +38,11 @@ impl ClientBuilder {
             webhook_url,
             clock_speed: 1.0,
             budget: None,
+            listener: None,
             request_limit: (50, 2.0),
             starts_full: false,
             operating_limit: 480.0,
-            timeout: Duration::from_secs(70),
+            timeout: None,
             max_body_bytes: 16 << 20,
             root_certificates: Vec::new(),
             source: None,
@@ -54,6 +57,11 @@ impl ClientBuilder {
     /// Hands the request budget to somebody else, who is awaited before every HTTP request.
     pub fn budget(self, budget: impl Fn(Lane) -> BoxFuture<'static, ()> + Send + Sync + 'static) -> Self {
         Self { budget: Some(Arc::new(budget)), ..self }
+    }
+
+    /// Tells somebody of every answer whether the portal took the webhook (`true`) or refused it.
+    pub fn told(self, listener: impl Fn(bool) -> BoxFuture<'static, ()> + Send + Sync + 'static) -> Self {
+        Self { listener: Some(Arc::new(listener)), ..self }
     }
 
     /// Sets capacity and leak of the request bucket: 50 and 2 per second, on Enterprise 250 and 5.
@@ -71,9 +79,10 @@ impl ClientBuilder {
         Self { operating_limit, ..self }
     }
 
-    /// Sets the time for a whole answer: 70 s, at most 75 s.
+    /// Sets the time for a whole answer: at most 75 s. By itself it is a little longer than the portal's own 60 s, by
+    /// its clock.
     pub fn timeout(self, timeout: Duration) -> Self {
-        Self { timeout, ..self }
+        Self { timeout: Some(timeout), ..self }
     }
 
     /// Sets the size at which a body is cut, counted after decompression: 16 MiB.
@@ -98,8 +107,15 @@ impl ClientBuilder {
         let endpoint = Endpoint::parse(&self.webhook_url)?.renewed_by(self.source.take());
         let http = self.http(endpoint.is_protected())?;
         let pacing = self.pacing();
-        let Self { clock_speed, operating_limit, max_body_bytes, .. } = self;
-        Ok(Client::assemble(http, endpoint, pacing, clock_speed, operating_limit, max_body_bytes))
+        let Self { clock_speed, operating_limit, max_body_bytes, listener, .. } = self;
+        let transport = Transport { http, endpoint, pacing, listener, max_body_bytes };
+        Ok(Client::assemble(transport, clock_speed, operating_limit))
+    }
+
+    fn answer_timeout(&self) -> Duration {
+        const SECONDS: f64 = 70.0;
+        let of_the_portal = || Duration::from_secs_f64((SECONDS / self.clock_speed).clamp(10.0, SECONDS));
+        self.timeout.unwrap_or_else(of_the_portal)
     }
 
     fn check(&self) -> Result<(), ConfigError> {
@@ -117,7 +133,7 @@ impl ClientBuilder {
         range(
             "timeout",
             "1 ms to 75 s",
-            (Duration::from_millis(1)..=LONGEST_TIMEOUT).contains(&self.timeout),
+            (Duration::from_millis(1)..=LONGEST_TIMEOUT).contains(&self.answer_timeout()),
         )?;
         range("body limit", "at least 1 byte", self.max_body_bytes > 0)?;
         let (capacity, leak) = self.request_limit;
@@ -132,8 +148,8 @@ impl ClientBuilder {
             // Following would carry the webhook anywhere.
             .redirect(reqwest::redirect::Policy::none())
             .referer(false)
-            .connect_timeout(self.timeout.min(Duration::from_secs(10)))
-            .timeout(self.timeout)
+            .connect_timeout(self.answer_timeout().min(Duration::from_secs(10)))
+            .timeout(self.answer_timeout())
             .tls_version_min(reqwest::tls::Version::TLS_1_2);
         for pem in &self.root_certificates {
             let certificates =
@@ -173,7 +189,7 @@ impl fmt::Debug for ClientBuilder {
             .debug_struct("ClientBuilder")
             .field("clock_speed", &self.clock_speed)
             .field("operating_limit", &self.operating_limit)
-            .field("timeout", &self.timeout)
+            .field("timeout", &self.answer_timeout())
             .field("max_body_bytes", &self.max_body_bytes)
             .finish_non_exhaustive()
     }

@@ -15,6 +15,9 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 /// A budget kept elsewhere, awaited before every request.
 pub(crate) type ForeignBudget = Arc<dyn Fn(Lane) -> BoxFuture<'static, ()> + Send + Sync>;
 
+/// Somebody who is told of every answer whether the portal took the webhook.
+pub(crate) type Listener = Arc<dyn Fn(bool) -> BoxFuture<'static, ()> + Send + Sync>;
+
 /// Who keeps the request budget.
 pub(crate) enum Pacing {
     /// This process alone.

@@ -1,5 +1,7 @@
 #![doc = include_str!("../README.md")]
 
+mod clock;
+mod disk;
 pub mod harness;
 mod process;
 mod proxy;
@@ -7,6 +9,8 @@ mod school;
 mod scrape;
 mod simulator;
 
+pub use clock::WallClock;
+pub use disk::Disk;
 pub use process::{Program, program_path};
 pub use proxy::{Proxy, Weather};
 pub use school::{Link, PATIENCE, School, SchoolBuilder, Stage, Told};

@@ -6,7 +6,8 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
 /// What the network does to what passes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,8 +16,17 @@ pub enum Weather {
     Clear,
     /// Everything passes, so much later.
     Slow(Duration),
+    /// Everything passes so much later, and so many of a hundred packets have to be sent again.
+    Lossy {
+        /// One way.
+        delay: Duration,
+        /// Of a hundred packets.
+        percent: u32,
+    },
     /// Connections stay and nothing passes, as where a cable is pulled.
     Silent,
+    /// Connections that are there are dead for good, and neither side is told; new ones pass.
+    HalfOpen,
     /// Connections break and new ones are refused.
     Cut,
 }
@@ -25,6 +35,7 @@ pub enum Weather {
 pub struct Proxy {
     address: SocketAddr,
     weather: watch::Sender<Weather>,
+    target: watch::Sender<SocketAddr>,
     accepting: tokio::task::JoinHandle<()>,
 }
 
@@ -41,13 +52,19 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
         let (weather, seen) = watch::channel(Weather::Clear);
-        let accepting = tokio::spawn(accept(listener, target, seen));
-        Ok(Proxy { address, weather, accepting })
+        let (target, leads_to) = watch::channel(target);
+        let accepting = tokio::spawn(accept(listener, leads_to, seen));
+        Ok(Proxy { address, weather, target, accepting })
     }
 
     /// Returns where to connect to.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Has new connections lead elsewhere, and breaks those that are there. Returns where they led before.
+    pub fn lead_to(&self, target: SocketAddr) -> SocketAddr {
+        self.target.send_replace(target)
     }
 
     /// Changes the weather, for connections that are open as well.
@@ -56,43 +73,94 @@ impl Proxy {
     }
 }
 
-async fn accept(listener: TcpListener, target: SocketAddr, weather: watch::Receiver<Weather>) {
+async fn accept(
+    listener: TcpListener,
+    target: watch::Receiver<SocketAddr>,
+    weather: watch::Receiver<Weather>,
+) {
     while let Ok((near, _)) = listener.accept().await {
         if *weather.borrow() != Weather::Cut {
-            tokio::spawn(carry(near, target, weather.clone()));
+            tokio::spawn(carry(near, target.clone(), weather.clone()));
         }
     }
 }
 
 /// Carries one connection until either side ends it or the network does.
-async fn carry(near: TcpStream, target: SocketAddr, weather: watch::Receiver<Weather>) {
-    let Ok(far) = TcpStream::connect(target).await else { return };
+async fn carry(near: TcpStream, mut target: watch::Receiver<SocketAddr>, weather: watch::Receiver<Weather>) {
+    let address = *target.borrow_and_update();
+    let Ok(far) = TcpStream::connect(address).await else { return };
     let _small_messages_at_once = (near.set_nodelay(true), far.set_nodelay(true));
-    let ((near_read, near_write), (far_read, far_write)) = (near.into_split(), far.into_split());
-    let mut cut = weather.clone();
+    let is_after_the_break = *weather.borrow() == Weather::HalfOpen;
+    let ((mut near_read, mut near_write), (mut far_read, mut far_write)) =
+        (near.into_split(), far.into_split());
+    let (mut cut, mut breaking) = (weather.clone(), weather.clone());
+    let broken = async {
+        let _ended = breaking.wait_for(|weather| *weather == Weather::HalfOpen && !is_after_the_break).await;
+    };
     tokio::select! {
-        () = pump(near_read, far_write, weather.clone()) => {}
-        () = pump(far_read, near_write, weather) => {}
-        _ = cut.wait_for(|weather| *weather == Weather::Cut) => {}
+        () = pump(&mut near_read, &mut far_write, weather.clone()) => return,
+        () = pump(&mut far_read, &mut near_write, weather) => return,
+        _ = cut.wait_for(|weather| *weather == Weather::Cut) => return,
+        _ = target.changed() => return,
+        () = broken => {}
     }
+    // Neither side is told anything, ever.
+    let _cut = cut.wait_for(|weather| *weather == Weather::Cut).await;
 }
 
 /// Longest piece that is carried at a time.
 const PIECE: usize = 16 * 1024;
 
-async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut weather: watch::Receiver<Weather>) {
-    let mut piece = vec![0; PIECE];
-    while let Ok(length @ 1..) = from.read(&mut piece).await {
-        let now = weather.wait_for(|weather| *weather != Weather::Silent).await.map(|now| *now);
-        match now {
-            Ok(Weather::Slow(delay)) => tokio::time::sleep(delay).await,
-            Ok(_) => {}
-            Err(_) => return,
+/// Pieces under way at a time.
+const UNDER_WAY: usize = 64;
+
+/// First time after which TCP sends again what was lost (RFC 6298 says a second, Linux does so sooner); it doubles.
+const SENT_AGAIN: Duration = Duration::from_millis(200);
+
+/// Returns how long a piece is under way. What is lost comes later, and so does everything behind it.
+fn passage(weather: Weather) -> Duration {
+    match weather {
+        Weather::Slow(delay) => delay,
+        Weather::Lossy { delay, percent } => {
+            let mut passage = delay;
+            let mut again = SENT_AGAIN;
+            while rand::random_ratio(percent, 100) {
+                passage += again;
+                again *= 2;
+            }
+            passage
         }
-        if to.write_all(&piece[..length]).await.is_err() {
-            return;
-        }
+        Weather::Clear | Weather::Silent | Weather::HalfOpen | Weather::Cut => Duration::ZERO,
     }
+}
+
+async fn pump(from: &mut OwnedReadHalf, to: &mut OwnedWriteHalf, mut weather: watch::Receiver<Weather>) {
+    let (sending, mut under_way) = mpsc::channel::<(Instant, Vec<u8>)>(UNDER_WAY);
+    let seen = weather.clone();
+    let taking = async move {
+        let mut piece = vec![0; PIECE];
+        let mut last = Instant::now();
+        while let Ok(length @ 1..) = from.read(&mut piece).await {
+            let passage = passage(*seen.borrow());
+            last = last.max(Instant::now() + passage);
+            if sending.send((last, piece[..length].to_vec())).await.is_err() {
+                break;
+            }
+        }
+    };
+    let giving = async move {
+        while let Some((at, piece)) = under_way.recv().await {
+            tokio::time::sleep_until(at).await;
+            if weather.wait_for(|weather| *weather != Weather::Silent).await.is_err() {
+                break;
+            }
+            if to.write_all(&piece).await.is_err() {
+                break;
+            }
+        }
+    };
+    // What was taken is given, also where no more comes.
+    tokio::join!(taking, giving);
 }
 
 #[cfg(test)]
@@ -133,10 +201,20 @@ mod tests {
         }
         assert!(!asking.is_finished());
         proxy.set(Weather::Slow(Duration::from_millis(1)));
-        let (answer, mut stream) = asking.await.unwrap();
+        let (answer, stream) = asking.await.unwrap();
         assert_eq!(&answer?, b"ping");
 
+        proxy.set(Weather::HalfOpen);
+        let mut dead = stream;
+        let asking = tokio::spawn(async move { ask(&mut dead).await });
+        let mut stream = TcpStream::connect(proxy.address()).await?;
+        assert_eq!(&ask(&mut stream).await?, b"ping");
+        proxy.set(Weather::Lossy { delay: Duration::from_millis(1), percent: 5 });
+        assert_eq!(&ask(&mut stream).await?, b"ping");
+        assert!(!asking.is_finished(), "dead for good");
+
         proxy.set(Weather::Cut);
+        assert!(asking.await.unwrap().is_err());
         assert!(ask(&mut stream).await.is_err());
         let mut refused = TcpStream::connect(proxy.address()).await?;
         assert!(ask(&mut refused).await.is_err());

@@ -78,9 +78,16 @@ pub struct SchoolBuilder {
     is_networked: bool,
     subscribers: Option<Vec<String>>,
     is_cluster: bool,
+    store: Option<PathBuf>,
 }
 
 impl SchoolBuilder {
+    /// Has NATS keep its store elsewhere than beside everything else.
+    pub fn store(mut self, folder: PathBuf) -> SchoolBuilder {
+        self.store = Some(folder);
+        self
+    }
+
     /// Lets a test spoil the network between any two.
     pub fn networked(mut self) -> SchoolBuilder {
         self.is_networked = true;
@@ -207,6 +214,7 @@ impl School {
             is_networked: false,
             subscribers: None,
             is_cluster: false,
+            store: None,
         }
     }
 
@@ -216,7 +224,8 @@ impl School {
             let mut servers = LocalNats::start_cluster(&folder.path().join("nats")).await?;
             (servers.remove(0), servers)
         } else {
-            (start_nats(folder.path(), builder.subscribers.as_deref()).await?, Vec::new())
+            let store = builder.store.clone().unwrap_or_else(|| folder.path().join("nats"));
+            (start_nats(folder.path(), &store, builder.subscribers.as_deref()).await?, Vec::new())
         };
         let urls: Vec<String> = std::iter::once(&nats).chain(&others).map(LocalNats::url).collect();
         let settings = nats_settings(&urls.join(","), &folder.path().join(CREDENTIALS).join("ops/seed"))?;
@@ -366,6 +375,11 @@ impl School {
     pub fn weather(&self, link: Link, weather: Weather) -> anyhow::Result<()> {
         self.links.get(&link).with_context(|| format!("no link {link:?}"))?.set(weather);
         Ok(())
+    }
+
+    /// Has a stretch of network lead elsewhere; returns where it led.
+    pub fn lead(&self, link: Link, target: SocketAddr) -> anyhow::Result<SocketAddr> {
+        Ok(self.links.get(&link).with_context(|| format!("no link {link:?}"))?.lead_to(target))
     }
 
     /// Clears every stretch of network up.
@@ -639,13 +653,16 @@ fn address_in(url: &str) -> anyhow::Result<SocketAddr> {
 /// Folder of the secrets of a guarded NATS.
 const CREDENTIALS: &str = "credentials";
 
-async fn start_nats(folder: &Path, subscribers: Option<&[String]>) -> anyhow::Result<LocalNats> {
-    let store = folder.join("nats");
-    let Some(subscribers) = subscribers else { return Ok(LocalNats::start(&store).await?) };
+async fn start_nats(
+    folder: &Path,
+    store: &Path,
+    subscribers: Option<&[String]>,
+) -> anyhow::Result<LocalNats> {
+    let Some(subscribers) = subscribers else { return Ok(LocalNats::start(store).await?) };
     let into = make_credentials(folder, subscribers).await?;
     let seed = std::fs::read_to_string(into.join("ops/seed"))?.trim().to_owned();
     let access = Access { config: into.join("server/users.conf"), seed: seed.into() };
-    Ok(LocalNats::start_guarded(&store, access).await?)
+    Ok(LocalNats::start_guarded(store, access).await?)
 }
 
 async fn make_credentials(folder: &Path, subscribers: &[String]) -> anyhow::Result<PathBuf> {

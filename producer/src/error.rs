@@ -96,11 +96,11 @@ pub fn setback(
                 after(backoff.max(wait.min(LONGEST_OPERATING_PAUSE).div_f64(clock_speed)))
             }
             ErrorClass::Refused if says_what_to_do(error) => Setback {
-                pause: LONGEST_PAUSE,
+                pause: LONGEST_PAUSE.div_f64(clock_speed),
                 remedy: Some("what it says; then nothing needs restarting unless a setting was changed"),
             },
             ErrorClass::Refused => Setback {
-                pause: LONGEST_PAUSE,
+                pause: LONGEST_PAUSE.div_f64(clock_speed),
                 remedy: Some(
                     "check that the webhook exists and is not expired, that its employee is active and may read the \
                      CRM, that its scopes are crm and user_brief, and that the portal is paid for; then nothing needs \
@@ -159,7 +159,7 @@ mod tests {
         for status in [401, 403, 404] {
             let refused = PollError::Portal(bitrix24::Error::Status { method: "batch".into(), status });
             let setback = setback(&refused, 1, 30.0, None, 0.0);
-            assert_eq!(setback.pause, Duration::from_secs(60));
+            assert_eq!(setback.pause, Duration::from_secs(2), "by the portal's clock");
             assert!(setback.remedy.unwrap().contains("webhook"));
         }
     }

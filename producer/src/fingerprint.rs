@@ -1,10 +1,11 @@
 //! Digest of what a record says, blind to the ways in which PHP may write the same thing. Pure.
 //!
-//! Numbers and their texts are alike; `false`, `""`, `null`, `[]` and an absent key are alike; an object with the keys
-//! 0, 1, 2 is a list; multi-value entries are in the order of their ids.
+//! Numbers and their texts are alike; so is a moment whatever offset it is shown with; `false`, `""`, `null`, `[]` and an
+//! absent key are alike; an object with the keys 0, 1, 2 is a list; multi-value entries are in the order of their ids.
 
 use std::collections::BTreeMap;
 
+use chrono::DateTime;
 use serde_json::Value;
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
@@ -92,7 +93,7 @@ fn canonical_value(value: &Value) -> String {
         Value::Number(number) => quoted(&canonical_number(&number.to_string())),
         Value::String(text) if text.is_empty() => String::new(),
         Value::String(text) if is_json_number(text) => quoted(&canonical_number(text)),
-        Value::String(text) => quoted(text),
+        Value::String(text) => moment(text).map_or_else(|| quoted(text), |moment| quoted(&moment)),
         Value::Array(items) => canonical_list(items.iter()),
         Value::Object(entries) => match numbered(entries) {
             Some(items) => canonical_list(items.into_iter()),
@@ -165,6 +166,15 @@ fn canonical_number(text: &str) -> String {
     }
 }
 
+/// Returns one text for a moment, which the portal prints with whatever offset its zone has at present.
+fn moment(text: &str) -> Option<String> {
+    const LENGTH: usize = "2026-01-10T10:00:00+03:00".len();
+    if text.len() != LENGTH || text.as_bytes().get(10) != Some(&b'T') {
+        return None;
+    }
+    Some(DateTime::parse_from_rfc3339(text).ok()?.timestamp().to_string())
+}
+
 /// Tells whether a text is a number as JSON writes it. `007` and `+7` are texts: their form says something.
 fn is_json_number(text: &str) -> bool {
     text.starts_with(|first: char| first == '-' || first.is_ascii_digit())
@@ -197,6 +207,10 @@ mod tests {
     #[test]
     fn the_same_thing_in_other_words_is_the_same() {
         alike(json!({"ID": "75"}), json!({"ID": 75}));
+        // The portal moved, or its clocks were set on.
+        alike(json!({"BORN": "2012-05-17T03:00:00+03:00"}), json!({"BORN": "2012-05-17T04:00:00+04:00"}));
+        different(json!({"BORN": "2012-05-17T03:00:00+03:00"}), json!({"BORN": "2012-05-18T03:00:00+03:00"}));
+        different(json!({"BORN": "2012-05-17"}), json!({"BORN": "2012-05-17T03:00:00+03:00"}));
         alike(json!({"OPPORTUNITY": "1500.00"}), json!({"OPPORTUNITY": 1500}));
         alike(json!({"PRICE": "8702.2999999999993"}), json!({"PRICE": 8702.3}));
         alike(json!({"UF": [348, 350]}), json!({"UF": {"0": "348", "1": "350"}}));

@@ -122,7 +122,8 @@ async fn poll(
 
 /// Makes a client of the portal that waits for its turn in the budget of all processes.
 pub async fn portal_client(config: &Config, broker: &Broker) -> anyhow::Result<Client> {
-    let budget = SharedBudget::open(broker, config.bucket).await?;
+    let budget = SharedBudget::open(broker, config.bucket).await?.behind_door().await?;
+    let listening = budget.clone();
     let mut builder = Client::builder(config.webhook_url.clone());
     if let Some(pem) = &config.authorities {
         builder = builder.root_certificates(pem.clone());
@@ -134,6 +135,10 @@ pub async fn portal_client(config: &Config, broker: &Broker) -> anyhow::Result<C
         .clock_speed(config.bucket.clock_speed)
         .operating_limit(config.operating_limit)
         .budget(move |lane| turn_of(budget.clone(), lane))
+        .told(move |is_let_in| {
+            let listening = listening.clone();
+            Box::pin(async move { listening.told(is_let_in).await })
+        })
         .build()
         .context("use BITRIX24_WEBHOOK_URL")
 }

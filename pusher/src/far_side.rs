@@ -159,6 +159,20 @@ impl FarSide {
         self.closed = Some(Closed { why: Why::Refuses { on }, until: now + self.pauses.when_refused() });
     }
 
+    /// Notes that another process is refused, or has the next try. Only a write that works proves the contrary here.
+    pub fn refused_elsewhere(&mut self, until: Instant) {
+        let on = Kind::Write;
+        self.closed = Some(Closed { why: Why::Refuses { on }, until });
+    }
+
+    /// Notes that another process was let in again.
+    pub fn taken_elsewhere(&mut self) {
+        if matches!(self.closed_because(), Some(Why::Refuses { .. })) {
+            self.closed = None;
+            self.tries = 0;
+        }
+    }
+
     /// Notes that not even a lookup works. `told` is the pause it asked for.
     pub fn unreachable(&mut self, was_trial: bool, told: Option<Duration>, now: Instant, noise: f64) {
         if self.closed.is_some() && !was_trial {
@@ -287,6 +301,20 @@ mod tests {
         assert_eq!(far_side.closed_because(), Some(Why::Refuses { on: Kind::Write }));
         far_side.answered(Kind::Write);
         assert_eq!(far_side.closed_because(), None);
+    }
+
+    #[test]
+    fn what_another_process_learned_of_the_token_counts_here() {
+        let (mut far_side, start) = well();
+        far_side.refused_elsewhere(start + seconds(10));
+        assert_eq!(far_side.admit(start), Admission::Wait(Some(start + seconds(10))));
+        far_side.answered(Kind::Read);
+        assert!(far_side.closed_because().is_some(), "a lookup proves nothing");
+        far_side.taken_elsewhere();
+        assert_eq!(far_side.admit(start), Admission::Go);
+        far_side.unreachable(false, None, start, 1.0);
+        far_side.taken_elsewhere();
+        assert_eq!(far_side.closed_because(), Some(Why::Down), "that is another matter");
     }
 
     #[test]

@@ -1,11 +1,13 @@
 //! The way to otmechalka: lets workers through, holds them all while it is unwell, and lets one try.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use otmechalka::{Client, Error, ErrorClass};
-use runtime::CancellationToken;
+use runtime::door::Standing;
+use runtime::{BrokerError, CancellationToken, Door};
 use schemas::RecordRef;
 use tokio::sync::Notify;
 
@@ -20,6 +22,10 @@ pub struct Gate {
     client: Client,
     far_side: Mutex<FarSide>,
     changed: Notify,
+    /// Where all pushers tell each other that the token is refused.
+    door: Door,
+    /// The token was taken again, and the others do not know yet.
+    was_let_in: AtomicBool,
     /// When the last probe began that found otmechalka answering; one probe at a time.
     probed: tokio::sync::Mutex<Option<Instant>>,
 }
@@ -55,11 +61,13 @@ impl Drop for Permit<'_> {
 
 impl Gate {
     /// Opens the gate.
-    pub fn new(client: Client, pauses: Pauses) -> Gate {
+    pub fn new(client: Client, pauses: Pauses, door: Door) -> Gate {
         Gate {
             client,
             far_side: Mutex::new(FarSide::new(pauses)),
             changed: Notify::new(),
+            door,
+            was_let_in: AtomicBool::new(false),
             probed: tokio::sync::Mutex::new(None),
         }
     }
@@ -76,7 +84,12 @@ impl Gate {
                 Admission::Go => return Ok(Permit { gate: self, is_trial: false }),
                 Admission::Trial(why) => {
                     let permit = Permit { gate: self, is_trial: true };
-                    if why != Why::Down || self.probe(true, Instant::now()).await {
+                    let may_try = match why {
+                        Why::Down => self.probe(true, Instant::now()).await,
+                        Why::Refuses { .. } => self.has_next_try().await?,
+                        Why::WritesFail | Why::Throttled => true,
+                    };
+                    if may_try {
                         return Ok(permit);
                     }
                     continue;
@@ -87,6 +100,45 @@ impl Gate {
                 () = stopping.cancelled() => return Err(Stopping),
                 () = changed => {}
                 () = sleep_until(until) => {}
+            }
+        }
+    }
+
+    /// Tells whether this process may try the token: all of them together try it once a minute.
+    async fn has_next_try(&self) -> Result<bool, Stopping> {
+        match self.door.knock().await.map_err(|_| Stopping)? {
+            Standing::Due | Standing::Alone => return Ok(true),
+            Standing::Open => self.change(FarSide::taken_elsewhere),
+            Standing::Wait(left) => self.refused_elsewhere(left),
+            Standing::Tried => self.refused_elsewhere(self.door.look_pause()),
+        }
+        Ok(false)
+    }
+
+    fn refused_elsewhere(&self, left: Duration) {
+        self.change(|far_side| far_side.refused_elsewhere(Instant::now() + left));
+    }
+
+    /// Keeps in step with the other pushers while the token is refused, until the stage is to stop.
+    pub async fn keep_in_step(&self, stopping: &CancellationToken) -> Result<(), BrokerError> {
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if self.was_let_in.swap(false, Ordering::Relaxed) {
+                self.door.let_in().await;
+            }
+            let is_refused = matches!(self.closed_because(), Some(Why::Refuses { .. }));
+            match self.door.look().await? {
+                Standing::Open if is_refused => self.change(FarSide::taken_elsewhere),
+                Standing::Wait(left) if !is_refused => self.refused_elsewhere(left),
+                // A try that is due is taken by whoever has something to try it with.
+                _ => {}
+            }
+            tokio::select! {
+                () = stopping.cancelled() => return Ok(()),
+                () = tokio::time::sleep(self.door.look_pause()) => {}
+                () = changed => {}
             }
         }
     }
@@ -103,13 +155,21 @@ impl Gate {
 
     /// Notes that otmechalka answered about a record.
     pub fn answered(&self, kind: Kind) {
-        self.change(|far_side| far_side.answered(kind));
+        self.change(|far_side| self.note_answer(far_side, kind));
+    }
+
+    fn note_answer(&self, far_side: &mut FarSide, kind: Kind) {
+        let was_refused = matches!(far_side.closed_because(), Some(Why::Refuses { .. }));
+        far_side.answered(kind);
+        if was_refused && far_side.closed_because().is_none() {
+            self.was_let_in.store(true, Ordering::Relaxed);
+        }
     }
 
     /// Notes that a call worked.
     pub fn worked(&self, kind: Kind) {
         self.change(|far_side| {
-            far_side.answered(kind);
+            self.note_answer(far_side, kind);
             if kind == Kind::Write {
                 far_side.accepted(Utc::now());
             }
@@ -130,7 +190,7 @@ impl Gate {
                 return Advice::Hold;
             }
             ErrorClass::Unauthorized => {
-                self.change(|far_side| far_side.refused(kind, failed));
+                self.refused(kind, failed).await;
                 return Advice::Hold;
             }
             ErrorClass::Transient | ErrorClass::NotFound | ErrorClass::Refused { .. } => {}
@@ -173,7 +233,7 @@ impl Gate {
             ErrorClass::RateLimited { retry_after } => {
                 self.change(|far_side| far_side.throttled(retry_after, now));
             }
-            ErrorClass::Unauthorized => self.change(|far_side| far_side.refused(Kind::Read, now)),
+            ErrorClass::Unauthorized => self.refused(Kind::Read, now).await,
             ErrorClass::NotFound | ErrorClass::Refused { .. } => {
                 *probed = Some(began);
                 self.answered(Kind::Read);
@@ -181,6 +241,12 @@ impl Gate {
             }
         }
         false
+    }
+
+    async fn refused(&self, kind: Kind, at: Instant) {
+        self.change(|far_side| far_side.refused(kind, at));
+        // Ends in vain only as the stage is to stop.
+        let _stopping = self.door.refused().await;
     }
 
     fn change<T>(&self, act: impl FnOnce(&mut FarSide) -> T) -> T {
@@ -229,8 +295,8 @@ fn report(before: Option<Why>, after: Option<Why>, cause: Option<&Error>) {
         (Some(Why::Refuses { .. }), Some(Why::Refuses { .. })) => {}
         (_, Some(Why::Refuses { .. })) => tracing::error!(
             "otmechalka refuses the token: nothing is sent and nobody is marked. Check OTMECHALKA_TOKEN, \
-             OTMECHALKA_AUTH_SCHEME and the rights of the token's user; one try a minute finds out when it is \
-             taken again"
+             OTMECHALKA_AUTH_SCHEME and the rights of the token's user; one try a minute, of all pushers together, finds \
+             out when it is taken again"
         ),
         (_, Some(Why::Throttled)) => {
             tracing::info!("otmechalka asks for a pause; holding everything that long");

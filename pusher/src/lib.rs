@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use otmechalka::Called;
-use runtime::{Broker, Context, Reader, Stage, Tracer, consume};
+use runtime::{Broker, Context, Door, Reader, Stage, Tracer, consume};
 use schemas::streams::{
     ATTEMPTS, CHECKPOINTS, CLAIMS, COMMANDS, ConsumerDefinition, DEAD_LETTERS, RAW, RESULTS, WAITING,
     pusher_consumers,
@@ -58,8 +58,9 @@ impl Stage for Pusher {
             counting.note_call(&called);
             trace_call(&tracer, &called);
         });
+        let door = Door::open(&broker, &CLAIMS, config.pauses.speed()).await?;
         let push = Arc::new(Push {
-            gate: Gate::new(otmechalka.clone(), config.pauses),
+            gate: Gate::new(otmechalka.clone(), config.pauses, door),
             otmechalka,
             metrics: metrics.clone(),
             pauses: config.pauses,
@@ -92,6 +93,12 @@ async fn work_on_all_partitions(broker: &Broker, push: &Arc<Push>) -> anyhow::Re
     for consumer in pusher_consumers() {
         workers.spawn(work_on(broker.clone(), consumer, Arc::clone(push)));
     }
+    let (stopping, push) = (broker.stopping().clone(), Arc::clone(push));
+    workers.spawn(async move {
+        // Ends only as the stage is to stop.
+        let _stopping = push.gate.keep_in_step(&stopping).await;
+        Ok(())
+    });
     while let Some(ended) = workers.join_next().await {
         ended.context("a worker panicked")??;
     }

@@ -39,6 +39,11 @@ impl Pauses {
         Pauses { speed }
     }
 
+    /// Returns how many seconds pass at otmechalka in one second here.
+    pub fn speed(self) -> f64 {
+        self.speed
+    }
+
     /// Returns how long a ticket waits for its client that waited so often before.
     pub fn for_client(self, waits_before: u64) -> Duration {
         self.scaled(doubled(CLIENT_FIRST, CLIENT_LONGEST, waits_before))

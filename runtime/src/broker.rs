@@ -177,6 +177,9 @@ pub struct Broker {
 /// Longest wait for one answer of the server.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// What to do where NATS is there and stores nothing. It answers nothing either then, or a time-out.
+pub(crate) const FULL_DISK: &str = "If the disk of NATS is full, make room and restart nats-server";
+
 /// First pause between tries of a request to the server; doubles up to [`LAST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LAST_PAUSE: Duration = Duration::from_secs(2);
@@ -366,7 +369,7 @@ impl Broker {
                 Ok(value) => return Ok(value),
                 Err(reason) => {
                     if pause >= LAST_PAUSE {
-                        tracing::warn!("Still trying to {operation}: {reason}");
+                        tracing::warn!("Still trying to {operation}: {reason}. {FULL_DISK}");
                     }
                     self.pause(pause + jitter(pause / 2)).await?;
                     pause = (pause * 2).min(LAST_PAUSE);

@@ -9,7 +9,8 @@ use chrono::{DateTime, Utc};
 use schemas::streams::BUDGET;
 use serde::{Deserialize, Serialize};
 
-use crate::broker::{Broker, BrokerError, Bucket, jitter};
+use crate::broker::{Broker, BrokerError, Bucket, FULL_DISK, jitter};
+use crate::door::Door;
 use crate::metrics::{Counter, Gauge, Metrics, PortalCounts, Refresh};
 
 /// Who asks: live work goes before backfill.
@@ -94,6 +95,7 @@ pub struct SharedBudget {
     size: BucketSize,
     metrics: BucketMetrics,
     seen: Arc<Mutex<Option<Level>>>,
+    door: Option<Arc<Door>>,
     _refresh: Arc<Refresh>,
 }
 
@@ -138,7 +140,24 @@ impl SharedBudget {
             let level = *newest.lock().unwrap_or_else(PoisonError::into_inner);
             gauge.set(level.map_or(0.0, |level| level.at_time(size, Utc::now())));
         });
-        Ok(SharedBudget { broker: broker.clone(), bucket, size, metrics, seen, _refresh: Arc::new(refresh) })
+        let (broker, _refresh) = (broker.clone(), Arc::new(refresh));
+        Ok(SharedBudget { broker, bucket, size, metrics, seen, door: None, _refresh })
+    }
+
+    /// Has requests wait, too, while Bitrix24 refuses the webhook; what it says then has to be [told](Self::told).
+    pub async fn behind_door(self) -> Result<SharedBudget, BrokerError> {
+        let door = Door::open(&self.broker, &BUDGET, self.size.clock_speed).await?;
+        Ok(SharedBudget { door: Some(Arc::new(door)), ..self })
+    }
+
+    /// Takes in whether Bitrix24 took the webhook for an answer to be had.
+    pub async fn told(&self, is_let_in: bool) {
+        match &self.door {
+            Some(door) if is_let_in => door.let_in().await,
+            // Ends otherwise only as the stage is to stop.
+            Some(door) => drop(door.refused().await),
+            None => {}
+        }
     }
 
     /// Returns the state of the bucket as it was noted last, for people.
@@ -149,6 +168,9 @@ impl SharedBudget {
 
     /// Waits until one request may be made; ends early only when the stage is to stop.
     pub async fn acquire(&self, lane: Lane) -> Result<(), BrokerError> {
+        if let Some(door) = &self.door {
+            door.pass().await?;
+        }
         loop {
             let stored = self.bucket.get(KEY).await?;
             let now = Utc::now();
@@ -178,9 +200,7 @@ impl SharedBudget {
                 // Another process took one at the same time.
                 (Err(BrokerError::Conflict { .. }), _) => jitter(Duration::from_millis(10)),
                 (Err(error), _) => {
-                    tracing::warn!(
-                        "No request to Bitrix24 can be booked: {error}. If the disk of NATS is full, make room"
-                    );
+                    tracing::warn!("No request to Bitrix24 can be booked: {error}. {FULL_DISK}");
                     FAILED_PAUSE
                 }
             };

@@ -55,7 +55,10 @@ impl<V: Serialize + DeserializeOwned> DiskCache<V> {
             Opened::Damaged => fresh(&path, stamp),
         };
         if database.is_none() {
-            tracing::warn!("No local cache at {}: every lookup goes to the stream", path.display());
+            tracing::warn!(
+                "No local cache at {}: every lookup goes to the stream. If its disk is full, make room and restart",
+                path.display()
+            );
         }
         DiskCache { path, database: Mutex::new(database), values: PhantomData }
     }
@@ -101,7 +104,11 @@ impl<V: Serialize + DeserializeOwned> DiskCache<V> {
             Some(Err(error)) => kind(&error),
             None => "it panicked",
         };
-        tracing::warn!("Giving up the local cache at {}: {reason}", self.path.display());
+        tracing::warn!(
+            "Giving up the local cache at {}: {reason}. Nothing is lost, every lookup goes to the stream. If its disk is \
+             full, make room and restart",
+            self.path.display()
+        );
         *slot = None;
         // What is left on disk falls behind from here on, so the next start must not trust it.
         discard(&self.path);

@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::broker::{Broker, BrokerError, Bucket, jitter};
+use crate::broker::{Broker, BrokerError, Bucket, FULL_DISK, jitter};
 
 /// How long a lease lasts without being renewed: short enough for a successor within five seconds, long enough for a
 /// few renewals to fail.
@@ -38,6 +38,9 @@ const LOOK: Duration = Duration::from_millis(250);
 
 /// Pause before another try of what NATS did not do.
 const FAILED_PAUSE: Duration = Duration::from_millis(100);
+
+/// Shortest time between two complaints that no lease can be taken.
+const COMPLAINT_PAUSE: Duration = Duration::from_secs(30);
 
 /// Who is at work.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -207,6 +210,7 @@ impl Lease {
     pub async fn acquire(&mut self) -> Result<Leadership, BrokerError> {
         let mut watch = Watch::default();
         let mut said = None;
+        let mut complained = None;
         loop {
             let Ok(stored) = self.bucket.look(self.key).await else {
                 watch.forget();
@@ -220,7 +224,17 @@ impl Lease {
             let is_free = is_mine
                 || revision.is_none_or(|revision| watch.sees(revision, Instant::now()))
                 || holder.as_ref().is_some_and(|holder| is_dead(&self.folder, self.key, holder));
-            if is_free && let Some(leadership) = self.take(revision).await {
+            let taken = if is_free { self.take(revision).await } else { Ok(None) };
+            if let Err(error) = &taken
+                && complained.is_none_or(|at: Instant| at.elapsed() >= COMPLAINT_PAUSE)
+            {
+                complained = Some(Instant::now());
+                tracing::warn!(
+                    "No replica of the {} can work, as its lease is not stored: {error}. {FULL_DISK}",
+                    self.key
+                );
+            }
+            if let Ok(Some(leadership)) = taken {
                 let before = holder.filter(|_| !is_mine).map(|holder| holder.name());
                 tracing::info!(
                     replica = self.me.name(),
@@ -231,7 +245,7 @@ impl Lease {
                 sweep(&self.folder, self.key);
                 return Ok(leadership);
             }
-            if said != holder {
+            if !is_mine && said != holder {
                 if let Some(holder) = &holder {
                     tracing::info!(holder = holder.name(), "Standing by: another {} is at work", self.key);
                 }
@@ -241,16 +255,21 @@ impl Lease {
         }
     }
 
-    /// Takes it where it still has this revision. After a lost answer the next look finds it to be ours.
-    async fn take(&mut self, revision: Option<u64>) -> Option<Leadership> {
+    /// Takes it where it still has this revision; `None` where somebody else was first. After a lost answer the next look
+    /// finds it to be ours.
+    async fn take(&mut self, revision: Option<u64>) -> Result<Option<Leadership>, BrokerError> {
         self.me.since = Utc::now();
         let value = Bytes::from(serde_json::to_vec(&self.me).unwrap_or_default());
         let asked = Instant::now();
-        let revision = self.bucket.compare_and_put(self.key, value.clone(), revision).await.ok()?;
+        let revision = match self.bucket.compare_and_put(self.key, value.clone(), revision).await {
+            Ok(revision) => revision,
+            Err(BrokerError::Conflict { .. }) => return Ok(None),
+            Err(error) => return Err(error),
+        };
         let term = Arc::new(Term::begun(asked, revision));
         let renewing = tokio::spawn(renew(self.bucket.clone(), self.key, value, Arc::clone(&term)));
         let bucket = self.bucket.clone();
-        Some(Leadership(Arc::new(Held { term, bucket, key: self.key, renewing })))
+        Ok(Some(Leadership(Arc::new(Held { term, bucket, key: self.key, renewing }))))
     }
 }
 

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use schemas::Encoded;
 
-use crate::broker::{Broker, BrokerError, jitter};
+use crate::broker::{Broker, BrokerError, FULL_DISK, jitter};
 use crate::faults;
 use crate::trace::{Span, SpanContext, TRACEPARENT};
 
@@ -146,7 +146,7 @@ impl Broker {
                 }
                 // Full streams, elections and lost connections all pass; nothing goes on before they do.
                 _ if pause >= Duration::from_secs(1) => tracing::warn!(
-                    "Still trying to publish to {}: {error}. If the stream or its disk is full, make room",
+                    "Still trying to publish to {}: {error}. If the stream is full, make room. {FULL_DISK}",
                     stream_word(&message.subject)
                 ),
                 _ => {}

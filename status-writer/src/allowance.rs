@@ -9,8 +9,13 @@ tokio::task_local! {
     static NO_MORE: CancellationToken;
 }
 
-/// Has every request of a client wait for its place in the shared bucket.
+/// Has every request of a client wait for its place in the shared bucket, and at the door while that is shut.
 pub fn share(portal: ClientBuilder, shared: SharedBudget) -> ClientBuilder {
+    let listening = shared.clone();
+    let portal = portal.told(move |is_let_in| {
+        let listening = listening.clone();
+        Box::pin(async move { listening.told(is_let_in).await })
+    });
     portal.budget(move |lane| {
         let shared = shared.clone();
         Box::pin(async move {

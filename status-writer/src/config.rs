@@ -1,7 +1,5 @@
 //! The settings of this stage.
 
-use std::time::Duration;
-
 use bitrix24::Client;
 use runtime::Reader;
 use runtime::budget::BucketSize;
@@ -54,10 +52,7 @@ impl Config {
             });
         let clock_speed = clock_speed?;
         Some(Config {
-            portal: portal?
-                .clock_speed(clock_speed)
-                .timeout(timeout(clock_speed))
-                .operating_limit(operating_limit? as f64),
+            portal: portal?.clock_speed(clock_speed).operating_limit(operating_limit? as f64),
             fields: StatusFields::new(contact?, deal?),
             bucket: BucketSize { capacity: capacity? as f64, leak_per_second: leak?, clock_speed },
         })
@@ -86,12 +81,6 @@ fn read_portal(reader: &Reader<'_>) -> Option<bitrix24::ClientBuilder> {
         Some(file) => builder().renewed_by(move || file.read()),
         None => builder(),
     })
-}
-
-/// A little longer than the portal's own 60 s, by its clock.
-fn timeout(clock_speed: f64) -> Duration {
-    const SECONDS: f64 = 70.0;
-    Duration::from_secs_f64((SECONDS / clock_speed).clamp(10.0, SECONDS))
 }
 
 #[cfg(test)]

@@ -62,9 +62,10 @@ pub async fn run(config: Config, context: Context) -> anyhow::Result<()> {
     let streams = [&RESULTS, &STATUSES, &DEAD_LETTERS];
     broker.wait_for(&streams, &consumers, &[&BUDGET, &ATTEMPTS, &LEASES]).await?;
     health.set_bound(true);
+    let budget = SharedBudget::open(&broker, config.bucket).await?.behind_door().await?;
     let office = Office {
         // One for all the times at work: what it learned of the portal stays true.
-        client: allowance::share(config.portal, SharedBudget::open(&broker, config.bucket).await?).build()?,
+        client: allowance::share(config.portal, budget).build()?,
         fields: config.fields,
         clock_speed: config.bucket.clock_speed,
         metrics: WriterMetrics::register(broker.metrics()),

@@ -120,6 +120,10 @@ pub enum Trouble {
     Silence(Link),
     /// A stretch of network is slow.
     Slow(Link),
+    /// A stretch of network is slow and loses packets.
+    Lossy(Link),
+    /// The connections of a stretch of network are dead, and nobody is told.
+    HalfOpen(Link),
     /// What is written in Bitrix24 is readable only later.
     Late,
     /// Every message of every stream is delivered again.
@@ -138,12 +142,14 @@ impl Trouble {
             | Trouble::Tear(_)
             | Trouble::Otmechalka(..)
             | Trouble::Slow(_)
+            | Trouble::Lossy(_)
             | Trouble::Late
             | Trouble::Redeliver => true,
             Trouble::Freeze(_)
             | Trouble::Broker
             | Trouble::Bitrix24(..)
             | Trouble::Cut(_)
+            | Trouble::HalfOpen(_)
             | Trouble::Silence(_) => false,
         }
     }
@@ -179,13 +185,15 @@ pub enum Kind {
     Cut,
     Silence,
     Slow,
+    Lossy,
+    HalfOpen,
     Late,
     Redeliver,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Kind; 15] = [
+    pub const ALL: [Kind; 17] = [
         Kind::Kill,
         Kind::Doom,
         Kind::Broker,
@@ -201,11 +209,13 @@ impl Kind {
         Kind::Otmechalka,
         Kind::Forget,
         Kind::Redeliver,
+        Kind::Lossy,
+        Kind::HalfOpen,
     ];
 }
 
 /// Places at which stages may be doomed, in the order in which a record passes them.
-pub const PLACES: [(Stage, &str); 16] = [
+pub const PLACES: [(Stage, &str); 18] = [
     (Stage::Producer, "before-publish"),
     (Stage::Producer, "publish-answered"),
     (Stage::Producer, "publish-answered+2"),
@@ -217,10 +227,12 @@ pub const PLACES: [(Stage, &str); 16] = [
     (Stage::Pusher, "message-received"),
     (Stage::Pusher, "before-create"),
     (Stage::Pusher, "create-answered"),
+    (Stage::Pusher, "before-ticket"),
     (Stage::Pusher, "ticket-answered"),
     (Stage::Pusher, "publish-answered"),
     (Stage::Pusher, "before-ack"),
     (Stage::StatusWriter, "batch-answered"),
+    (Stage::StatusWriter, "look-answered"),
     (Stage::StatusWriter, "before-ack"),
 ];
 
@@ -396,6 +408,8 @@ impl Writer {
             Kind::Cut => Trouble::Cut(link),
             Kind::Silence => Trouble::Silence(link),
             Kind::Slow => Trouble::Slow(link),
+            Kind::Lossy => Trouble::Lossy(link),
+            Kind::HalfOpen => Trouble::HalfOpen(link),
             Kind::Late => Trouble::Late,
             Kind::Redeliver => Trouble::Redeliver,
         }

@@ -21,6 +21,9 @@ use crate::school::{PATIENCE, School, Stage};
 /// Delay of a slow stretch of network.
 const SLOW: Duration = Duration::from_millis(150);
 
+/// What a bad stretch of network is like.
+const LOSSY: Weather = Weather::Lossy { delay: SLOW, percent: 5 };
+
 /// Seconds until a write is readable where that is late.
 const LATE: f64 = 3.0;
 
@@ -166,6 +169,8 @@ impl<N: FnMut(&[curves::Sample])> Player<N> {
             Trouble::Cut(link) => school.weather(link, Weather::Cut),
             Trouble::Silence(link) => school.weather(link, Weather::Silent),
             Trouble::Slow(link) => school.weather(link, Weather::Slow(SLOW)),
+            Trouble::Lossy(link) => school.weather(link, LOSSY),
+            Trouble::HalfOpen(link) => school.weather(link, Weather::HalfOpen),
             Trouble::Late => school.bitrix24.set(json!({"list_delay_seconds": LATE})).await,
             Trouble::Redeliver => redeliver(school).await,
         }
@@ -188,9 +193,11 @@ impl<N: FnMut(&[curves::Sample])> Player<N> {
             Trouble::Broker => Ok(school.nats.restart().await?),
             Trouble::Bitrix24(..) => school.bitrix24.heal().await,
             Trouble::Otmechalka(..) => school.otmechalka.heal().await,
-            Trouble::Cut(link) | Trouble::Silence(link) | Trouble::Slow(link) => {
-                school.weather(link, Weather::Clear)
-            }
+            Trouble::Cut(link)
+            | Trouble::Silence(link)
+            | Trouble::Slow(link)
+            | Trouble::Lossy(link)
+            | Trouble::HalfOpen(link) => school.weather(link, Weather::Clear),
             Trouble::Late => school.bitrix24.set(json!({"list_delay_seconds": 0.0})).await,
             Trouble::Kill(_)
             | Trouble::KillTwice(_)

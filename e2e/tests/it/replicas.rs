@@ -14,7 +14,7 @@ const CONTACTS: usize = 8;
 
 /// Replicas of each stage, in the order of the flow.
 const REPLICAS: [(Stage, usize); 4] =
-    [(Stage::Producer, 2), (Stage::Mapper, 2), (Stage::Pusher, 3), (Stage::StatusWriter, 2)];
+    [(Stage::Producer, 2), (Stage::Mapper, 3), (Stage::Pusher, 3), (Stage::StatusWriter, 2)];
 
 struct Crowd {
     school: School,

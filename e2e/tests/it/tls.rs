@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use bitrix24::{Lane, TlsFault as PortalFault};
-use e2e::{Bitrix24, Otmechalka, Program, School, Stage, eventually, program_path};
+use e2e::{Bitrix24, Link, Otmechalka, Program, Proxy, School, Stage, eventually, program_path};
 use otmechalka::TlsFault;
 use rcgen::{CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use secrecy::SecretString;
@@ -211,6 +211,10 @@ impl TlsNats {
         Ok(nats)
     }
 
+    fn address(&self) -> anyhow::Result<std::net::SocketAddr> {
+        Ok(self.url.strip_prefix("tls://").context("tls")?.parse()?)
+    }
+
     /// Returns how many messages it was told.
     async fn told(&self) -> anyhow::Result<u64> {
         // A second installation in one process keeps the first.
@@ -267,11 +271,133 @@ async fn nats_is_known_by_its_certificate_and_an_impostor_is_told_nothing() -> a
         assert_eq!(mapper.stop().await?, 0);
     }
 
-    let mapper = Program::start("mapper", &[], environment(&good, &ours), folder.path())?;
-    eventually("the mapper is connected", PATIENCE, || async {
-        Ok(mapper.log()?.contains("Connected to NATS").then_some(()))
-    })
-    .await
+    // The certificate changes under a mapper that is connected, and is put right.
+    let stranger = tempfile::tempdir_in(folder.path())?;
+    let changed = Authority::make()?.sign(stranger.path(), "127.0.0.1", GOOD_UNTIL)?;
+    let changed = TlsNats::start(folder.path(), &changed).await?;
+    let way = Proxy::to(good.address()?).await?;
+    let mut settings = environment(&good, &ours);
+    settings[0].1 = format!("tls://{}", way.address());
+    let mapper = Program::start("mapper", &[], settings, folder.path())?;
+    let says = async |words: &str, times: usize| {
+        eventually(&format!("{words} {times} times"), PATIENCE, || async {
+            Ok((mapper.log()?.matches(words).count() >= times).then_some(()))
+        })
+        .await
+    };
+    says("Connected to NATS", 1).await?;
+    let right = way.lead_to(changed.address()?);
+    says("another authority than those in NATS_CA_FILE", 1).await?;
+    assert_eq!(changed.told().await?, 0, "nothing is told to a server that changed");
+    way.lead_to(right);
+    says("Connected to NATS", 2).await
+}
+
+/// Returns the address of a simulator's way in by TLS.
+fn address_of(url: &str) -> anyhow::Result<std::net::SocketAddr> {
+    let rest = url.strip_prefix("https://").context("https")?;
+    Ok(rest.split('/').next().unwrap_or_default().parse()?)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crms_certificate_that_changes_in_mid_run_stops_the_work_until_it_is_put_right()
+-> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    let authority = Authority::make()?;
+    let ours = authority.write(folder.path(), "ours.pem")?;
+    let arguments = authority.sign(folder.path(), "127.0.0.1", GOOD_UNTIL)?.arguments();
+    let school = School::builder()
+        .networked()
+        .bitrix24(&words(&arguments))
+        .bitrix24(&["--clock-speed", "60"])
+        .env("PORTAL_CLOCK_SPEED", "60")
+        .otmechalka(&words(&arguments))
+        .env("BITRIX24_CA_FILE", &ours)
+        .env("OTMECHALKA_CA_FILE", &ours)
+        .start()
+        .await?;
+    let pupil = school.bitrix24.create_contact(good_contact()).await?;
+    school.caught_up().await?;
+    let says = async |stage: Stage| {
+        let path = school.log_file(stage);
+        eventually(&format!("word of {stage:?}"), PATIENCE, || async {
+            Ok(std::fs::read_to_string(&path)?.contains("authority unknown here").then_some(()))
+        })
+        .await
+    };
+
+    // The same addresses, and certificates that nobody here knows.
+    let stranger = tempfile::tempdir()?;
+    let arguments = Authority::make()?.sign(stranger.path(), "127.0.0.1", GOOD_UNTIL)?.arguments();
+    let started = Program::start("otmechalka-sim", &words(&arguments), [], stranger.path())?;
+    let other_otmechalka = Otmechalka::started(started).await?;
+    let right_otmechalka = school.lead(Link::Otmechalka, address_of(&other_otmechalka.url)?)?;
+    let edit = serde_json::json!({"PHONE": [{"VALUE": "8 (926) 555-77-88", "VALUE_TYPE": "MOBILE"}]});
+    school.bitrix24.edit("contact", pupil, edit).await?;
+    says(Stage::Pusher).await?;
+    let mut portal = vec!["--dataset", "empty"];
+    portal.extend(words(&arguments));
+    let other_portal =
+        Bitrix24::started(Program::start("bitrix24-sim", &portal, [], stranger.path())?).await?;
+    let right_portal = school.lead(Link::Bitrix24, address_of(&other_portal.webhook_url)?)?;
+    says(Stage::Producer).await?;
+    let second = school.bitrix24.create_contact(good_contact()).await?;
+    assert_eq!(other_portal.requests().await?["requests"], 0);
+    assert_eq!(other_otmechalka.requests().await?["total"], 0);
+    assert_eq!(status_of(&school, "contact", second).await?, "");
+
+    school.lead(Link::Otmechalka, right_otmechalka)?;
+    school.lead(Link::Bitrix24, right_portal)?;
+    school.caught_up().await?;
+    for id in [pupil, second] {
+        assert_eq!(status_of(&school, "contact", id).await?, "Успешно");
+    }
+    school.assert_consistent().await
+}
+
+/// A server that says in its first words that it speaks TLS 1.1 and nothing newer. Returns what it was told.
+async fn old_server(listener: tokio::net::TcpListener) -> anyhow::Result<Vec<u8>> {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let (mut stream, _) = listener.accept().await?;
+    let mut header = [0; 5];
+    stream.read_exact(&mut header).await?;
+    let mut hello = vec![0; usize::from(u16::from_be_bytes([header[3], header[4]]))];
+    stream.read_exact(&mut hello).await?;
+    // A record of a handshake; its server hello: version, random, no session, TLS_RSA_WITH_AES_128_CBC_SHA, no compression.
+    let mut answer = vec![22, 3, 2, 0, 42, 2, 0, 0, 38, 3, 2];
+    answer.extend([7; 32]);
+    answer.extend([0, 0, 0x2f, 0]);
+    stream.write_all(&answer).await?;
+    let mut told = Vec::new();
+    // However the other side ends it.
+    let _ended = stream.read_to_end(&mut told).await;
+    Ok(told)
+}
+
+#[tokio::test]
+async fn a_server_that_speaks_tls_1_1_at_most_is_told_nothing() -> anyhow::Result<()> {
+    const ALERT: u8 = 21;
+    for is_portal in [true, false] {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+        let address = listener.local_addr()?;
+        let server = tokio::spawn(old_server(listener));
+        let pem = Authority::make()?.pem();
+        if is_portal {
+            let webhook = SecretString::from(format!("https://{address}/rest/1/s3cretc0de/"));
+            let asking = bitrix24::Client::builder(webhook).root_certificates(pem).build()?;
+            asking.profile(Lane::Live).await.expect_err("no common version");
+        } else {
+            let asking = otmechalka::Client::builder(format!("https://{address}/").parse()?)
+                .token("school-token".into())
+                .root_certificates_pem(pem.into_bytes())
+                .build()?;
+            asking.get_client("1").await.expect_err("no common version");
+        }
+        let told = server.await??;
+        // Two bytes of an alert behind a header of five, and nothing else.
+        assert!(told.is_empty() || (told[0] == ALERT && told.len() == 7), "{told:?}");
+    }
+    Ok(())
 }
 
 /// Lets a stage check its settings on a machine without any CA certificates.

@@ -1,5 +1,7 @@
 //! A sick otmechalka marks nobody; a sick record blocks nobody.
 
+use std::time::{Duration, Instant};
+
 use nix::sys::signal::Signal;
 use schemas::streams::{COMMANDS, DEAD_LETTERS, RESULTS};
 use schemas::{Answered, Outcome, subjects};
@@ -108,6 +110,35 @@ async fn a_refused_token_stops_the_pushing_and_marks_nobody() {
         assert_success(&bench.settled(contact(id), version(id)).await, Outcome::Created);
     }
     assert!(pusher.stop().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_pushers_together_try_a_refused_token_once_a_minute() {
+    let bench = Bench::start().await;
+    bench.fault(json!({"kind": "unauthorized_401"})).await;
+    // A minute takes a second and a half.
+    let pause = Duration::from_millis(1_500);
+    let pushers: Vec<_> =
+        (0..4).map(|number| bench.pusher_with("40", &bench.state_dir().join(number.to_string()))).collect();
+    for id in 1..=30 {
+        bench.new_client(contact(id)).await;
+    }
+    // Sixteen were under way when it began, and some more may have been begun before all knew.
+    eventually("the refusal and two tries", async || bench.faults_fired().await >= 18).await;
+    let (before, begun) = (bench.faults_fired().await, Instant::now());
+    eventually("four more tries", async || bench.faults_fired().await >= before + 4).await;
+    let took = begun.elapsed();
+    assert!(took > pause * 3 - pause / 10, "four tries of four pushers within {took:?}");
+    assert_eq!((bench.results().await, bench.parked().await), (0, 0));
+    bench.no_faults().await;
+    let healed = Instant::now();
+    for id in 1..=30 {
+        assert_success(&bench.settled(contact(id), version(id)).await, Outcome::Created);
+    }
+    // The one whose try it is tells the others.
+    let took = healed.elapsed();
+    assert!(took < pause * 4, "all went on after {took:?}");
+    drop(pushers);
 }
 
 #[tokio::test(flavor = "multi_thread")]

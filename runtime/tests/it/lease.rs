@@ -1,7 +1,8 @@
 //! One replica at work, on a real nats-server.
 
 use std::path::Path;
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use runtime::budget::{BucketSize, Lane, SharedBudget};
@@ -90,6 +91,53 @@ async fn without_nats_no_request_to_bitrix24_gets_its_turn() {
     assert!(!asking.is_finished(), "it waits, with a bucket that has room for 48 more");
     bench.server.restart().await.unwrap();
     asking.await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_webhook_that_is_refused_is_tried_once_a_minute_by_all_together() {
+    let bench = Bench::bootstrapped().await;
+    // A minute takes a second.
+    let size = BucketSize { capacity: 50.0, leak_per_second: 2.0, clock_speed: 60.0 };
+    let mut budgets = Vec::new();
+    for _ in 0..4 {
+        let budget = SharedBudget::open(&bench.broker, size).await.unwrap().behind_door().await.unwrap();
+        // All are at work before anybody is refused.
+        budget.acquire(Lane::Live).await.unwrap();
+        budgets.push(budget);
+    }
+    let tries: Arc<Mutex<Vec<Instant>>> = Arc::default();
+    let is_mended = Arc::new(AtomicBool::new(false));
+    budgets[0].told(false).await;
+    let refused = Instant::now();
+    let mut tasks = tokio::task::JoinSet::new();
+    for budget in budgets {
+        let (tries, is_mended) = (Arc::clone(&tries), Arc::clone(&is_mended));
+        tasks.spawn(async move {
+            loop {
+                budget.acquire(Lane::Live).await.unwrap();
+                let is_let_in = is_mended.load(Ordering::SeqCst);
+                tries.lock().unwrap().push(Instant::now());
+                budget.told(is_let_in).await;
+                if is_let_in {
+                    break;
+                }
+            }
+        });
+    }
+    eventually("four tries", || async { tries.lock().unwrap().len() >= 4 }).await;
+    is_mended.store(true, Ordering::SeqCst);
+    while let Some(ended) = tasks.join_next().await {
+        ended.unwrap();
+    }
+    let tries = tries.lock().unwrap();
+    let moments: Vec<Instant> = std::iter::once(refused).chain(tries.iter().copied()).take(6).collect();
+    for pair in moments.windows(2) {
+        let between = pair[1] - pair[0];
+        assert!(between > Duration::from_millis(900), "{between:?} between two tries: {moments:?}");
+    }
+    // The one whose try it was let the other three in, who need not wait for a minute of their own.
+    assert_eq!(tries.len(), 8);
+    assert!(tries[7] - tries[4] < Duration::from_millis(700));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,5 +1,7 @@
 //! Every kind of fault of both simulators, each against what is asked of them.
 
+use std::time::Duration;
+
 use e2e::harness::{Tally, judge, people};
 use e2e::{PATIENCE, School, Stage, eventually};
 use schemas::problem::SUCCESS;
@@ -8,8 +10,11 @@ use serde_json::json;
 use super::{new_contact, rename, until_struck, until_success};
 use crate::flow::status_of;
 
-/// All kinds of the simulated Bitrix24 but `no_answer`, `answer_lost` and `drip`, which cost a whole time limit.
-const BITRIX24: [&str; 43] = [
+/// All kinds of the simulated Bitrix24. The first three cost a whole time limit.
+const BITRIX24: [&str; 46] = [
+    "no_answer",
+    "drip",
+    "answer_lost",
     "html_502",
     "html_504",
     "php_fatal_500",
@@ -59,7 +64,7 @@ const BITRIX24: [&str; 43] = [
 const TOGETHER: usize = 4;
 
 /// All kinds of the simulated otmechalka.
-const OTMECHALKA: [&str; 17] = [
+const OTMECHALKA: [&str; 25] = [
     "down_503",
     "internal_500",
     "bad_gateway_502",
@@ -77,6 +82,14 @@ const OTMECHALKA: [&str; 17] = [
     "reset_after_apply",
     "no_answer",
     "slow",
+    "bom",
+    "trailing_bytes",
+    "lone_surrogate",
+    "huge_number",
+    "duplicate_keys",
+    "deep_nesting",
+    "endless_body",
+    "gzip_bomb",
 ];
 
 #[tokio::test(flavor = "multi_thread")]
@@ -195,4 +208,44 @@ async fn a_status_field_deleted_in_mid_run_stops_statuses_and_nothing_else() -> 
     until_success(&school, "contact", pupil).await?;
     school.caught_up().await?;
     school.assert_consistent().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_webhook_is_tried_once_a_minute_by_both_stages_together() -> anyhow::Result<()> {
+    // A minute takes two seconds.
+    let minute = Duration::from_secs(2);
+    let mut school = School::builder()
+        .bitrix24(&["--clock-speed", "30"])
+        .env("PORTAL_CLOCK_SPEED", "30")
+        .env("CONTACT_SYNC_INTERVAL", "300ms")
+        .env("DEAL_SYNC_INTERVAL", "300ms")
+        .open()
+        .await?;
+    for stage in [Stage::Producer, Stage::Mapper, Stage::Pusher] {
+        school.start(stage)?;
+    }
+    // A status that is to be written, so that there are two who want to ask.
+    let pupil = new_contact(&school).await?;
+    super::until_messages(&school, "CRM_RESULT", 1).await?;
+    school.bitrix24.fault(json!({"kind": "unauthorized_401"})).await?;
+    school.start(Stage::StatusWriter)?;
+    for stage in [Stage::Producer, Stage::StatusWriter] {
+        eventually(&format!("word of {stage:?}"), PATIENCE, || async {
+            Ok(std::fs::read_to_string(school.log_file(stage))?.contains("webhook").then_some(()))
+        })
+        .await?;
+    }
+    let tries = async || anyhow::Ok(school.bitrix24.requests().await?["requests"].as_u64().unwrap_or(0));
+    let (before, begun) = (tries().await?, tokio::time::Instant::now());
+    eventually("five more tries", PATIENCE, || async { Ok((tries().await? >= before + 5).then_some(())) })
+        .await?;
+    let took = begun.elapsed();
+    assert!(took > minute * 4 - minute / 4, "five tries of two stages within {took:?}");
+    assert_eq!(status_of(&school, "contact", pupil).await?, "");
+
+    school.bitrix24.heal().await?;
+    until_success(&school, "contact", pupil).await?;
+    new_contact(&school).await?;
+    school.caught_up().await?;
+    judge::judge(&school, &Tally { restarts: 1, ..Tally::default() }).await
 }

@@ -2,7 +2,9 @@
 
 mod broker;
 mod builds;
+mod clocks;
 mod crms;
+mod disks;
 mod kills;
 mod mistakes;
 mod network;

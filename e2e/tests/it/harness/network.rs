@@ -1,9 +1,13 @@
 //! The network between any two.
 
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::Context;
 use e2e::harness::{Tally, judge};
 use e2e::{Link, School, Stage, Weather};
 
-use super::{new_contact, rename};
+use super::{new_contact, rename, until_success};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn any_stretch_of_network_may_fall_silent_and_break() -> anyhow::Result<()> {
@@ -24,6 +28,47 @@ async fn any_stretch_of_network_may_fall_silent_and_break() -> anyhow::Result<()
         rename(&school, pupil, number + 1).await?;
         school.weather(link, Weather::Clear)?;
     }
+    school.caught_up().await?;
+    judge::judge(&school, &Tally::default()).await
+}
+
+/// Half a second there and back, and one packet in twenty lost.
+const BAD: Weather = Weather::Lossy { delay: Duration::from_millis(250), percent: 5 };
+
+/// Files and connections that a process may have open.
+const FEW_FILES: u64 = 128;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bad_network_dead_connections_and_few_files_are_got_over() -> anyhow::Result<()> {
+    let mut school = School::builder()
+        .networked()
+        // A call without an answer is given up after ten seconds.
+        .bitrix24(&["--clock-speed", "60"])
+        .env("PORTAL_CLOCK_SPEED", "60")
+        .env("OTMECHALKA_TIMEOUT", "5s")
+        .start()
+        .await?;
+    for stage in Stage::ALL {
+        let id = school.stage(stage)?.process_id().context("a running stage")?;
+        let limit = format!("--nofile={FEW_FILES}:{FEW_FILES}");
+        let told = Command::new("prlimit").arg(format!("--pid={id}")).arg(limit).output()?;
+        assert!(told.status.success(), "{}", String::from_utf8_lossy(&told.stderr));
+    }
+    let pupil = new_contact(&school).await?;
+    until_success(&school, "contact", pupil).await?;
+    let links: Vec<Link> =
+        Stage::ALL.map(Link::Nats).into_iter().chain([Link::Bitrix24, Link::Otmechalka]).collect();
+    for (number, weather) in [BAD, Weather::HalfOpen].into_iter().enumerate() {
+        let started = tokio::time::Instant::now();
+        for link in &links {
+            school.weather(*link, weather)?;
+        }
+        rename(&school, pupil, number as u32).await?;
+        let other = new_contact(&school).await?;
+        until_success(&school, "contact", other).await?;
+        println!("{weather:?}: {:.0} s", started.elapsed().as_secs_f64());
+    }
+    school.clear_up();
     school.caught_up().await?;
     judge::judge(&school, &Tally::default()).await
 }
