@@ -1,5 +1,6 @@
 //! What Rollcall guarantees, against real processes.
 
+mod cluster;
 mod credentials;
 mod erase;
 mod faults;
