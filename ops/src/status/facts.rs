@@ -11,6 +11,7 @@ use schemas::Outcome;
 use schemas::streams::{COMMANDS, RAW, RESULTS, consumers};
 use serde::Serialize;
 
+use super::leaders::{self, AtWork};
 use crate::results;
 use crate::up::gauge::{self, Snapshot};
 
@@ -27,6 +28,8 @@ pub struct Facts {
     pub bucket: Option<Level>,
     /// Computing time of Bitrix24's methods, as each stage noted it last.
     pub spendings: BTreeMap<&'static str, Spending>,
+    /// Which replica is at work where only one may be.
+    pub at_work: Vec<AtWork>,
 }
 
 /// What the consumers of a stage tell about it.
@@ -77,7 +80,8 @@ pub async fn read(broker: &Broker, now: DateTime<Utc>) -> Result<Facts, String> 
     let bucket = SharedBudget::look(broker).await.map_err(|error| error.to_string())?;
     let spendings = Spending::look(broker).await.map_err(|error| error.to_string())?;
     let (stages, outcomes) = (stages(broker).await?, outcomes(broker, now).await?);
-    Ok(Facts { snapshot, stages, outcomes, bucket, spendings })
+    let at_work = leaders::read(broker).await?;
+    Ok(Facts { snapshot, stages, outcomes, bucket, spendings, at_work })
 }
 
 async fn stages(broker: &Broker) -> Result<Vec<StageFacts>, String> {

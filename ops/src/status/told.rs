@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::facts::{Facts, RecentOutcomes};
 use super::judge::{Condition, rounded};
+use super::leaders::{self, AtWork};
 use crate::answer::{Answer, findings_text};
 use crate::up::gauge;
 
@@ -42,6 +43,8 @@ pub struct Status {
     pub bucket_capacity: Option<f64>,
     /// Computing time of Bitrix24's methods, the most spent first; empty where nothing was used.
     pub operating: Vec<Operating>,
+    /// Which replica is at work where only one may be.
+    pub at_work: Vec<AtWork>,
 }
 
 /// Computing time (`operating`) of a method of Bitrix24.
@@ -119,6 +122,7 @@ impl Status {
             bucket_at: facts.bucket.map(|level| level.at),
             bucket_capacity,
             operating,
+            at_work: facts.at_work,
         }
     }
 }
@@ -151,6 +155,7 @@ pub fn text(answer: &Answer<Status>) -> String {
         let active = last_active.map_or("never".to_owned(), |moment| ago(status.at - moment));
         lines.push(format!("{stage:<15}{waiting:>9}{in_flight:>11}  {:<19}{active}", condition.words()));
     }
+    lines.extend(leaders::lines(&status.at_work, status.at, ago));
     lines.push(String::new());
     lines.extend(outcome_lines(&status.outcomes));
     let newest = status.outcomes.newest_success.map(|moment| ago(status.at - moment));
