@@ -78,7 +78,7 @@ fn describe(what: &str, seconds: &mut [f64], slack: f64) -> Vec<Figure> {
     ]
 }
 
-async fn create(school: &e2e::School, index: usize) -> anyhow::Result<u64> {
+pub async fn create(school: &e2e::School, index: usize) -> anyhow::Result<u64> {
     let contact = json!({
         "NAME": "Елена", "LAST_NAME": "Берёзкина",
         "UF_CRM_57AD7FAF7E6C4": "Берёзкин", "UF_CRM_1608028374": "Артём",

@@ -1,6 +1,8 @@
 #![doc = include_str!("../README.md")]
 
 mod clients;
+mod durability;
+mod failover;
 mod figure;
 mod first_sync;
 mod hour;
@@ -10,6 +12,7 @@ mod machine;
 mod memory;
 mod operating;
 mod portal;
+mod replicas;
 mod slow_updates;
 mod stage_loop;
 
@@ -67,7 +70,7 @@ impl Scale {
 }
 
 /// Every figure, by the run that measures it.
-const RUNS: [(&str, &[&str]); 7] = [
+const RUNS: [(&str, &[&str]); 11] = [
     ("clients", &["P4", "P5", "P6"]),
     ("stage loop", &["P15"]),
     ("first sync", &["P1", "P2", "P3", "P13", "P14"]),
@@ -75,6 +78,10 @@ const RUNS: [(&str, &[&str]); 7] = [
     ("slow updates", &["P8"]),
     ("hour", &["P9", "P10"]),
     ("latency and memory", &["P11", "P12"]),
+    ("stages that die", &["P16"]),
+    ("servers that die", &["P17"]),
+    ("durability", &["P18"]),
+    ("replicas", &["P19"]),
 ];
 
 #[tokio::main]
@@ -142,6 +149,18 @@ async fn measure(names: &[&str], scale: Scale) -> anyhow::Result<Vec<Figure>> {
     if wants("P12") {
         figures.extend(memory::measure(scale).await?);
     }
+    if wants("P16") {
+        figures.extend(failover::of_stages(scale).await?);
+    }
+    if wants("P17") {
+        figures.extend(failover::of_cluster(scale).await?);
+    }
+    if wants("P18") {
+        figures.extend(durability::measure(scale).await?);
+    }
+    if wants("P19") {
+        figures.extend(replicas::measure(scale).await?);
+    }
     Ok(figures)
 }
 
@@ -164,7 +183,7 @@ mod tests {
     #[test]
     fn figures_are_named_in_either_case_and_unknown_ones_refused() {
         assert_eq!(wanted(&["p7".to_owned()]).unwrap(), BTreeSet::from(["P7".to_owned()]));
-        assert_eq!(wanted(&[]).unwrap().len(), 15);
+        assert_eq!(wanted(&[]).unwrap().len(), 19);
         assert!(wanted(&["P99".to_owned()]).is_err());
     }
 

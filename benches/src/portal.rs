@@ -194,7 +194,7 @@ pub fn show_warnings(school: &School) -> anyhow::Result<()> {
 }
 
 /// Waits until every consumer has somebody who asks it for messages.
-async fn ready(school: &School) -> anyhow::Result<()> {
+pub async fn ready(school: &School) -> anyhow::Result<()> {
     e2e::eventually("stages that ask for messages", Duration::from_secs(60), || async {
         for definition in consumers() {
             let consumer: PullConsumer = school

@@ -221,7 +221,7 @@ impl School {
     async fn open(builder: SchoolBuilder) -> anyhow::Result<School> {
         let folder = tempfile::tempdir()?;
         let (nats, others) = if builder.is_cluster {
-            let mut servers = LocalNats::start_cluster(&folder.path().join("nats")).await?;
+            let mut servers = LocalNats::start_cluster(&folder.path().join("nats"), None).await?;
             (servers.remove(0), servers)
         } else {
             let store = builder.store.clone().unwrap_or_else(|| folder.path().join("nats"));
@@ -661,7 +661,7 @@ async fn start_nats(
     let Some(subscribers) = subscribers else { return Ok(LocalNats::start(store).await?) };
     let into = make_credentials(folder, subscribers).await?;
     let seed = std::fs::read_to_string(into.join("ops/seed"))?.trim().to_owned();
-    let access = Access { config: into.join("server/users.conf"), seed: seed.into() };
+    let access = Access { config: into.join("server/users.conf"), seed: Some(seed.into()) };
     Ok(LocalNats::start_guarded(store, access).await?)
 }
 

@@ -1,18 +1,22 @@
 //! The connection to NATS, and what is read from its streams and buckets.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_nats::jetstream::{self, kv, stream::Stream};
-use async_nats::{Auth, AuthError, ClientError, ConnectErrorKind, ConnectOptions, Event};
+use async_nats::{Auth, AuthError, ClientError, ConnectErrorKind, ConnectOptions, Event, ReconnectToServer};
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use schemas::streams::{BucketDefinition, ConsumerDefinition, StreamDefinition};
 use secrecy::{ExposeSecret, SecretString};
+use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::health::Health;
 use crate::metrics::{Metrics, ShellMetrics};
+use crate::reach::{Acks, Silence, patience};
 use crate::settings::{Reader, SecretFile};
 use crate::trace::Tracer;
 
@@ -172,6 +176,12 @@ pub struct Broker {
     metrics: Metrics,
     shell: Arc<ShellMetrics>,
     tracer: Tracer,
+    /// One of several servers, of which another may do better.
+    has_others: bool,
+    silence: Arc<Silence>,
+    acks: Arc<Acks>,
+    /// How often a connection came about.
+    connections: watch::Receiver<u64>,
 }
 
 /// Longest wait for one answer of the server.
@@ -182,7 +192,16 @@ pub(crate) const FULL_DISK: &str = "If the disk of NATS is full, make room and r
 
 /// First pause between tries of a request to the server; doubles up to [`LAST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LAST_PAUSE: Duration = Duration::from_secs(2);
+const LAST_PAUSE: Duration = Duration::from_millis(500);
+
+/// Tries after which it is said that there is still no answer.
+const TRIES_IN_SILENCE: u32 = 5;
+
+/// Pause between looks whether the server is still there; after the third without an answer the next server is tried.
+const PING: Duration = Duration::from_secs(2);
+
+/// Longest wait for a connection: a server that stands still takes it and says nothing.
+const CONNECTING: Duration = Duration::from_secs(2);
 
 impl Broker {
     /// Connects; keeps trying in the background while no server answers.
@@ -193,17 +212,33 @@ impl Broker {
         stopping: CancellationToken,
     ) -> Result<Broker, BrokerError> {
         let said = Arc::new(Mutex::new(None));
+        let silence = Arc::new(Silence::default());
+        let (connected, connections) = watch::channel(0_u64);
+        let broken_off = Arc::clone(&silence);
+        let turn = Arc::new(AtomicUsize::new(rand_index(settings.servers.len())));
         let options = options_with(&settings.credentials)
             .name(format!("rollcall-{name}"))
             .custom_inbox_prefix(format!("_INBOX_{name}"))
             .retry_on_initial_connect()
             .request_timeout(Some(REQUEST_TIMEOUT))
-            .ping_interval(Duration::from_secs(10))
+            .ping_interval(PING)
+            .connection_timeout(CONNECTING)
+            // Nobody is gone to but whom the settings name.
+            .ignore_discovered_servers()
+            // In turn, so that one that is no good is left for another for sure.
+            .reconnect_to_server_callback(move |servers, _| {
+                let next = servers.get(turn.fetch_add(1, Ordering::Relaxed) % servers.len().max(1)).cloned();
+                async move { next.map(|server| ReconnectToServer { addr: server.addr, delay: None }) }
+            })
             // The default doubles up to 4 s, which would be most of a fail-over.
             .reconnect_delay_callback(|attempts| {
                 Duration::from_millis((50 * attempts as u64).min(500)) + jitter(Duration::from_millis(50))
             })
             .event_callback(move |event| {
+                if matches!(event, Event::Connected) {
+                    broken_off.end();
+                    connected.send_modify(|count| *count += 1);
+                }
                 let (health, said) = (health.clone(), said.clone());
                 async move { note(&event, &health, &said) }
             });
@@ -219,7 +254,18 @@ impl Broker {
         jetstream.set_timeout(REQUEST_TIMEOUT);
         let metrics = Metrics::default();
         let shell = Arc::new(ShellMetrics::register(&metrics));
-        Ok(Broker { client, jetstream, stopping, metrics, shell, tracer: Tracer::default() })
+        Ok(Broker {
+            client,
+            jetstream,
+            stopping,
+            metrics,
+            shell,
+            tracer: Tracer::default(),
+            has_others: settings.servers.len() > 1,
+            silence,
+            acks: Arc::default(),
+            connections,
+        })
     }
 
     /// Has what passes here counted in these metrics; without them it is counted for nobody.
@@ -255,6 +301,38 @@ impl Broker {
     /// Returns the JetStream context.
     pub fn jetstream(&self) -> &jetstream::Context {
         &self.jetstream
+    }
+
+    /// Returns what changes whenever a connection came about.
+    pub(crate) fn connections(&self) -> watch::Receiver<u64> {
+        self.connections.clone()
+    }
+
+    /// Returns what was acked lately.
+    pub(crate) fn acks(&self) -> &Acks {
+        &self.acks
+    }
+
+    /// Says once more what was acked of a consumer lately: the one who was told may be gone.
+    pub(crate) async fn repeat_acks(&self, consumer: &str) {
+        for (to, kind) in self.acks.recent(consumer, Instant::now()) {
+            let _repeated = self.client.publish(to, kind).await;
+        }
+    }
+
+    /// Notes that the leader of a stream answered.
+    pub(crate) fn note_answer(&self) {
+        self.silence.end();
+    }
+
+    /// Notes that the leader of a stream did not answer; goes to another server when that has lasted.
+    pub(crate) async fn note_silence(&self) {
+        if self.has_others && self.silence.go_on(Instant::now()) {
+            tracing::warn!(
+                "NATS stores nothing through the server that we are connected to; trying another one"
+            );
+            let _is_closed = self.client.force_reconnect().await;
+        }
     }
 
     /// Returns the token that is cancelled when the stage is to stop.
@@ -354,8 +432,22 @@ impl Broker {
         Ok(Bucket { broker: self.clone(), name, store })
     }
 
-    /// Repeats a request until the server answers it or the stage stops.
+    /// Repeats a request to a leader until it answers or the stage stops.
     pub(crate) async fn until_answered<T, F>(
+        &self,
+        operation: &str,
+        request: impl FnMut() -> F,
+    ) -> Result<T, BrokerError>
+    where
+        F: Future<Output = Result<T, String>>,
+    {
+        let value = self.until_read(operation, request).await?;
+        self.note_answer();
+        Ok(value)
+    }
+
+    /// Repeats a request, which any server that has a copy may answer, until one does or the stage stops.
+    async fn until_read<T, F>(
         &self,
         operation: &str,
         mut request: impl FnMut() -> F,
@@ -363,18 +455,20 @@ impl Broker {
     where
         F: Future<Output = Result<T, String>>,
     {
-        let mut pause = FIRST_PAUSE;
+        let (mut pause, mut tries) = (FIRST_PAUSE, 0);
         loop {
-            match request().await {
-                Ok(value) => return Ok(value),
-                Err(reason) => {
-                    if pause >= LAST_PAUSE {
-                        tracing::warn!("Still trying to {operation}: {reason}. {FULL_DISK}");
-                    }
-                    self.pause(pause + jitter(pause / 2)).await?;
-                    pause = (pause * 2).min(LAST_PAUSE);
-                }
+            let reason = match tokio::time::timeout(patience(tries), request()).await {
+                Ok(Ok(value)) => return Ok(value),
+                Ok(Err(reason)) => reason,
+                Err(_) => "no answer".to_owned(),
+            };
+            tries += 1;
+            if tries.is_multiple_of(TRIES_IN_SILENCE) {
+                tracing::warn!("Still trying to {operation}: {reason}. {FULL_DISK}");
             }
+            self.note_silence().await;
+            self.pause(pause + jitter(pause / 2)).await?;
+            pause = (pause * 2).min(LAST_PAUSE);
         }
     }
 
@@ -412,6 +506,11 @@ fn sign(seed: &SecretString, nonce: &[u8]) -> Result<Auth, AuthError> {
     auth.signature = Some(pair.sign(nonce).map_err(|_| failed())?);
     auth.nkey = Some(pair.public_key());
     Ok(auth)
+}
+
+/// Returns a number below a length, or 0 for none.
+fn rand_index(length: usize) -> usize {
+    uuid::Uuid::new_v4().as_u128() as usize % length.max(1)
 }
 
 /// Returns a length of time below the given one that differs from process to process and call to call.
@@ -467,7 +566,7 @@ impl Bucket {
     /// Returns a value and its revision. Keeps trying while the server is away.
     pub async fn get(&self, key: &str) -> Result<Option<(Bytes, u64)>, BrokerError> {
         self.broker
-            .until_answered(&format!("read from bucket {}", self.name), || async {
+            .until_read(&format!("read from bucket {}", self.name), || async {
                 self.look(key).await.map_err(|error| error.to_string())
             })
             .await
@@ -476,7 +575,7 @@ impl Bucket {
     /// Returns a value and when it was stored. Keeps trying while the server is away.
     pub async fn get_with_time(&self, key: &str) -> Result<Option<(Bytes, DateTime<Utc>)>, BrokerError> {
         self.broker
-            .until_answered(&format!("read from bucket {}", self.name), || async {
+            .until_read(&format!("read from bucket {}", self.name), || async {
                 let entry = self.store.entry(key).await.map_err(|error| error.to_string())?;
                 let put = entry.filter(|entry| entry.operation == kv::Operation::Put);
                 Ok(put.map(|entry| (entry.value, entry.created)))
@@ -503,30 +602,42 @@ impl Bucket {
         revision: Option<u64>,
     ) -> Result<u64, BrokerError> {
         let operation = || format!("write to bucket {}", self.name);
-        match revision {
-            Some(revision) => {
-                self.store.update(key, value, revision).await.map_err(|error| match error.kind() {
-                    kv::UpdateErrorKind::WrongLastRevision => {
-                        BrokerError::Conflict { operation: operation() }
-                    }
+        let written = async {
+            match revision {
+                Some(revision) => {
+                    self.store.update(key, value, revision).await.map_err(|error| match error.kind() {
+                        kv::UpdateErrorKind::WrongLastRevision => {
+                            BrokerError::Conflict { operation: operation() }
+                        }
+                        _ => BrokerError::unavailable(operation(), error),
+                    })
+                }
+                None => self.store.create(key, value).await.map_err(|error| match error.kind() {
+                    kv::CreateErrorKind::AlreadyExists => BrokerError::Conflict { operation: operation() },
                     _ => BrokerError::unavailable(operation(), error),
-                })
+                }),
             }
-            None => self.store.create(key, value).await.map_err(|error| match error.kind() {
-                kv::CreateErrorKind::AlreadyExists => BrokerError::Conflict { operation: operation() },
-                _ => BrokerError::unavailable(operation(), error),
-            }),
+        };
+        let answer = tokio::time::timeout(patience(0), written).await;
+        let answer = answer.unwrap_or_else(|_| Err(BrokerError::unavailable(operation(), "no answer")));
+        match answer {
+            Ok(_) | Err(BrokerError::Conflict { .. }) => self.broker.note_answer(),
+            Err(_) => self.broker.note_silence().await,
         }
+        answer
     }
 
     /// Looks at a value once: for those to whom the time matters at which it was there.
     pub(crate) async fn look(&self, key: &str) -> Result<Option<(Bytes, u64)>, BrokerError> {
-        match self.store.entry(key).await {
+        let looked = tokio::time::timeout(patience(0), self.store.entry(key)).await;
+        let unavailable =
+            |reason: String| BrokerError::unavailable(format!("read from bucket {}", self.name), reason);
+        match looked.map_err(|_| unavailable("no answer".to_owned()))? {
             Ok(Some(entry)) if entry.operation == kv::Operation::Put => {
                 Ok(Some((entry.value, entry.revision)))
             }
             Ok(_) => Ok(None),
-            Err(error) => Err(BrokerError::unavailable(format!("read from bucket {}", self.name), error)),
+            Err(error) => Err(unavailable(error.to_string())),
         }
     }
 
@@ -534,8 +645,12 @@ impl Bucket {
     ///
     /// Tries once: what becomes of a key that could not be removed is the caller's to know.
     pub async fn compare_and_delete(&self, key: &str, revision: u64) -> Result<(), BrokerError> {
-        let deleted = self.store.delete_expect_revision(key, Some(revision)).await;
-        deleted.map_err(|error| BrokerError::unavailable(format!("delete from bucket {}", self.name), error))
+        let operation = || format!("delete from bucket {}", self.name);
+        let deleted = self.store.delete_expect_revision(key, Some(revision));
+        match tokio::time::timeout(patience(0), deleted).await {
+            Ok(deleted) => deleted.map_err(|error| BrokerError::unavailable(operation(), error)),
+            Err(_) => Err(BrokerError::unavailable(operation(), "no answer")),
+        }
     }
 
     /// Removes a key. Keeps trying while the server is away.
@@ -551,7 +666,7 @@ impl Bucket {
     pub async fn keys(&self) -> Result<Vec<String>, BrokerError> {
         use futures::TryStreamExt;
         self.broker
-            .until_answered(&format!("list bucket {}", self.name), || async {
+            .until_read(&format!("list bucket {}", self.name), || async {
                 let keys = self.store.keys().await.map_err(|error| error.to_string())?;
                 keys.try_collect().await.map_err(|error| error.to_string())
             })

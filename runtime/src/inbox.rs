@@ -1,19 +1,21 @@
 //! A consumer as the stages see it: deliveries come in, verdicts go out. Only here is anything acked.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::consumer::PullConsumer;
-use async_nats::jetstream::consumer::pull::Stream as Messages;
+use async_nats::jetstream::consumer::pull::{self, Stream as Messages};
 use async_nats::jetstream::{AckKind, Message};
 use base64::Engine;
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt};
 use schemas::streams::{ACK_WAIT, ATTEMPTS, ConsumerDefinition};
 use schemas::{DeadLetter, Encoded, Envelope, EnvelopeError, EventData, RecordRef};
+use tokio::sync::watch;
 
-use crate::broker::{Broker, BrokerError, Bucket};
+use crate::broker::{Broker, BrokerError, Bucket, jitter};
 use crate::faults;
 use crate::metrics::HeldDelivery;
 use crate::publish::{Outgoing, PublishError};
@@ -26,8 +28,15 @@ const SILENCE: Duration = Duration::from_secs(5);
 /// each of which waits for its ack in vain.
 const REQUEST: Duration = Duration::from_secs(10);
 
-/// Pause between the server's signs of life while it has nothing to deliver.
-const HEARTBEAT: Duration = Duration::from_secs(4);
+/// Pause between the server's signs of life while it has nothing to deliver. Two that are missing mean that whoever had our
+/// request is gone; a cluster has no successor sooner than that.
+const HEARTBEAT: Duration = Duration::from_secs(2);
+
+/// Pause before a request is made anew that nobody took.
+const REOPENING: Duration = Duration::from_millis(200);
+
+/// Longest wait for an answer about a consumer, during which nothing is taken from it.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Deliveries of a message that were begun and never ended, after which it is dead.
 const MAX_UNFINISHED: u64 = 4;
@@ -210,9 +219,14 @@ async fn report_progress(client: async_nats::Client, message: Message, progress:
         every.tick().await;
         let now = progress.origin.elapsed().as_millis() as u64;
         let silent = Duration::from_millis(now.saturating_sub(progress.heard_ms.load(Ordering::Relaxed)));
-        // Too late to speak for it: the server has given it up. Cut off, nobody hears it.
-        let is_connected = client.connection_state() == async_nats::connection::State::Connected;
-        if silent >= ACK_WAIT || !is_connected || message.ack_with(AckKind::Progress).await.is_err() {
+        // Too late to speak for it: the server has given it up.
+        if silent >= ACK_WAIT {
+            continue;
+        }
+        // Answered, or nobody was there to hear it: a server that is cut off from the others still takes messages.
+        let Some(to) = message.reply.clone() else { return };
+        let heard = client.request(to, AckKind::Progress.into());
+        if !matches!(tokio::time::timeout(ACK_WAIT / 6, heard).await, Ok(Ok(_))) {
             continue;
         }
         progress.heard_ms.store(now, Ordering::Relaxed);
@@ -225,9 +239,14 @@ pub struct Inbox {
     stage: &'static str,
     definition: ConsumerDefinition,
     batch: usize,
+    consumer: Option<PullConsumer>,
     messages: Option<Messages>,
+    /// What was here already when its request was given up.
+    ready: VecDeque<Message>,
     attempts: Bucket,
     last_delivery: Instant,
+    last_look: Instant,
+    connections: watch::Receiver<u64>,
 }
 
 impl Inbox {
@@ -244,9 +263,13 @@ impl Inbox {
             stage,
             definition,
             batch,
+            consumer: None,
             messages: None,
+            ready: VecDeque::new(),
             attempts,
             last_delivery: Instant::now(),
+            last_look: Instant::now(),
+            connections: broker.connections(),
         })
     }
 
@@ -257,6 +280,9 @@ impl Inbox {
             if stopping.is_cancelled() {
                 return None;
             }
+            if let Some(delivery) = self.try_ready() {
+                return Some(delivery);
+            }
             let Some(messages) = self.messages.as_mut() else {
                 self.messages = Some(self.open().await.ok()?);
                 continue;
@@ -264,21 +290,27 @@ impl Inbox {
             let waited = tokio::select! {
                 () = stopping.cancelled() => return None,
                 waited = tokio::time::timeout(SILENCE, messages.next()) => waited,
+                // What was asked for, and what was acked last, may have been lost with the connection.
+                Ok(()) = self.connections.changed() => {
+                    self.give_up_request();
+                    continue;
+                }
             };
             match waited {
                 Ok(Some(Ok(message))) => {
-                    self.last_delivery = Instant::now();
-                    if let Some(delivery) = Delivery::new(message, self) {
+                    if let Some(delivery) = self.delivered(message) {
                         return Some(delivery);
                     }
                 }
-                // Missing heartbeats and the like: the stream of messages goes on by itself.
                 Ok(Some(Err(error))) => {
-                    tracing::debug!(
-                        consumer = self.definition.name,
-                        "Consumer {}: {error}",
-                        self.definition.name
-                    );
+                    let name = &self.definition.name;
+                    tracing::debug!(consumer = name, "Consumer {name}: {error}");
+                    self.broker.note_silence().await;
+                    self.give_up_request();
+                    if self.last_look.elapsed() >= SILENCE {
+                        self.check_for_stall().await;
+                    }
+                    self.broker.pause(REOPENING + jitter(REOPENING / 2)).await.ok()?;
                 }
                 Ok(None) => self.messages = None,
                 Err(_) => self.check_for_stall().await,
@@ -289,10 +321,12 @@ impl Inbox {
     /// Returns a delivery that is already here, without waiting.
     pub fn try_next(&mut self) -> Option<Delivery> {
         loop {
+            if let Some(delivery) = self.try_ready() {
+                return Some(delivery);
+            }
             match self.messages.as_mut()?.next().now_or_never()?? {
                 Ok(message) => {
-                    self.last_delivery = Instant::now();
-                    if let Some(delivery) = Delivery::new(message, self) {
+                    if let Some(delivery) = self.delivered(message) {
                         return Some(delivery);
                     }
                 }
@@ -301,44 +335,75 @@ impl Inbox {
         }
     }
 
-    async fn open(&self) -> Result<Messages, BrokerError> {
+    fn try_ready(&mut self) -> Option<Delivery> {
+        while let Some(message) = self.ready.pop_front() {
+            if let Some(delivery) = self.delivered(message) {
+                return Some(delivery);
+            }
+        }
+        None
+    }
+
+    fn delivered(&mut self, message: Message) -> Option<Delivery> {
+        self.last_delivery = Instant::now();
+        self.broker.note_answer();
+        Delivery::new(message, self)
+    }
+
+    /// Ends the standing request, keeping what it brought; another one is made next.
+    fn give_up_request(&mut self) {
+        let Some(mut messages) = self.messages.take() else { return };
+        while let Some(Some(Ok(message))) = messages.next().now_or_never() {
+            self.ready.push_back(message);
+        }
+    }
+
+    async fn open(&mut self) -> Result<Messages, BrokerError> {
         let ConsumerDefinition { stream, name, .. } = &self.definition;
-        self.broker
-            .until_answered(&format!("bind to consumer {name} of stream {stream}"), || async {
-                let consumer: PullConsumer = self
-                    .broker
+        if self.consumer.is_none() {
+            let binding = format!("bind to consumer {name} of stream {stream}");
+            let bound = self.broker.until_answered(&binding, || async {
+                self.broker
                     .jetstream()
                     .get_consumer_from_stream(name, *stream)
                     .await
-                    .map_err(|e| e.to_string())?;
-                consumer
-                    .stream()
-                    .max_messages_per_batch(self.batch)
-                    .expires(REQUEST)
-                    .heartbeat(HEARTBEAT)
-                    .messages()
-                    .await
                     .map_err(|e| e.to_string())
-            })
-            .await
+            });
+            self.consumer = Some(bound.await?);
+        }
+        let Some(consumer) = &self.consumer else { return Err(BrokerError::Stopping) };
+        // Whoever takes the request takes these first.
+        self.broker.repeat_acks(name).await;
+        loop {
+            let request =
+                consumer.stream().max_messages_per_batch(self.batch).expires(REQUEST).heartbeat(HEARTBEAT);
+            match request.messages().await {
+                Ok(messages) => return Ok(messages),
+                Err(error) => tracing::debug!("Consumer {name}: {error}"),
+            }
+            self.broker.pause(REOPENING).await?;
+        }
     }
 
     /// Opens the consumer again where it has messages, may deliver them and does not.
     async fn check_for_stall(&mut self) {
         let ConsumerDefinition { stream, name, max_ack_pending, .. } = &self.definition;
-        let consumer = self
-            .broker
-            .jetstream()
-            .get_consumer_from_stream::<async_nats::jetstream::consumer::pull::Config, _, _>(name, *stream)
-            .await;
-        let Ok(mut consumer) = consumer else {
-            tracing::error!(
-                "Consumer {name} of stream {stream} does not answer; `rollcall bootstrap` makes it again if it is gone"
-            );
-            self.messages = None;
-            return;
+        self.last_look = Instant::now();
+        let consumer = self.broker.jetstream().get_consumer_from_stream::<pull::Config, _, _>(name, *stream);
+        let consumer = match tokio::time::timeout(LOOK, consumer).await {
+            Ok(Ok(consumer)) => consumer,
+            failed => {
+                let why = failed.err().map_or("it may be gone", |_| "its leader may be gone");
+                tracing::error!(
+                    "Consumer {name} of stream {stream} does not answer, {why}; `rollcall bootstrap` makes it again \
+                     if it is gone, and a cluster finds another leader by itself"
+                );
+                self.consumer = None;
+                self.give_up_request();
+                return;
+            }
         };
-        let Ok(info) = consumer.info().await else { return };
+        let info = consumer.cached_info();
         self.broker.shell_metrics().note_pending(name, info.num_pending);
         let may_deliver = (info.num_ack_pending as i64) < *max_ack_pending && !info.paused;
         if info.num_pending > 0 && may_deliver && self.last_delivery.elapsed() >= SILENCE {
@@ -346,7 +411,7 @@ impl Inbox {
                 "Consumer {name} of stream {stream} has {} messages and delivers none; opening it again",
                 info.num_pending
             );
-            self.messages = None;
+            self.give_up_request();
         }
     }
 
@@ -476,6 +541,8 @@ impl Inbox {
         delivery.not_to_blame().await?;
         faults::crash_point_of("before-ack", delivery.record());
         acknowledge(&delivery.message, kind).await?;
+        let (consumer, now) = (&self.definition.name, tokio::time::Instant::now());
+        self.broker.acks().note(consumer, delivery.message.reply.as_ref(), kind, now);
         self.note_settled(&mut delivery, outcome);
         Ok(())
     }

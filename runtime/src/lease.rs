@@ -206,6 +206,15 @@ impl Lease {
         Ok(stored.and_then(|(value, _)| serde_json::from_slice(&value).ok()))
     }
 
+    /// Returns who is at work in a stage, or was when it ended, and when that was last said, by the clock of NATS.
+    pub async fn look_with_time(
+        broker: &Broker,
+        stage: &str,
+    ) -> Result<Option<(Holder, DateTime<Utc>)>, BrokerError> {
+        let stored = broker.bucket(&LEASES).await?.get_with_time(stage).await?;
+        Ok(stored.and_then(|(value, stored)| Some((serde_json::from_slice(&value).ok()?, stored))))
+    }
+
     /// Waits until this replica holds it; ends early only when the stage is to stop.
     pub async fn acquire(&mut self) -> Result<Leadership, BrokerError> {
         let mut watch = Watch::default();

@@ -14,6 +14,7 @@ pub mod local_nats;
 pub mod logs;
 pub mod metrics;
 pub mod publish;
+mod reach;
 pub mod settings;
 pub mod stage;
 mod tls;

@@ -60,8 +60,8 @@ struct Member {
 pub struct Access {
     /// Its configuration file, which names the users.
     pub config: PathBuf,
-    /// The nkey seed of a user who may ask about the account.
-    pub seed: SecretString,
+    /// The nkey seed of a user who may ask about the account; `None` where the file lets everybody in.
+    pub seed: Option<SecretString>,
 }
 
 /// Is told the process id of each server as soon as there is one, long before it is ready.
@@ -80,7 +80,7 @@ impl LocalNats {
         LocalNats::begin(folder, port, None, Box::new(|_| {})).await
     }
 
-    /// Starts a server that lets in only the users of a configuration file.
+    /// Starts a server with a configuration file; it lets in whom that names.
     pub async fn start_guarded(folder: &Path, access: Access) -> Result<LocalNats, LocalNatsError> {
         LocalNats::begin(folder, free_port()?, Some(access), Box::new(|_| {})).await
     }
@@ -116,15 +116,25 @@ impl LocalNats {
         Ok(LocalNats { child, folder: folder.to_owned(), port, access, note_started, member })
     }
 
-    /// Starts a cluster of three servers, each with a folder of its own under `folder`.
-    pub async fn start_cluster(folder: &Path) -> Result<Vec<LocalNats>, LocalNatsError> {
+    /// Starts a cluster of three servers, each with a folder of its own under `folder`, and all with the same configuration
+    /// file where one is wanted.
+    pub async fn start_cluster(
+        folder: &Path,
+        access: Option<&Access>,
+    ) -> Result<Vec<LocalNats>, LocalNatsError> {
         let ports = [free_port()?, free_port()?, free_port()?];
         let routes = ports.map(|port| format!("nats://127.0.0.1:{port}")).join(",");
         let mut servers = Vec::new();
         for (name, port) in ["n1", "n2", "n3"].into_iter().zip(ports) {
             let member = Member { name: name.to_owned(), port, routes: routes.clone() };
             let folder = folder.join(name);
-            servers.push(LocalNats::spawned(&folder, free_port()?, None, Some(member), Box::new(|_| {}))?);
+            servers.push(LocalNats::spawned(
+                &folder,
+                free_port()?,
+                access.cloned(),
+                Some(member),
+                Box::new(|_| {}),
+            )?);
         }
         // None is ready before most of them are there.
         for server in &mut servers {
@@ -175,10 +185,8 @@ impl LocalNats {
     async fn wait_until_ready(&mut self) -> Result<(), LocalNatsError> {
         let connected = async {
             loop {
-                let options = match &self.access {
-                    Some(access) => {
-                        async_nats::ConnectOptions::with_nkey(access.seed.expose_secret().to_owned())
-                    }
+                let options = match self.access.as_ref().and_then(|access| access.seed.as_ref()) {
+                    Some(seed) => async_nats::ConnectOptions::with_nkey(seed.expose_secret().to_owned()),
                     None => async_nats::ConnectOptions::new(),
                 };
                 let options = options.connection_timeout(Duration::from_secs(1));

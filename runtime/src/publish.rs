@@ -10,7 +10,15 @@ use schemas::Encoded;
 
 use crate::broker::{Broker, BrokerError, FULL_DISK, jitter};
 use crate::faults;
+use crate::reach::patience;
 use crate::trace::{Span, SpanContext, TRACEPARENT};
+
+/// First pause between tries; doubles up to [`LAST_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LAST_PAUSE: Duration = Duration::from_millis(800);
+
+/// Tries after which it is said that there is still no answer.
+const TRIES_IN_SILENCE: u32 = 5;
 
 /// Most publishes of one call that wait for their acks at the same time.
 const IN_FLIGHT: usize = 64;
@@ -120,40 +128,59 @@ impl Broker {
     ) -> Result<Published, PublishError> {
         let headers = message.headers(trace);
         let payload = Bytes::from(message.encoded.payload.clone());
-        let mut pause = Duration::from_millis(50);
+        let (mut pause, mut tries) = (FIRST_PAUSE, 0);
         loop {
-            let sent = self
-                .jetstream()
-                .publish_with_headers(message.subject.clone(), headers.clone(), payload.clone())
-                .await;
-            let answer = match sent {
-                Ok(ack) => ack.await,
-                Err(error) => Err(error),
-            };
-            let error = match answer {
-                Ok(ack) => {
+            let answer = tokio::time::timeout(patience(tries), async {
+                let sent = self.jetstream().publish_with_headers(
+                    message.subject.clone(),
+                    headers.clone(),
+                    payload.clone(),
+                );
+                sent.await?.await
+            })
+            .await;
+            let reason = match answer {
+                Ok(Ok(ack)) => {
                     // The stream has it, and nobody here knows.
                     faults::crash_point("publish-answered");
+                    self.note_answer();
                     self.shell_metrics().note_published(&message.subject, ack.duplicate);
                     return Ok(Published { sequence: ack.sequence, duplicate: ack.duplicate });
                 }
-                Err(error) => error,
-            };
-            match error.kind() {
-                PublishErrorKind::WrongLastSequence => return Err(PublishError::NotLast),
-                PublishErrorKind::MaxPayloadExceeded => {
-                    return Err(PublishError::TooBig { bytes: payload.len() });
+                Ok(Err(error)) => match error.kind() {
+                    PublishErrorKind::WrongLastSequence => {
+                        self.note_answer();
+                        return Err(PublishError::NotLast);
+                    }
+                    PublishErrorKind::MaxPayloadExceeded => {
+                        return Err(PublishError::TooBig { bytes: payload.len() });
+                    }
+                    PublishErrorKind::Other => {
+                        self.note_answer();
+                        error.to_string()
+                    }
+                    // No leader took it, which is what an election looks like.
+                    _ => {
+                        self.note_silence().await;
+                        error.to_string()
+                    }
+                },
+                Err(_) => {
+                    self.note_silence().await;
+                    "no answer".to_owned()
                 }
-                // Full streams, elections and lost connections all pass; nothing goes on before they do.
-                _ if pause >= Duration::from_secs(1) => tracing::warn!(
-                    "Still trying to publish to {}: {error}. If the stream is full, make room. {FULL_DISK}",
+            };
+            tries += 1;
+            // Full streams, elections and lost connections all pass; nothing goes on before they do.
+            if tries >= TRIES_IN_SILENCE {
+                tracing::warn!(
+                    "Still trying to publish to {}: {reason}. If the stream is full, make room. {FULL_DISK}",
                     stream_word(&message.subject)
-                ),
-                _ => {}
+                );
             }
             self.shell_metrics().note_publish_retry();
             self.pause(pause + jitter(pause / 2)).await?;
-            pause = (pause * 2).min(Duration::from_secs(2));
+            pause = (pause * 2).min(LAST_PAUSE);
         }
     }
 

@@ -1,5 +1,6 @@
 //! What Rollcall guarantees, against real processes.
 
+mod cluster;
 mod credentials;
 mod doctor;
 mod erase;

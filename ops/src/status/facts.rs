@@ -13,6 +13,7 @@ use schemas::{Entity, Outcome};
 use serde::Serialize;
 
 use super::judge::FROZEN;
+use super::leaders::{self, AtWork};
 use crate::results;
 use crate::stored;
 use crate::up::gauge::{self, Snapshot};
@@ -34,6 +35,8 @@ pub struct Facts {
     pub bucket: Option<Level>,
     /// Computing time of Bitrix24's methods, as each stage noted it last.
     pub spendings: BTreeMap<&'static str, Spending>,
+    /// Which replica is at work where only one may be.
+    pub at_work: Vec<AtWork>,
 }
 
 /// What the consumers of a stage tell about it.
@@ -138,7 +141,8 @@ pub async fn read(broker: &Broker, now: DateTime<Utc>) -> Result<Facts, String> 
     let spendings = Spending::look(broker).await.map_err(|error| error.to_string())?;
     let stages = stages(broker, now).await?;
     let (outcomes, outcomes_of) = outcomes(broker, now).await?;
-    Ok(Facts { snapshot, stages, outcomes, outcomes_of, letters_of, bucket, spendings })
+    let at_work = leaders::read(broker).await?;
+    Ok(Facts { snapshot, stages, outcomes, outcomes_of, letters_of, bucket, spendings, at_work })
 }
 
 async fn stages(broker: &Broker, now: DateTime<Utc>) -> Result<Vec<StageFacts>, String> {

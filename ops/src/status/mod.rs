@@ -2,6 +2,7 @@
 
 pub mod facts;
 mod judge;
+mod leaders;
 mod told;
 
 use std::io::IsTerminal as _;

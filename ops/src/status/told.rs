@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use super::facts::{ConsumerFacts, Facts, RecentOutcomes, StageFacts};
 use super::judge::{Condition, rounded};
+use super::leaders::{self, AtWork};
 use crate::answer::{Answer, findings_text};
 use crate::up::gauge;
 
@@ -43,6 +44,8 @@ pub struct Status {
     pub bucket_capacity: Option<f64>,
     /// Computing time of Bitrix24's methods, the most spent first; empty where nothing was used.
     pub operating: Vec<Operating>,
+    /// Which replica is at work where only one may be.
+    pub at_work: Vec<AtWork>,
 }
 
 /// Computing time (`operating`) of a method of Bitrix24.
@@ -149,6 +152,7 @@ impl Status {
             bucket_at: facts.bucket.map(|level| level.at),
             bucket_capacity,
             operating,
+            at_work: facts.at_work,
         }
     }
 }
@@ -201,6 +205,7 @@ pub fn text(answer: &Answer<Status>) -> String {
             format!("  {consumer:<13}{waiting:>9}{in_flight:>11}  {words:<19}{oldest}")
         }));
     }
+    lines.extend(leaders::lines(&status.at_work, status.at, ago));
     lines.push(String::new());
     lines.extend(outcome_lines(status));
     lines.push(format!("newest success: {}", newest(&status.outcomes, status.at)));

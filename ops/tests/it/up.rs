@@ -31,6 +31,10 @@ impl Home {
         let stages: Vec<_> =
             status["result"]["stages"].as_array().unwrap().iter().map(|s| &s["stage"]).collect();
         assert_eq!(stages, ["mapper", "pusher", "status-writer"]);
+        let at_work: Vec<_> =
+            status["result"]["at_work"].as_array().unwrap().iter().map(|at_work| &at_work["stage"]).collect();
+        assert_eq!(at_work, ["producer", "status-writer"]);
+        assert!(text.out.contains("at work as producer: ") && !text.out.contains("nobody"), "{}", text.out);
         let outcomes = status["result"]["outcomes"]["last_hour"].as_object().unwrap();
         assert!(outcomes["created"].as_u64().unwrap() > 10, "{status}");
         assert!(outcomes["refused"].as_u64().unwrap() > 0, "{status}");
