@@ -64,7 +64,7 @@ async fn a_consumer_that_delivers_nothing_is_opened_again_and_so_is_one_that_was
     let config = folder.path().join("users.conf");
     let key = nkeys::KeyPair::new_user();
     lose_requests(&config, &key.public_key(), true);
-    let access = Access { config: config.clone(), seed: key.seed().unwrap().into() };
+    let access = Access { config: config.clone(), seed: Some(key.seed().unwrap().into()) };
     let server = LocalNats::start_guarded(&folder.path().join("nats"), access).await.unwrap();
     let bench = Bench::of(server, folder).await;
     bootstrap::apply(&bench.broker, 1, Mode::Make).await.unwrap();
