@@ -175,8 +175,8 @@ impl BucketDefinition {
 pub const CHECKPOINTS: BucketDefinition =
     BucketDefinition::kept("checkpoint", "How far each entity was read from Bitrix24");
 
-/// The request budget that all processes share towards Bitrix24, under `refused` that it refuses the webhook, and under `operating.<stage>` the computing time that
-/// each stage's calls have used.
+/// The request budget that all processes share towards Bitrix24; under `refused` that it refuses the webhook, and under
+/// `operating.<stage>` the computing time that each stage's calls have used.
 pub const BUDGET: BucketDefinition =
     BucketDefinition::kept("budget", "Bitrix24's request bucket as all processes see it");
 
@@ -192,8 +192,8 @@ pub const ATTEMPTS: BucketDefinition =
 pub const LEASES: BucketDefinition =
     BucketDefinition::kept("lease", "Which replica is at work where only one may be");
 
-/// Who may create a record in otmechalka, keyed by record, and under `refused` that it refuses the token. A claim that is left behind by a process that died, and whose
-/// command never comes again, is forgotten in the end.
+/// Who may create a record in otmechalka, keyed by record; and under `refused` that it refuses the token. A claim that is
+/// left behind by a process that died, and whose command never comes again, is forgotten in the end.
 pub const CLAIMS: BucketDefinition = BucketDefinition {
     name: "claim",
     description: "Creates in otmechalka that are under way",

@@ -363,7 +363,7 @@ async fn old_server(listener: tokio::net::TcpListener) -> anyhow::Result<Vec<u8>
     stream.read_exact(&mut header).await?;
     let mut hello = vec![0; usize::from(u16::from_be_bytes([header[3], header[4]]))];
     stream.read_exact(&mut hello).await?;
-    // A record of a handshake; its server hello: version, random, no session, TLS_RSA_WITH_AES_128_CBC_SHA, no compression.
+    // A record of a handshake; its server hello: version, random, no session, an old cipher, no compression.
     let mut answer = vec![22, 3, 2, 0, 42, 2, 0, 0, 38, 3, 2];
     answer.extend([7; 32]);
     answer.extend([0, 0, 0x2f, 0]);
