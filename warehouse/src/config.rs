@@ -19,8 +19,7 @@ pub struct Config {
     pub database: Database,
     /// `NATS_JETSTREAM_PREFIX`: `rollcall` with an nkey, `$JS.API` without.
     pub jetstream_prefix: String,
-    /// `BITRIX24_WEBHOOK_URL` and `BITRIX24_CA_FILE`: where the labels of fields and the names of stages are asked for, if
-    /// anywhere.
+    /// `BITRIX24_WEBHOOK_URL` and `BITRIX24_CA_FILE`: where labels of fields and names of stages are asked for, if anywhere.
     pub portal: Option<Client>,
     /// `WAREHOUSE_LABELS_INTERVAL`: how often they are asked for (6h).
     pub labels_interval: Duration,

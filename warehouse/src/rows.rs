@@ -17,8 +17,18 @@ pub trait Versioned {
     const KEY: &'static [&'static str];
     /// Columns that order its versions, the most significant first.
     const VERSION: &'static [&'static str];
-    /// The other columns.
+    /// The other columns, with blanks between them.
     const COLUMNS: &'static [&'static str];
+
+    /// Lists the other columns one by one.
+    fn others() -> impl Iterator<Item = &'static str> {
+        Self::COLUMNS.iter().flat_map(|columns| columns.split(' '))
+    }
+
+    /// Lists every column.
+    fn columns() -> Vec<&'static str> {
+        Self::KEY.iter().chain(Self::VERSION).copied().chain(Self::others()).collect()
+    }
 }
 
 /// What every record has, whatever kind it is.
@@ -38,6 +48,10 @@ pub struct Origin {
     custom: Box<RawValue>,
     raw: Box<RawValue>,
 }
+
+/// The columns of [`Origin`] but for key and version.
+const ORIGIN: &str = "observed date_create date_modify assigned_by_id created_by_id modify_by_id status_shown \
+     fingerprint trimmed custom raw";
 
 /// A row of `contacts`.
 #[derive(Debug, Clone, Serialize)]
@@ -65,31 +79,9 @@ impl Versioned for Contact {
     const KEY: &'static [&'static str] = &["id"];
     const VERSION: &'static [&'static str] = &["raw_sequence"];
     const COLUMNS: &'static [&'static str] = &[
-        "observed",
-        "date_create",
-        "date_modify",
-        "assigned_by_id",
-        "created_by_id",
-        "modify_by_id",
-        "status_shown",
-        "fingerprint",
-        "trimmed",
-        "custom",
-        "raw",
-        "last_name",
-        "name",
-        "second_name",
-        "birthdate",
-        "phones",
-        "emails",
-        "type_id",
-        "source_id",
-        "source_description",
-        "post",
-        "comments",
-        "company_id",
-        "lead_id",
-        "opened",
+        ORIGIN,
+        "last_name name second_name birthdate phones emails type_id source_id source_description post \
+         comments company_id lead_id opened",
     ];
 }
 
@@ -128,40 +120,10 @@ impl Versioned for Deal {
     const KEY: &'static [&'static str] = &["id"];
     const VERSION: &'static [&'static str] = &["raw_sequence"];
     const COLUMNS: &'static [&'static str] = &[
-        "observed",
-        "date_create",
-        "date_modify",
-        "assigned_by_id",
-        "created_by_id",
-        "modify_by_id",
-        "status_shown",
-        "fingerprint",
-        "trimmed",
-        "custom",
-        "raw",
-        "title",
-        "type_id",
-        "category_id",
-        "stage_id",
-        "stage_semantic_id",
-        "contact_id",
-        "company_id",
-        "lead_id",
-        "opportunity",
-        "currency_id",
-        "tax_value",
-        "probability",
-        "begindate",
-        "closedate",
-        "moved_time",
-        "moved_by_id",
-        "source_id",
-        "source_description",
-        "comments",
-        "additional_info",
-        "opened",
-        "closed",
-        "is_return_customer",
+        ORIGIN,
+        "title type_id category_id stage_id stage_semantic_id contact_id company_id lead_id opportunity \
+         currency_id tax_value probability begindate closedate moved_time moved_by_id source_id \
+         source_description comments additional_info opened closed is_return_customer",
     ];
 }
 
@@ -189,27 +151,10 @@ pub struct ProductRow {
     raw: Value,
 }
 
-/// Columns of `product_rows`.
-pub const PRODUCT_ROW_COLUMNS: &[&str] = &[
-    "deal_id",
-    "place",
-    "id",
-    "product_id",
-    "product_name",
-    "price",
-    "price_exclusive",
-    "price_netto",
-    "price_brutto",
-    "quantity",
-    "discount_type_id",
-    "discount_rate",
-    "discount_sum",
-    "tax_rate",
-    "tax_included",
-    "measure_name",
-    "sort",
-    "raw",
-];
+/// Columns of `product_rows`, as SQL lists them.
+pub const PRODUCT_ROW_COLUMNS: &str = "deal_id, place, id, product_id, product_name, price, price_exclusive, \
+    price_netto, price_brutto, quantity, discount_type_id, discount_rate, discount_sum, tax_rate, \
+    tax_included, measure_name, sort, raw";
 
 /// A row of `users`: who sells, as the newest deal of theirs shows them.
 #[derive(Debug, Clone, Serialize)]
@@ -227,7 +172,7 @@ impl Versioned for User {
     const TABLE: &'static str = "users";
     const KEY: &'static [&'static str] = &["id"];
     const VERSION: &'static [&'static str] = &["raw_sequence"];
-    const COLUMNS: &'static [&'static str] = &["name", "last_name", "second_name", "active", "raw"];
+    const COLUMNS: &'static [&'static str] = &["name last_name second_name active raw"];
 }
 
 /// A stage that a deal stands in. The portal's own list says more; without it this is all there is.
@@ -266,7 +211,7 @@ impl Versioned for Outcome {
     const TABLE: &'static str = "outcomes";
     const KEY: &'static [&'static str] = &["entity", "id"];
     const VERSION: &'static [&'static str] = &["raw_sequence", "redrive"];
-    const COLUMNS: &'static [&'static str] = &["modified", "outcome", "status", "problems", "target_id"];
+    const COLUMNS: &'static [&'static str] = &["modified outcome status problems target_id"];
 }
 
 /// A row of `statuses`: what the status field of a record holds.
@@ -292,7 +237,7 @@ impl Versioned for Status {
     const TABLE: &'static str = "statuses";
     const KEY: &'static [&'static str] = &["entity", "id"];
     const VERSION: &'static [&'static str] = &["raw_sequence", "redrive"];
-    const COLUMNS: &'static [&'static str] = &["status", "how", "settled"];
+    const COLUMNS: &'static [&'static str] = &["status how settled"];
 }
 
 /// A record in the rows that it makes.
@@ -491,7 +436,7 @@ mod tests {
     use super::*;
 
     fn columns_of<T: Versioned>() -> BTreeSet<String> {
-        [T::KEY, T::VERSION, T::COLUMNS].concat().into_iter().map(str::to_owned).collect()
+        T::columns().into_iter().map(str::to_owned).collect()
     }
 
     fn keys_of(row: &impl Serialize) -> BTreeSet<String> {
@@ -529,7 +474,7 @@ mod tests {
         let Record::Deal(rows) = record(Entity::Deal) else { panic!("no deal") };
         check(&rows.deal);
         check(rows.seller.as_ref().unwrap());
-        let columns: BTreeSet<String> = PRODUCT_ROW_COLUMNS.iter().map(|name| (*name).to_owned()).collect();
+        let columns: BTreeSet<String> = PRODUCT_ROW_COLUMNS.split(", ").map(str::to_owned).collect();
         assert_eq!(columns, keys_of(&rows.product_rows[0]));
         assert_eq!(columns, columns_in_layout("product_rows"));
         assert_eq!(columns_of::<Outcome>(), columns_in_layout("outcomes"));

@@ -107,10 +107,9 @@ async fn upsert<'r, T: Versioned + Serialize + 'r>(
 
 fn upsert_statement<T: Versioned>() -> String {
     let (table, key) = (T::TABLE, T::KEY.join(", "));
-    let columns: Vec<&str> = [T::KEY, T::VERSION, T::COLUMNS].concat();
-    let columns = columns.join(", ");
-    let assign = |column: &&str| format!("{column} = excluded.{column}");
-    let assigned: Vec<String> = T::VERSION.iter().chain(T::COLUMNS).map(assign).collect();
+    let columns = T::columns().join(", ");
+    let assign = |column: &str| format!("{column} = excluded.{column}");
+    let assigned: Vec<String> = T::VERSION.iter().copied().chain(T::others()).map(assign).collect();
     let of = |prefix: &str| {
         let columns: Vec<String> = T::VERSION.iter().map(|column| format!("{prefix}.{column}")).collect();
         columns.join(", ")
@@ -139,10 +138,9 @@ async fn replace_product_rows<'r>(
     transaction.execute_typed(sql, &[(&deals, Type::INT8_ARRAY)]).await?;
     // Deals whose version was known already keep their rows.
     let rows: Vec<&ProductRow> = rows.filter(|row| deals.contains(&row.deal_id)).collect();
-    let columns = PRODUCT_ROW_COLUMNS.join(", ");
     let sql = format!(
-        "INSERT INTO product_rows ({columns}) \
-         SELECT {columns} FROM json_populate_recordset(NULL::product_rows, $1::json)"
+        "INSERT INTO product_rows ({PRODUCT_ROW_COLUMNS}) \
+         SELECT {PRODUCT_ROW_COLUMNS} FROM json_populate_recordset(NULL::product_rows, $1::json)"
     );
     if !rows.is_empty() {
         transaction.execute_typed(&sql, &[(&json(&rows), Type::TEXT)]).await?;

@@ -30,7 +30,8 @@ pub struct Field {
 struct View {
     name: &'static str,
     table: &'static str,
-    columns: &'static [&'static str],
+    /// Columns, with blanks between them.
+    columns: &'static str,
 }
 
 fn view(entity: Entity) -> View {
@@ -38,38 +39,14 @@ fn view(entity: Entity) -> View {
         Entity::Contact => View {
             name: "contacts_labelled",
             table: "contacts",
-            columns: &[
-                "id",
-                "last_name",
-                "name",
-                "second_name",
-                "birthdate",
-                "phones",
-                "emails",
-                "type_id",
-                "source_id",
-                "assigned_by_id",
-                "date_create",
-                "date_modify",
-            ],
+            columns: "id last_name name second_name birthdate phones emails type_id source_id assigned_by_id \
+             date_create date_modify",
         },
         Entity::Deal => View {
             name: "deals_labelled",
             table: "deals",
-            columns: &[
-                "id",
-                "title",
-                "category_id",
-                "stage_id",
-                "contact_id",
-                "opportunity",
-                "currency_id",
-                "begindate",
-                "closedate",
-                "assigned_by_id",
-                "date_create",
-                "date_modify",
-            ],
+            columns: "id title category_id stage_id contact_id opportunity currency_id begindate closedate \
+             assigned_by_id date_create date_modify",
         },
     }
 }
@@ -77,8 +54,8 @@ fn view(entity: Entity) -> View {
 /// Returns the query that a view is.
 fn query(entity: Entity, fields: &[Field]) -> String {
     let view = view(entity);
-    let mut columns: Vec<String> = view.columns.iter().map(|column| format!("record.{column}")).collect();
-    let mut taken: BTreeSet<String> = view.columns.iter().map(|column| (*column).to_owned()).collect();
+    let mut columns: Vec<String> = view.columns.split(' ').map(|column| format!("record.{column}")).collect();
+    let mut taken: BTreeSet<String> = view.columns.split(' ').map(str::to_owned).collect();
     for field in fields.iter().filter(|field| is_plain(&field.code)).take(MOST_COLUMNS) {
         let name = column_name(field, &taken);
         columns.push(format!(
