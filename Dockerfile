@@ -60,6 +60,6 @@ ENTRYPOINT ["/usr/local/bin/otmechalka-sim"]
 
 FROM ${NATS} AS nats
 COPY --from=build --chown=65532:65532 /out/state /data
-COPY deploy/nats.conf /etc/rollcall/nats.conf
+COPY deploy/nats.conf deploy/nats-cluster.conf /etc/rollcall/
 USER 65532:65532
 ENTRYPOINT ["nats-server", "--config", "/etc/rollcall/nats.conf"]
