@@ -65,5 +65,5 @@ FROM base AS nats
 COPY --from=nats-server /nats-server /usr/local/bin/
 COPY --from=build /out/bin/rollcall /usr/local/bin/
 COPY --from=build --chown=65532:65532 /out/state /data
-COPY deploy/nats.conf /etc/rollcall/nats.conf
+COPY deploy/nats.conf deploy/nats-cluster.conf /etc/rollcall/
 ENTRYPOINT ["/usr/local/bin/nats-server", "--config", "/etc/rollcall/nats.conf"]

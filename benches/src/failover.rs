@@ -6,9 +6,10 @@
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
+use async_nats::jetstream::consumer::PullConsumer;
 use chrono::{DateTime, Utc};
 use e2e::{Program, School, SchoolBuilder, Stage, eventually};
-use schemas::streams::{COMMANDS, RAW, RESULTS, STATUSES};
+use schemas::streams::{COMMANDS, RAW, RESULTS, STATUSES, consumers};
 use schemas::{Entity, RecordId, RecordRef, subjects};
 
 use crate::Scale;
@@ -49,6 +50,7 @@ pub async fn of_stages(scale: Scale) -> anyhow::Result<Vec<Figure>> {
         for round in 1..=rounds {
             // Stands by, or shares the work, until its turn comes to be killed.
             let beside = school.replica(stage, &round.to_string())?;
+            shares_the_work(&school, stage).await?;
             beside_is_ready(&school).await?;
             let (killed_at, pupils) = kill_amid(&school, &mut at_work, round).await?;
             let waits = waits_at(&school, stage, &pupils).await?;
@@ -213,6 +215,22 @@ async fn stored(school: &School, stream: &str, subject: &str) -> anyhow::Result<
         Ok(stream.get_first_raw_message_by_subject(subject, 1).await.ok().map(|message| message.time))
     })
     .await
+}
+
+/// Waits until two ask for the messages of a stage; of the other stages only one does.
+async fn shares_the_work(school: &School, stage: Stage) -> anyhow::Result<()> {
+    let name = stage.program();
+    let shared = consumers().into_iter().filter(|consumer| consumer.max_ack_pending == 1);
+    for definition in shared.filter(|consumer| consumer.name.starts_with(name)) {
+        eventually("a second one that asks", PATIENCE, || async {
+            let jetstream = school.broker.jetstream();
+            let consumer: PullConsumer =
+                jetstream.get_consumer_from_stream(&definition.name, definition.stream).await?;
+            Ok((consumer.cached_info().num_waiting >= 2).then_some(()))
+        })
+        .await?;
+    }
+    Ok(())
 }
 
 /// Waits until nothing is on its way and every consumer is asked.

@@ -1,7 +1,7 @@
 //! `rollcall bootstrap`: makes what is missing in NATS, names what differs.
 
 use runtime::Reader;
-use runtime::bootstrap::{Finding, Mode, apply};
+use runtime::bootstrap::{Finding, Keeping, Mode, StorageType, apply};
 use serde_json::json;
 
 use crate::answer::{self, Answer};
@@ -13,7 +13,7 @@ use crate::{owner, stages};
 
 /// Carries the command out.
 pub async fn run(environment: &Environment, arguments: &cli::Bootstrap, json: bool) -> Result<Exit, Failure> {
-    let replicas = replicas(environment, arguments.replicas)?;
+    let keeping = keeping(environment, arguments.replicas)?;
     if arguments.check_settings {
         stages::check_settings(&stages::folder()?, environment).await?;
         owner::check_both_crms(environment)?;
@@ -26,7 +26,7 @@ pub async fn run(environment: &Environment, arguments: &cli::Bootstrap, json: bo
         let former = owner::check(&broker, &portal, change).await?;
         renamed = former.map(|former| (former, portal));
     }
-    let findings = apply(&broker, replicas, mode).await.map_err(Failure::trouble)?;
+    let findings = apply(&broker, keeping, mode).await.map_err(Failure::trouble)?;
     if let Some(portal) = owner::portal(environment).filter(|_| mode == Mode::Make) {
         owner::stamp(&broker, &portal).await?;
     }
@@ -45,20 +45,25 @@ pub async fn run(environment: &Environment, arguments: &cli::Bootstrap, json: bo
     answer.tell(json, |_| lines.join("\n"))
 }
 
-/// Reads the number of copies from the command line, else from `NATS_REPLICAS`.
-pub fn replicas(environment: &Environment, argument: Option<usize>) -> Result<usize, Failure> {
-    if let Some(replicas) = argument {
-        return if (1..=5).contains(&replicas) {
-            Ok(replicas)
-        } else {
-            Err(Failure::settings("--replicas takes a number from 1 to 5"))
-        };
+/// Reads the number of copies from the command line, else from `NATS_REPLICAS`, and from `NATS_STORAGE` how they are kept.
+pub fn keeping(environment: &Environment, argument: Option<usize>) -> Result<Keeping, Failure> {
+    if argument.is_some_and(|replicas| !(1..=5).contains(&replicas)) {
+        return Err(Failure::settings("--replicas takes a number from 1 to 5"));
     }
     let source = environment.source();
     let reader = Reader::new(&source);
     let number = reader.number("NATS_REPLICAS", 1, 1..=5, "3");
-    let number = reader.finish(|| number).map_err(Failure::settings)?;
-    Ok(usize::try_from(number).unwrap_or(1))
+    let expected = "`file`, or `memory`, which is empty after all servers were stopped";
+    let storage =
+        reader.with_default("NATS_STORAGE", StorageType::File, expected, "file", |text| match text {
+            "file" => Some(StorageType::File),
+            "memory" => Some(StorageType::Memory),
+            _ => None,
+        });
+    let read = || Some((number?, storage?));
+    let (number, storage) = reader.finish(read).map_err(Failure::settings)?;
+    let replicas = argument.unwrap_or_else(|| usize::try_from(number).unwrap_or(1));
+    Ok(Keeping { replicas, storage })
 }
 
 /// What to do about a drift.

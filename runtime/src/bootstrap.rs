@@ -5,10 +5,11 @@ use std::time::{Duration, Instant};
 
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PullConsumer, pull};
 use async_nats::jetstream::kv;
-use async_nats::jetstream::stream::{Config as StreamConfig, DiscardPolicy, RetentionPolicy, StorageType};
+pub use async_nats::jetstream::stream::StorageType;
+use async_nats::jetstream::stream::{Config as StreamConfig, DiscardPolicy, RetentionPolicy};
 use schemas::streams::{
-    ACK_WAIT, BUCKETS, BucketDefinition, COMMANDS, ConsumerDefinition, DUPLICATE_WINDOW, RAW, RESULTS,
-    STATUSES, STREAMS, StreamDefinition, consumers,
+    BUCKETS, BucketDefinition, COMMANDS, ConsumerDefinition, DUPLICATE_WINDOW, RAW, RESULTS, STATUSES,
+    STREAMS, StreamDefinition, consumers,
 };
 
 use crate::broker::{Broker, BrokerError};
@@ -49,18 +50,40 @@ pub enum Mode {
     Look,
 }
 
-/// Goes through everything that is declared. `replicas` is 1 for one server, 3 for a cluster.
-pub async fn apply(broker: &Broker, replicas: usize, mode: Mode) -> Result<Vec<Finding>, BrokerError> {
+/// How everything is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keeping {
+    /// Copies of each stream, consumer and bucket: 1 for one server, 3 for a cluster.
+    pub replicas: usize,
+    /// On disk, or in memory alone, where it is gone when all servers were stopped.
+    pub storage: StorageType,
+}
+
+/// So many copies on disk.
+impl From<usize> for Keeping {
+    fn from(replicas: usize) -> Keeping {
+        Keeping { replicas, storage: StorageType::File }
+    }
+}
+
+/// Goes through everything that is declared.
+pub async fn apply(
+    broker: &Broker,
+    keeping: impl Into<Keeping>,
+    mode: Mode,
+) -> Result<Vec<Finding>, BrokerError> {
+    let keeping = keeping.into();
+    let replicas = keeping.replicas;
     let patience = Instant::now() + if replicas > 1 { CLUSTER_PATIENCE } else { Duration::ZERO };
     let mut findings = Vec::new();
     for stream in &STREAMS {
-        findings.push(until(patience, broker, || apply_stream(broker, stream, replicas, mode)).await?);
+        findings.push(until(patience, broker, || apply_stream(broker, stream, keeping, mode)).await?);
     }
     for consumer in consumers() {
-        findings.push(until(patience, broker, || apply_consumer(broker, &consumer, mode)).await?);
+        findings.push(until(patience, broker, || apply_consumer(broker, &consumer, replicas, mode)).await?);
     }
     for bucket in &BUCKETS {
-        findings.push(until(patience, broker, || apply_bucket(broker, bucket, replicas, mode)).await?);
+        findings.push(until(patience, broker, || apply_bucket(broker, bucket, keeping, mode)).await?);
     }
     Ok(findings)
 }
@@ -94,11 +117,11 @@ where
 async fn apply_stream(
     broker: &Broker,
     declared: &StreamDefinition,
-    replicas: usize,
+    keeping: Keeping,
     mode: Mode,
 ) -> Result<Finding, BrokerError> {
     let what = format!("stream {}", declared.name);
-    let wanted = stream_config(declared, replicas);
+    let wanted = stream_config(declared, keeping);
     match broker.jetstream().get_stream(declared.name).await {
         Ok(stream) => Ok(compared(what, stream_differences(&stream.cached_info().config, &wanted))),
         Err(error) if is_not_found(&error) => {
@@ -144,7 +167,7 @@ fn is_not_found(error: &async_nats::jetstream::context::GetStreamError) -> bool 
 }
 
 /// Returns the server's form of a stream definition.
-pub fn stream_config(declared: &StreamDefinition, replicas: usize) -> StreamConfig {
+pub fn stream_config(declared: &StreamDefinition, keeping: Keeping) -> StreamConfig {
     StreamConfig {
         name: declared.name.into(),
         description: Some(declared.description.into()),
@@ -153,7 +176,7 @@ pub fn stream_config(declared: &StreamDefinition, replicas: usize) -> StreamConf
         // A full stream must stop the writers: dropping old messages would drop unprocessed ones.
         // The server does not combine that with schedules; such a stream has no bound to run into.
         discard: if declared.schedules { DiscardPolicy::Old } else { DiscardPolicy::New },
-        storage: StorageType::File,
+        storage: keeping.storage,
         max_age: declared.max_age,
         max_bytes: declared.max_bytes,
         duplicate_window: DUPLICATE_WINDOW,
@@ -161,7 +184,7 @@ pub fn stream_config(declared: &StreamDefinition, replicas: usize) -> StreamConf
         allow_message_schedules: declared.schedules,
         deny_delete: declared.append_only,
         deny_purge: declared.append_only,
-        num_replicas: replicas,
+        num_replicas: keeping.replicas,
         metadata: HashMap::from([("rollcall.partitions".to_owned(), schemas::PARTITIONS.to_string())]),
         ..StreamConfig::default()
     }
@@ -191,6 +214,7 @@ fn stream_differences(found: &StreamConfig, wanted: &StreamConfig) -> Vec<String
 async fn apply_consumer(
     broker: &Broker,
     declared: &ConsumerDefinition,
+    replicas: usize,
     mode: Mode,
 ) -> Result<Finding, BrokerError> {
     let what = format!("consumer {} of stream {}", declared.name, declared.stream);
@@ -198,7 +222,7 @@ async fn apply_consumer(
     let found: Result<PullConsumer, _> =
         broker.jetstream().get_consumer_from_stream(&declared.name, declared.stream).await;
     if let Ok(consumer) = found {
-        return Ok(compared(what, consumer_differences(&consumer.cached_info().config, &wanted)));
+        return Ok(compared(what, consumer_differences(&consumer.cached_info().config, &wanted, replicas)));
     }
     if mode == Mode::Look {
         return Ok(Finding::Missing { what });
@@ -220,7 +244,7 @@ pub fn consumer_config(declared: &ConsumerDefinition) -> pull::Config {
         filter_subject: declared.filter.clone(),
         deliver_policy: DeliverPolicy::All,
         ack_policy: AckPolicy::Explicit,
-        ack_wait: ACK_WAIT,
+        ack_wait: declared.ack_wait,
         max_ack_pending: declared.max_ack_pending,
         max_deliver: -1,
         ..pull::Config::default()
@@ -230,6 +254,7 @@ pub fn consumer_config(declared: &ConsumerDefinition) -> pull::Config {
 fn consumer_differences(
     found: &async_nats::jetstream::consumer::Config,
     wanted: &pull::Config,
+    replicas: usize,
 ) -> Vec<String> {
     let mut differences = Differences::default();
     differences.compare("filter_subject", &found.filter_subject, &wanted.filter_subject);
@@ -237,13 +262,18 @@ fn consumer_differences(
     differences.compare("ack_wait", &found.ack_wait, &wanted.ack_wait);
     differences.compare("max_ack_pending", &found.max_ack_pending, &wanted.max_ack_pending);
     differences.compare("max_deliver", &found.max_deliver, &wanted.max_deliver);
+    differences.compare("mem_storage", &found.memory_storage, &wanted.memory_storage);
+    // None of its own means as many as its stream.
+    if found.num_replicas != 0 {
+        differences.compare("num_replicas", &found.num_replicas, &replicas);
+    }
     differences.0
 }
 
 async fn apply_bucket(
     broker: &Broker,
     declared: &BucketDefinition,
-    replicas: usize,
+    keeping: Keeping,
     mode: Mode,
 ) -> Result<Finding, BrokerError> {
     let what = format!("bucket {}", declared.name);
@@ -252,9 +282,9 @@ async fn apply_bucket(
             let found = &stream.cached_info().config;
             let mut differences = Differences::default();
             differences.compare("history", &found.max_messages_per_subject, &1);
-            differences.compare("storage", &found.storage, &StorageType::File);
+            differences.compare("storage", &found.storage, &keeping.storage);
             differences.compare("max_age", &found.max_age, &declared.max_age);
-            differences.compare("num_replicas", &found.num_replicas, &replicas);
+            differences.compare("num_replicas", &found.num_replicas, &keeping.replicas);
             Ok(compared(what, differences.0))
         }
         Err(error) if is_not_found(&error) => {
@@ -265,9 +295,9 @@ async fn apply_bucket(
                 bucket: declared.name.into(),
                 description: declared.description.into(),
                 history: 1,
-                storage: StorageType::File,
+                storage: keeping.storage,
                 max_age: declared.max_age,
-                num_replicas: replicas,
+                num_replicas: keeping.replicas,
                 ..kv::Config::default()
             };
             broker

@@ -11,7 +11,7 @@ use async_nats::jetstream::{AckKind, Message};
 use base64::Engine;
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt};
-use schemas::streams::{ACK_WAIT, ATTEMPTS, ConsumerDefinition};
+use schemas::streams::{ATTEMPTS, ConsumerDefinition};
 use schemas::{DeadLetter, Encoded, Envelope, EnvelopeError, EventData, RecordRef};
 use tokio::sync::watch;
 
@@ -86,6 +86,7 @@ pub struct Delivery {
 
 struct Progress {
     origin: Instant,
+    ack_wait: Duration,
     /// Milliseconds after `origin` at which the server last heard of this delivery.
     heard_ms: AtomicU64,
 }
@@ -103,7 +104,11 @@ impl Delivery {
             (info.stream_sequence, info.delivered.max(1) as u64, info.pending);
         let stream = info.stream.to_string();
         let span = begin_span(inbox.broker.tracer(), &message, &stream, sequence, deliveries);
-        let progress = Arc::new(Progress { origin: Instant::now(), heard_ms: AtomicU64::new(0) });
+        let progress = Arc::new(Progress {
+            origin: Instant::now(),
+            ack_wait: inbox.definition.ack_wait,
+            heard_ms: AtomicU64::new(0),
+        });
         let keep_alive = tokio::spawn(report_progress(
             inbox.broker.client().clone(),
             message.clone(),
@@ -171,7 +176,7 @@ impl Delivery {
     /// somebody else by now, and nothing may be done for it any more.
     pub fn is_still_ours(&self) -> bool {
         let heard = Duration::from_millis(self.progress.heard_ms.load(Ordering::Relaxed));
-        self.progress.origin.elapsed().saturating_sub(heard) < ACK_WAIT
+        self.progress.origin.elapsed().saturating_sub(heard) < self.progress.ack_wait
     }
 
     /// Notes that the stage only holds the message while something else is unwell: if it is killed
@@ -212,7 +217,7 @@ fn begin_span(
 }
 
 async fn report_progress(client: async_nats::Client, message: Message, progress: Arc<Progress>) {
-    let mut every = tokio::time::interval(ACK_WAIT / 3);
+    let mut every = tokio::time::interval(progress.ack_wait / 3);
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     every.tick().await;
     loop {
@@ -220,13 +225,13 @@ async fn report_progress(client: async_nats::Client, message: Message, progress:
         let now = progress.origin.elapsed().as_millis() as u64;
         let silent = Duration::from_millis(now.saturating_sub(progress.heard_ms.load(Ordering::Relaxed)));
         // Too late to speak for it: the server has given it up.
-        if silent >= ACK_WAIT {
+        if silent >= progress.ack_wait {
             continue;
         }
         // Answered, or nobody was there to hear it: a server that is cut off from the others still takes messages.
         let Some(to) = message.reply.clone() else { return };
         let heard = client.request(to, AckKind::Progress.into());
-        if !matches!(tokio::time::timeout(ACK_WAIT / 6, heard).await, Ok(Ok(_))) {
+        if !matches!(tokio::time::timeout(progress.ack_wait / 6, heard).await, Ok(Ok(_))) {
             continue;
         }
         progress.heard_ms.store(now, Ordering::Relaxed);

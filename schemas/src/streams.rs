@@ -15,6 +15,10 @@ pub const DUPLICATE_WINDOW: Duration = DAY;
 /// from its successor, not how long a message may be worked on.
 pub const ACK_WAIT: Duration = Duration::from_secs(15);
 
+/// The same for the mapper, which has no far side that may still be at work for a dead one: what it publishes late is
+/// known by its id.
+pub const MAPPER_ACK_WAIT: Duration = Duration::from_secs(3);
+
 /// A stream, as it is to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StreamDefinition {
@@ -110,6 +114,8 @@ pub struct ConsumerDefinition {
     pub filter: String,
     /// Most deliveries without an ack; 1 keeps strict order with any number of replicas.
     pub max_ack_pending: i64,
+    /// Longest time without ack or progress, after which a message is somebody else's.
+    pub ack_wait: Duration,
 }
 
 /// The mapper's consumer: strictly in order, so that commands are in the order of the raw records.
@@ -119,6 +125,7 @@ pub fn mapper_consumer() -> ConsumerDefinition {
         name: "mapper".into(),
         filter: "b24.raw.>".into(),
         max_ack_pending: 1,
+        ack_wait: MAPPER_ACK_WAIT,
     }
 }
 
@@ -130,6 +137,7 @@ pub fn pusher_consumers() -> Vec<ConsumerDefinition> {
             name: format!("pusher-{partition}"),
             filter: crate::subjects::command_partition(partition),
             max_ack_pending: 1,
+            ack_wait: ACK_WAIT,
         })
         .collect()
 }
@@ -143,6 +151,7 @@ pub fn status_writer_consumer(entity: Entity) -> ConsumerDefinition {
         name: format!("status-writer-{}", entity.token()),
         filter: crate::subjects::results_of(entity),
         max_ack_pending: 1024,
+        ack_wait: ACK_WAIT,
     }
 }
 

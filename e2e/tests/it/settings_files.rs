@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 const SAMPLE: &str = include_str!("../../../.env.sample");
 const COMPOSE: &str = include_str!("../../../docker-compose.yml");
+const CLUSTER: &str = include_str!("../../../docker-compose.cluster.yml");
 
 /// What `.env.sample` says is not for containers, or what they have from elsewhere.
 const NOT_FOR_CONTAINERS: [&str; 6] = [
@@ -41,9 +42,10 @@ fn what_env_sample_explains_reaches_the_containers() {
 #[test]
 fn every_variable_of_the_compose_file_is_explained() {
     let names = sample_names();
-    let used = COMPOSE.split("${").skip(1).filter_map(|rest| rest.split([':', '-', '}']).next());
+    let files = COMPOSE.split("${").skip(1).chain(CLUSTER.split("${").skip(1));
+    let used = files.filter_map(|rest| rest.split([':', '-', '}']).next());
     // Images are no settings of the programs.
     let unknown: BTreeSet<&str> =
         used.filter(|name| !names.contains(name) && !name.ends_with("_IMAGE")).collect();
-    assert!(unknown.is_empty(), "{unknown:?} of docker-compose.yml are not in .env.sample");
+    assert!(unknown.is_empty(), "{unknown:?} of the compose files are not in .env.sample");
 }

@@ -12,6 +12,8 @@ use nix::unistd::Pid;
 use serde_json::Value;
 use tokio::process::Command;
 
+const CLUSTER_CONF: &str = include_str!("../../../deploy/nats-cluster.conf");
+
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A socket that listens: its address as /proc writes it, and its inode.
@@ -141,8 +143,12 @@ fn up_runs(process: u32) -> bool {
 
 /// Reads a compose file with all its anchors and merges put together.
 async fn compose() -> anyhow::Result<Value> {
+    compose_file("docker-compose.yml").await
+}
+
+async fn compose_file(name: &str) -> anyhow::Result<Value> {
     let python = std::env::var("ROLLCALL_PYTHON").context("ROLLCALL_PYTHON names no Python; run ./test")?;
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docker-compose.yml");
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(name);
     let script = "import json, sys, yaml; json.dump(yaml.safe_load(open(sys.argv[1])), sys.stdout)";
     let output = Command::new(python).args(["-c", script]).arg(file).output().await?;
     anyhow::ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -159,24 +165,78 @@ async fn every_container_is_shut_in_and_published_on_this_machine_only() -> anyh
     let services = file["services"].as_object().context("services")?;
     assert!(services.len() >= 14, "{:?}", services.keys());
     for (name, service) in services {
-        let user = service["user"].as_str().unwrap_or_default();
-        assert!(!user.is_empty() && user != "root" && !user.starts_with('0'), "{name} runs as {user:?}");
-        assert_eq!(service["read_only"], true, "{name}");
-        assert_eq!(texts(&service["cap_drop"]), ["ALL"], "{name}");
-        assert_eq!(texts(&service["security_opt"]), ["no-new-privileges:true"], "{name}");
-        for forbidden in ["privileged", "cap_add", "devices", "pid", "ipc", "userns_mode"] {
-            assert!(service[forbidden].is_null(), "{name} has {forbidden}");
+        assert_shut_in(name, service);
+    }
+    Ok(())
+}
+
+fn assert_shut_in(name: &str, service: &Value) {
+    let user = service["user"].as_str().unwrap_or_default();
+    assert!(!user.is_empty() && user != "root" && !user.starts_with('0'), "{name} runs as {user:?}");
+    assert_eq!(service["read_only"], true, "{name}");
+    assert_eq!(texts(&service["cap_drop"]), ["ALL"], "{name}");
+    assert_eq!(texts(&service["security_opt"]), ["no-new-privileges:true"], "{name}");
+    for forbidden in ["privileged", "cap_add", "devices", "pid", "ipc", "userns_mode"] {
+        assert!(service[forbidden].is_null(), "{name} has {forbidden}");
+    }
+    assert_ne!(service["network_mode"], "host", "{name}");
+    for port in texts(&service["ports"]) {
+        assert!(port.starts_with("127.0.0.1:"), "{name} publishes {port}");
+    }
+    assert!(service["ports"].as_array().is_none_or(|ports| ports.iter().all(Value::is_string)), "{name}");
+    for volume in texts(&service["volumes"]) {
+        assert!(!volume.contains("docker.sock"), "{name} mounts {volume}");
+        // What comes from the host is only looked at.
+        assert!(!volume.starts_with(['.', '/']) || volume.ends_with(":ro"), "{name} mounts {volume}");
+    }
+}
+
+#[tokio::test]
+async fn the_three_servers_are_shut_in_apart_and_known_to_every_program() -> anyhow::Result<()> {
+    let (single, cluster) = (compose().await?, compose_file("docker-compose.cluster.yml").await?);
+    let services = cluster["services"].as_object().context("services")?;
+    let servers: Vec<&String> = services.keys().filter(|name| name.starts_with("nats")).collect();
+    assert_eq!(servers, ["nats", "nats-2", "nats-3"]);
+    let mut stores = BTreeSet::new();
+    for name in servers {
+        // Of the first it says only what is other than for a server alone.
+        let mut server = services[name].clone();
+        if name == "nats" {
+            let alone = single["services"]["nats"].as_object().context("the single server")?;
+            let server = server.as_object_mut().context("the first server")?;
+            for (key, value) in alone {
+                server.entry(key).or_insert_with(|| value.clone());
+            }
         }
-        assert_ne!(service["network_mode"], "host", "{name}");
-        for port in texts(&service["ports"]) {
-            assert!(port.starts_with("127.0.0.1:"), "{name} publishes {port}");
+        let server = &server;
+        assert_shut_in(name, server);
+        assert_eq!(texts(&server["entrypoint"]).last(), Some(&"/etc/rollcall/nats-cluster.conf"));
+        for same in ["image", "user", "healthcheck", "depends_on"] {
+            let (ours, theirs) = (&server[same], &single["services"]["nats"][same]);
+            assert!(!ours.is_null() && ours == theirs, "{name} has another {same}");
         }
-        assert!(service["ports"].as_array().is_none_or(|ports| ports.iter().all(Value::is_string)), "{name}");
-        for volume in texts(&service["volumes"]) {
-            assert!(!volume.contains("docker.sock"), "{name} mounts {volume}");
-            // What comes from the host is only looked at.
-            assert!(!volume.starts_with(['.', '/']) || volume.ends_with(":ro"), "{name} mounts {volume}");
+        assert!(server["ports"].is_null(), "{name} publishes a port");
+        let routes = texts(&server["networks"]["routes"]["aliases"]).concat();
+        assert_eq!(server["environment"]["NATS_ROUTES_LISTEN"], format!("{routes}:6222"));
+        assert!(CLUSTER_CONF.contains(&format!("nats://{routes}:6222")), "{routes}");
+        stores.insert(texts(&server["volumes"])[0].to_owned());
+    }
+    assert_eq!(stores.len(), 3, "{stores:?}");
+    assert!(CLUSTER_CONF.contains("sync_interval: always"));
+    assert_eq!(cluster["networks"]["routes"]["internal"], true);
+
+    // Whoever asks the single server knows all three, and nobody else is on their network.
+    for (name, service) in single["services"].as_object().context("services")? {
+        if service["environment"]["NATS_URL"].is_null() {
+            continue;
         }
+        let url = services.get(name).and_then(|service| service["environment"]["NATS_URL"].as_str());
+        let url = url.with_context(|| format!("{name} knows one server only"))?;
+        assert!(url.contains("nats://nats:4222,nats://nats-2:4222,nats://nats-3:4222"), "{name}: {url}");
+        assert!(services[name]["networks"].is_null(), "{name}");
+    }
+    for name in ["bootstrap", "rollcall"] {
+        assert_eq!(services[name]["environment"]["NATS_REPLICAS"], "${NATS_REPLICAS:-3}");
     }
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! Looks at NATS: the server, what `bootstrap` makes there, and what needs an operator.
 
 use runtime::Broker;
-use runtime::bootstrap::{Finding as Bootstrapped, Mode, apply};
+use runtime::bootstrap::{Finding as Bootstrapped, Keeping, Mode, StorageType, apply};
 use schemas::streams::{COMMANDS, DEAD_LETTERS, RAW, RESULTS, STATUSES};
 
 use crate::answer::Finding;
@@ -31,16 +31,17 @@ pub async fn look(environment: &Environment) -> (Vec<Finding>, Option<Broker>) {
         }
     };
     let mut findings = server(&broker);
-    let replicas = match crate::bootstrap::replicas(environment, None) {
-        Ok(replicas) => replicas,
+    let keeping = match crate::bootstrap::keeping(environment, None) {
+        Ok(keeping) => keeping,
         Err(failure) => {
             let remedy = ".env.sample explains every setting";
-            let finding = Finding::error("settings", "NATS_REPLICAS", failure.text, remedy);
+            let finding = Finding::error("settings", "NATS_REPLICAS, NATS_STORAGE", failure.text, remedy);
             findings.push(Finding { is_setting: true, ..finding });
-            1
+            Keeping::from(1)
         }
     };
-    findings.extend(bootstrapped(&broker, replicas).await);
+    findings.extend(of_memory(keeping));
+    findings.extend(bootstrapped(&broker, keeping).await);
     findings.extend(dead_letters(&broker).await);
     findings.extend(behind(&broker).await);
     findings.extend(of_another_portal(&broker, environment).await);
@@ -81,8 +82,19 @@ fn of_version(version: &str) -> Finding {
     )
 }
 
-async fn bootstrapped(broker: &Broker, replicas: usize) -> Vec<Finding> {
-    let found = match apply(broker, replicas, Mode::Look).await {
+fn of_memory(keeping: Keeping) -> Option<Finding> {
+    (keeping.storage == StorageType::Memory).then(|| {
+        Finding::warning(
+            "nats.memory",
+            "NATS_STORAGE",
+            "streams are kept in memory alone",
+            "Use `file`, unless it is for trying something out: records that wait are gone when all servers stop",
+        )
+    })
+}
+
+async fn bootstrapped(broker: &Broker, keeping: Keeping) -> Vec<Finding> {
+    let found = match apply(broker, keeping, Mode::Look).await {
         Ok(found) => found,
         Err(error) => {
             let remedy = "Check that the NATS user may ask about streams and consumers";

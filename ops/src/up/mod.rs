@@ -217,13 +217,13 @@ impl Work<'_> {
     }
 
     async fn bootstrap(&self, broker: &Broker, environment: &Environment) -> Result<(), Failure> {
-        let replicas = crate::bootstrap::replicas(environment, None)?;
+        let keeping = crate::bootstrap::keeping(environment, None)?;
         // The demo's portal has a folder of its own and another port every time.
         let portal = owner::portal(environment).filter(|_| self.plan.mode == Mode::Real);
         if let Some(portal) = &portal {
             owner::check(broker, portal, owner::Change::Refuse).await?;
         }
-        let findings = bootstrap::apply(broker, replicas, Bootstrap::Make).await.map_err(Failure::trouble)?;
+        let findings = bootstrap::apply(broker, keeping, Bootstrap::Make).await.map_err(Failure::trouble)?;
         for finding in findings {
             if let Finding::Drifted { what, differences } = finding {
                 self.screen.say(&format!("{what} is not as declared: {}", differences.join("; ")));

@@ -127,6 +127,19 @@ async fn bootstrap_makes_everything_once_and_names_drift_without_changing_it() {
     );
     let kept = bench.broker.jetstream().get_stream(RAW.name).await.unwrap().cached_info().config.max_age;
     assert_eq!(kept, config.max_age);
+
+    let in_memory = bootstrap::Keeping { replicas: 3, storage: bootstrap::StorageType::Memory };
+    let drifted = bootstrap::apply(&bench.broker, in_memory, Mode::Look).await.unwrap();
+    for (index, finding) in drifted.iter().enumerate() {
+        match finding {
+            Finding::Drifted { what, differences } => {
+                let text = differences.join(" ");
+                assert!(text.contains("num_replicas") && text.contains("storage"), "{index} {what}: {text}");
+            }
+            Finding::AsDeclared { what } => assert!(what.starts_with("consumer "), "{what}"),
+            other => panic!("{other:?}"),
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
