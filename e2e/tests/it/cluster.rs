@@ -1,7 +1,5 @@
 //! Three NATS servers that hold a copy of everything each: one may die, stand still or be away together with another.
 
-use std::time::{Duration, Instant};
-
 use anyhow::Context;
 use e2e::{PATIENCE, School, Stage, eventually};
 use futures::TryStreamExt;
@@ -10,10 +8,6 @@ use runtime::local_nats::LocalNats;
 use schemas::streams::{RAW, RESULTS};
 
 use crate::flow::{good_contact, good_deal, good_rows, status_of};
-
-/// Longest time for an edit to arrive although a leader died: its successor is there after four to nine seconds, and polls
-/// take three. The machine may be busy.
-const TAKEN_OVER: Duration = Duration::from_secs(30);
 
 async fn leader_of<'s>(school: &'s mut School, stream: &str) -> anyhow::Result<&'s mut LocalNats> {
     let leader = eventually("a leader", PATIENCE, || async {
@@ -24,16 +18,14 @@ async fn leader_of<'s>(school: &'s mut School, stream: &str) -> anyhow::Result<&
     school.servers().find(|server| server.name() == Some(&leader)).context("the leader is none of ours")
 }
 
-/// Makes a pupil and a deal, and waits until both have passed every stage; returns how long that took.
-async fn travels(school: &School) -> anyhow::Result<Duration> {
-    let begun = Instant::now();
+/// Makes a pupil and a deal, and waits until both have passed every stage. How long that takes is a matter of `./bench`.
+async fn travels(school: &School) -> anyhow::Result<()> {
     let pupil = school.bitrix24.create_contact(good_contact()).await?;
     let deal = school.bitrix24.create_deal(good_deal(pupil), good_rows()).await?;
     eventually("the status of a new deal", PATIENCE, || async {
         Ok((status_of(school, "deal", deal).await? == "Успешно").then_some(()))
     })
-    .await?;
-    Ok(begun.elapsed())
+    .await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -52,18 +44,16 @@ async fn of_three_servers_one_may_die_or_stand_still_and_two_may_be_away() -> an
     let dead = leader_of(&mut school, RAW.name).await?;
     dead.kill().await?;
     let dead = dead.name().map(str::to_owned);
-    let took = travels(&school).await?;
-    assert!(took < TAKEN_OVER, "taken over after {took:?}");
+    travels(&school).await?;
     let dead = school.servers().find(|server| server.name() == dead.as_deref()).context("the dead one")?;
     dead.restart().await?;
 
     // Another stands still and keeps its connections, which nobody may go on waiting at.
     let still = leader_of(&mut school, RESULTS.name).await?.process_id().context("it runs")?;
     signal(still, Signal::SIGSTOP)?;
-    let took = travels(&school).await;
+    let arrived = travels(&school).await;
     signal(still, Signal::SIGCONT)?;
-    let took = took?;
-    assert!(took < TAKEN_OVER * 3 / 2, "taken over after {took:?}");
+    arrived?;
 
     // Without a majority nothing is stored, so nothing is done and nothing is said.
     school.caught_up().await?;
