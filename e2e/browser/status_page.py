@@ -10,7 +10,7 @@ import os
 import sys
 from urllib.parse import urlsplit
 
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import Error, sync_playwright
 
 PATIENCE_MS = 60_000
 ON_A_PAGE = 50
@@ -56,9 +56,15 @@ class Visitor:
         return self.page.inner_text(selector)
 
     def rows(self, table):
-        """Returns what the cells of a table's rows say."""
-        rows = self.page.locator(f"{table} tbody tr")
-        return [[cell.strip() for cell in row.locator("th, td").all_inner_texts()] for row in rows.all()]
+        """Returns what the cells of a table's rows say, in one look: the page renews itself from time to time."""
+        texts = "rows => rows.map(row => [...row.querySelectorAll('th, td')].map(cell => cell.innerText.trim()))"
+        try:
+            return self.page.eval_on_selector_all(f"{table} tbody tr", texts)
+        except Error as error:
+            if "context was destroyed" not in str(error):
+                raise
+            self.page.wait_for_load_state()
+            return self.page.eval_on_selector_all(f"{table} tbody tr", texts)
 
     def asked_nobody_else(self):
         own = urlsplit(self.address).netloc

@@ -118,7 +118,7 @@ async fn edits_are_followed_a_dead_stage_comes_back_and_ctrl_c_ends_it_all() {
     let address = edit.split_whitespace().find(|word| word.starts_with("http")).unwrap();
     let fields = json!({"fields": {"NAME": "Анна", "LAST_NAME": "Новая"}});
     http().post(address).json(&fields).send().await.unwrap().error_for_status().unwrap();
-    up.hears("1 changed").await;
+    up.hears("изменено 1: ").await;
     home.status_tells_of_the_run().await;
     home.status_tells_of_the_budgets().await;
 
