@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::broker::{Broker, BrokerError, Bucket, jitter};
 use crate::metrics::{Counter, Gauge, Metrics, PortalCounts, Refresh};
+use crate::outside;
 
 /// Who asks: live work goes before backfill.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -136,7 +137,7 @@ impl SharedBudget {
         let (gauge, newest) = (metrics.level.clone(), Arc::clone(&seen));
         let refresh = broker.metrics().on_scrape(move || {
             let level = *newest.lock().unwrap_or_else(PoisonError::into_inner);
-            gauge.set(level.map_or(0.0, |level| level.at_time(size, Utc::now())));
+            gauge.set(level.map_or(0.0, |level| level.at_time(size, outside::now())));
         });
         Ok(SharedBudget { broker: broker.clone(), bucket, size, metrics, seen, _refresh: Arc::new(refresh) })
     }
@@ -151,7 +152,7 @@ impl SharedBudget {
     pub async fn acquire(&self, lane: Lane) -> Result<(), BrokerError> {
         loop {
             let stored = self.bucket.get(KEY).await?;
-            let now = Utc::now();
+            let now = outside::now();
             let (level, revision) = match &stored {
                 Some((value, revision)) => {
                     (serde_json::from_slice(value).unwrap_or(Level::empty(now)), Some(*revision))
@@ -259,7 +260,7 @@ impl Spending {
         let bucket = broker.bucket(&BUDGET).await?;
         let mut noted = None;
         loop {
-            let spending = Spending::of(&counts(), size, Utc::now());
+            let spending = Spending::of(&counts(), size, outside::now());
             if spending.is_news(noted.as_ref()) {
                 let value = serde_json::to_vec(&spending).unwrap_or_default();
                 bucket.put(&key_of(stage), value.into()).await?;

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use async_nats::HeaderMap;
 use async_nats::jetstream::consumer::PullConsumer;
 use async_nats::jetstream::consumer::pull::Stream as Messages;
 use async_nats::jetstream::{AckKind, Message};
@@ -12,6 +13,7 @@ use bytes::Bytes;
 use futures::{FutureExt, StreamExt};
 use schemas::streams::{ACK_WAIT, ATTEMPTS, ConsumerDefinition};
 use schemas::{DeadLetter, Encoded, Envelope, EnvelopeError, EventData, RecordRef};
+use tokio::time::Instant;
 
 use crate::broker::{Broker, BrokerError, Bucket};
 use crate::faults;
@@ -58,7 +60,7 @@ pub enum Verdict {
 ///
 /// Reports progress by itself for as long as it is held, so that the server does not hand it to somebody else.
 pub struct Delivery {
-    message: Message,
+    message: Incoming,
     /// Sequence of the message in its stream.
     pub sequence: u64,
     /// How often it was delivered, this time included.
@@ -73,6 +75,52 @@ pub struct Delivery {
     attempt_key: String,
     span: Option<Span>,
     _held: HeldDelivery,
+}
+
+/// A message as it came.
+#[derive(Clone)]
+enum Incoming {
+    Nats(Message),
+    #[cfg(all(feature = "faults", debug_assertions))]
+    Simulated(crate::simulated::Delivered, crate::simulated::Seat, String),
+}
+
+impl Incoming {
+    fn subject(&self) -> &str {
+        match self {
+            Incoming::Nats(message) => &message.subject,
+            #[cfg(all(feature = "faults", debug_assertions))]
+            Incoming::Simulated(message, ..) => &message.subject,
+        }
+    }
+
+    fn payload(&self) -> &Bytes {
+        match self {
+            Incoming::Nats(message) => &message.payload,
+            #[cfg(all(feature = "faults", debug_assertions))]
+            Incoming::Simulated(message, ..) => &message.payload,
+        }
+    }
+
+    fn headers(&self) -> Option<&HeaderMap> {
+        match self {
+            Incoming::Nats(message) => message.headers.as_ref(),
+            #[cfg(all(feature = "faults", debug_assertions))]
+            Incoming::Simulated(message, ..) => Some(&message.headers),
+        }
+    }
+
+    async fn acknowledge(&self, kind: AckKind) -> Result<(), BrokerError> {
+        let failed = |error: &dyn std::fmt::Display| BrokerError::unavailable("acknowledge a message", error);
+        match self {
+            Incoming::Nats(message) => message.ack_with(kind).await.map_err(|error| failed(&error)),
+            #[cfg(all(feature = "faults", debug_assertions))]
+            Incoming::Simulated(message, seat, consumer) => {
+                let acknowledged = seat.acknowledge(consumer, message.sequence, kind).await;
+                acknowledged.map_err(|reason| failed(&reason))
+            }
+        }
+    }
 }
 
 struct Progress {
@@ -90,21 +138,49 @@ impl Drop for Delivery {
 impl Delivery {
     fn new(message: Message, inbox: &Inbox) -> Option<Delivery> {
         let info = message.info().ok()?;
-        let (sequence, deliveries, pending) =
-            (info.stream_sequence, info.delivered.max(1) as u64, info.pending);
-        let stream = info.stream.to_string();
+        let place = Place {
+            sequence: info.stream_sequence,
+            deliveries: info.delivered.max(1) as u64,
+            pending: info.pending,
+            stream: info.stream.to_string(),
+        };
+        let client = inbox.broker.client().clone();
+        // Cut off, nobody hears it.
+        let is_heard = move || client.connection_state() == async_nats::connection::State::Connected;
+        Some(Delivery::begin(Incoming::Nats(message), place, inbox, is_heard))
+    }
+
+    #[cfg(all(feature = "faults", debug_assertions))]
+    fn simulated(
+        message: crate::simulated::Delivered,
+        seat: &crate::simulated::Seat,
+        inbox: &Inbox,
+    ) -> Delivery {
+        let place = Place {
+            sequence: message.sequence,
+            deliveries: message.deliveries,
+            pending: message.pending,
+            stream: message.stream.to_owned(),
+        };
+        let message = Incoming::Simulated(message, seat.clone(), inbox.definition.name.clone());
+        Delivery::begin(message, place, inbox, || true)
+    }
+
+    fn begin(
+        message: Incoming,
+        place: Place,
+        inbox: &Inbox,
+        is_heard: impl Fn() -> bool + Send + 'static,
+    ) -> Delivery {
+        let Place { sequence, deliveries, pending, stream } = place;
         let span = begin_span(inbox.broker.tracer(), &message, &stream, sequence, deliveries);
         let progress = Arc::new(Progress { origin: Instant::now(), heard_ms: AtomicU64::new(0) });
-        let keep_alive = tokio::spawn(report_progress(
-            inbox.broker.client().clone(),
-            message.clone(),
-            Arc::clone(&progress),
-        ));
+        let keep_alive = tokio::spawn(report_progress(message.clone(), Arc::clone(&progress), is_heard));
         let attempt_key = format!("{}.{sequence}", inbox.definition.name);
         let attempts = inbox.attempts.clone();
         let metrics = inbox.broker.shell_metrics();
         metrics.note_arrival(&inbox.definition.name, deliveries, pending);
-        Some(Delivery {
+        Delivery {
             message,
             sequence,
             deliveries,
@@ -116,22 +192,22 @@ impl Delivery {
             attempt_key,
             span,
             _held: HeldDelivery::new(metrics),
-        })
+        }
     }
 
     /// Returns the subject.
     pub fn subject(&self) -> &str {
-        &self.message.subject
+        self.message.subject()
     }
 
     /// Returns the payload.
     pub fn payload(&self) -> &Bytes {
-        &self.message.payload
+        self.message.payload()
     }
 
     /// Looks a header up.
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.message.headers.as_ref()?.get(name).map(async_nats::HeaderValue::as_str)
+        self.message.headers()?.get(name).map(async_nats::HeaderValue::as_str)
     }
 
     /// Returns the context that the work on it belongs to, where it is traced.
@@ -172,7 +248,7 @@ impl Delivery {
     }
 
     fn headers(&self) -> Vec<(String, String)> {
-        let Some(headers) = &self.message.headers else { return Vec::new() };
+        let Some(headers) = self.message.headers() else { return Vec::new() };
         headers
             .iter()
             .flat_map(|(name, values)| {
@@ -185,7 +261,7 @@ impl Delivery {
 /// Begins the span of a delivery, which ends when the delivery is done with.
 fn begin_span(
     tracer: &Tracer,
-    message: &Message,
+    message: &Incoming,
     stream: &str,
     sequence: u64,
     deliveries: u64,
@@ -193,16 +269,16 @@ fn begin_span(
     if !tracer.is_on() {
         return None;
     }
-    let header = message.headers.as_ref().and_then(|headers| headers.get(TRACEPARENT));
+    let header = message.headers().and_then(|headers| headers.get(TRACEPARENT));
     let parent = header.and_then(|header| SpanContext::parse(header.as_str()));
     let mut span = tracer.begin(&format!("process {stream}"), Kind::Consumer, parent)?;
-    span.set_record(schemas::subjects::record_of(&message.subject));
+    span.set_record(schemas::subjects::record_of(message.subject()));
     span.set("rollcall.sequence", sequence);
     span.set("rollcall.deliveries", deliveries);
     Some(span)
 }
 
-async fn report_progress(client: async_nats::Client, message: Message, progress: Arc<Progress>) {
+async fn report_progress(message: Incoming, progress: Arc<Progress>, is_heard: impl Fn() -> bool) {
     let mut every = tokio::time::interval(ACK_WAIT / 3);
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     every.tick().await;
@@ -210,13 +286,20 @@ async fn report_progress(client: async_nats::Client, message: Message, progress:
         every.tick().await;
         let now = progress.origin.elapsed().as_millis() as u64;
         let silent = Duration::from_millis(now.saturating_sub(progress.heard_ms.load(Ordering::Relaxed)));
-        // Too late to speak for it: the server has given it up. Cut off, nobody hears it.
-        let is_connected = client.connection_state() == async_nats::connection::State::Connected;
-        if silent >= ACK_WAIT || !is_connected || message.ack_with(AckKind::Progress).await.is_err() {
+        // Too late to speak for it: the server has given it up.
+        if silent >= ACK_WAIT || !is_heard() || message.acknowledge(AckKind::Progress).await.is_err() {
             continue;
         }
         progress.heard_ms.store(now, Ordering::Relaxed);
     }
+}
+
+/// Where a delivery stands in its stream and consumer.
+struct Place {
+    sequence: u64,
+    deliveries: u64,
+    pending: u64,
+    stream: String,
 }
 
 /// A bound consumer.
@@ -257,11 +340,22 @@ impl Inbox {
             if stopping.is_cancelled() {
                 return None;
             }
+            #[cfg(all(feature = "faults", debug_assertions))]
+            if let Some(seat) = self.broker.seat() {
+                tokio::select! {
+                    biased;
+                    () = stopping.cancelled() => return None,
+                    message = seat.fetch(&self.definition.name) => {
+                        return Some(Delivery::simulated(message, seat, self));
+                    }
+                }
+            }
             let Some(messages) = self.messages.as_mut() else {
                 self.messages = Some(self.open().await.ok()?);
                 continue;
             };
             let waited = tokio::select! {
+                biased;
                 () = stopping.cancelled() => return None,
                 waited = tokio::time::timeout(SILENCE, messages.next()) => waited,
             };
@@ -406,7 +500,7 @@ impl Inbox {
             self.attempts.put(&delivery.attempt_key, Bytes::from_static(b"1")).await?;
         }
         self.note_settled(&mut delivery, "panicked");
-        acknowledge(&delivery.message, AckKind::Nak(Some(PANIC_PAUSE))).await
+        delivery.message.acknowledge(AckKind::Nak(Some(PANIC_PAUSE))).await
     }
 
     async fn bury(&self, delivery: Delivery, reason: &str) -> Result<(), BrokerError> {
@@ -475,14 +569,18 @@ impl Inbox {
     ) -> Result<(), BrokerError> {
         delivery.not_to_blame().await?;
         faults::crash_point_of("before-ack", delivery.record());
-        acknowledge(&delivery.message, kind).await?;
+        delivery.message.acknowledge(kind).await?;
         self.note_settled(&mut delivery, outcome);
         Ok(())
     }
 
     /// Acknowledges a delivery before anything is done for it. A mistake, there to be planted.
     pub(crate) async fn acknowledge_early(&self, delivery: &Delivery) -> Result<(), BrokerError> {
-        acknowledge(&delivery.message, AckKind::Ack).await?;
+        delivery.message.acknowledge(AckKind::Ack).await?;
+        #[cfg(all(feature = "faults", debug_assertions))]
+        if self.broker.seat().is_some() {
+            return Ok(());
+        }
         self.broker.client().flush().await.map_err(|error| BrokerError::unavailable("flush", error))
     }
 
@@ -504,12 +602,12 @@ impl Inbox {
         }
         self.messages = None;
         for delivery in fetched {
-            let _gone = acknowledge(&delivery.message, AckKind::Nak(Some(Duration::from_millis(1)))).await;
+            let _gone = delivery.message.acknowledge(AckKind::Nak(Some(Duration::from_millis(1)))).await;
+        }
+        #[cfg(all(feature = "faults", debug_assertions))]
+        if self.broker.seat().is_some() {
+            return;
         }
         let _gone = self.broker.client().flush().await;
     }
-}
-
-async fn acknowledge(message: &Message, kind: AckKind) -> Result<(), BrokerError> {
-    message.ack_with(kind).await.map_err(|error| BrokerError::unavailable("acknowledge a message", error))
 }
