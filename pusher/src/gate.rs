@@ -1,13 +1,13 @@
 //! The way to otmechalka: lets workers through, holds them all while it is unwell, and lets one try.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
 
 use chrono::{DateTime, Utc};
 use otmechalka::{Client, Error, ErrorClass};
-use runtime::CancellationToken;
+use runtime::{CancellationToken, outside};
 use schemas::RecordRef;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use crate::far_side::{Admission, Diagnosis, FarSide, Kind, Why};
 use crate::pause::Pauses;
@@ -84,6 +84,7 @@ impl Gate {
                 Admission::Wait(until) => until,
             };
             tokio::select! {
+                biased;
                 () = stopping.cancelled() => return Err(Stopping),
                 () = changed => {}
                 () = sleep_until(until) => {}
@@ -111,7 +112,7 @@ impl Gate {
         self.change(|far_side| {
             far_side.answered(kind);
             if kind == Kind::Write {
-                far_side.accepted(Utc::now());
+                far_side.accepted(outside::now());
             }
         });
     }
@@ -139,7 +140,7 @@ impl Gate {
             return Advice::Hold;
         }
         let diagnosis = self.change(|far_side| {
-            far_side.failed_alone(record, permit.is_trial, Instant::now(), rand::random())
+            far_side.failed_alone(record, permit.is_trial, Instant::now(), outside::noise())
         });
         match diagnosis {
             Diagnosis::SickRecord => Advice::Count,
@@ -168,7 +169,7 @@ impl Gate {
         let now = Instant::now();
         match error.class() {
             ErrorClass::Transient => self.change_because(Some(&error), |far_side| {
-                far_side.unreachable(is_trial, error.retry_after(), now, rand::random());
+                far_side.unreachable(is_trial, error.retry_after(), now, outside::noise());
             }),
             ErrorClass::RateLimited { retry_after } => {
                 self.change(|far_side| far_side.throttled(retry_after, now));
@@ -208,7 +209,7 @@ impl Gate {
 
 async fn sleep_until(until: Option<Instant>) {
     match until {
-        Some(until) => tokio::time::sleep_until(until.into()).await,
+        Some(until) => tokio::time::sleep_until(until).await,
         None => std::future::pending().await,
     }
 }
