@@ -22,7 +22,10 @@ fn surname(content: Content) -> Option<String> {
 /// What otmechalka is sent of a deal.
 fn price(content: Content) -> Option<String> {
     match content {
-        Content::Deal { price, is_won: true, .. } => Some(format!("{price}.00")),
+        // Its product row is read after its fields, so it may be that of a version whose fields would not do.
+        Content::Deal { price, .. }
+        | Content::NoBranch { price, .. }
+        | Content::OtherBranch { price, .. } => Some(format!("{price}.00")),
         _ => None,
     }
 }
