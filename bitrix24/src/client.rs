@@ -89,7 +89,7 @@ impl Client {
             clock: PortalClock::new(clock_speed, Instant::now()),
             operating: Operating::new(operating_limit),
             stats: Stats::default(),
-            started_unix_seconds: Utc::now().timestamp_micros() as f64 / 1e6,
+            started_unix_seconds: unix_seconds(),
         };
         let shared = Shared { transport, clock_speed, portal: Mutex::new(portal), changed: Notify::new() };
         Self { shared: Arc::new(shared) }
@@ -207,7 +207,8 @@ impl Client {
             outcome => return outcome,
         };
         tracing::debug!(method = request.method, "Trying {} again: {error}", request.method);
-        let pause = rand::random_range(SECOND_TRY_PAUSE) / self.shared.clock_speed;
+        let spread = SECOND_TRY_PAUSE.end - SECOND_TRY_PAUSE.start;
+        let pause = (SECOND_TRY_PAUSE.start + noise() * spread) / self.shared.clock_speed;
         tokio::time::sleep(Duration::from_secs_f64(pause)).await;
         self.attempt(&request, &read).await
     }
@@ -295,11 +296,30 @@ impl Client {
                 }
             };
             tokio::select! {
-                () = tokio::time::sleep_until(until) => {}
+                biased;
                 () = changed => {}
+                () = tokio::time::sleep_until(until) => {}
             }
         }
     }
+}
+
+/// Returns what the host's clock shows.
+fn unix_seconds() -> f64 {
+    #[cfg(all(feature = "faults", debug_assertions))]
+    if let Some(simulation) = crate::simulated::current() {
+        return simulation.unix_seconds;
+    }
+    Utc::now().timestamp_micros() as f64 / 1e6
+}
+
+/// Returns a number from 0 to 1.
+fn noise() -> f64 {
+    #[cfg(all(feature = "faults", debug_assertions))]
+    if let Some(simulation) = crate::simulated::current() {
+        return (simulation.noise)();
+    }
+    rand::random()
 }
 
 impl fmt::Debug for Client {

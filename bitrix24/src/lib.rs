@@ -15,6 +15,8 @@ mod pacing;
 mod php;
 pub mod product_rows;
 mod query;
+#[cfg(all(feature = "faults", debug_assertions))]
+pub mod simulated;
 mod stats;
 mod transport;
 

@@ -11,6 +11,8 @@ use crate::endpoint::Endpoint;
 use crate::envelope::Reply;
 use crate::error::Error;
 use crate::pacing::{Listener, Pacing};
+#[cfg(all(feature = "faults", debug_assertions))]
+use crate::simulated::Outcome;
 
 /// A request as it will go out.
 pub(crate) struct Request<'a> {
@@ -41,6 +43,17 @@ impl Transport {
             false => None,
         };
         sent();
+        #[cfg(all(feature = "faults", debug_assertions))]
+        if let Some(simulation) = crate::simulated::current() {
+            let (webhook, method) = (url.to_string(), request.method.to_owned());
+            let outcome = (simulation.portal)(webhook, method, request.body.clone()).await;
+            let method = request.method.into();
+            return match outcome {
+                Outcome::Answer(status, body) => Ok(Reply { status, body }),
+                Outcome::TooLarge => Err(Error::TooLarge { method, limit: self.max_body_bytes }),
+                Outcome::NoAnswer => Err(Error::Timeout { method }),
+            };
+        }
         let started = Instant::now();
         let response = self
             .http

@@ -170,6 +170,10 @@ impl Client {
             Some(header) => request.header(AUTHORIZATION, header),
             None => request,
         };
+        #[cfg(all(feature = "faults", debug_assertions))]
+        if let Some(server) = crate::simulated::current() {
+            return self.send_simulated(&server, request, call, origin_id).await;
+        }
         match request.send().await {
             Ok(response) => {
                 let status = Some(response.status().as_u16());
@@ -178,6 +182,28 @@ impl Client {
             }
             Err(error) => (None, Err(Error::from_transport(operation(call, origin_id), error))),
         }
+    }
+}
+
+#[cfg(all(feature = "faults", debug_assertions))]
+impl Client {
+    async fn send_simulated(
+        &self,
+        server: &crate::simulated::Server,
+        request: reqwest::RequestBuilder,
+        call: Call,
+        origin_id: &str,
+    ) -> (Option<u16>, Result<Option<Record>, Error>) {
+        let operation = operation(call, origin_id);
+        let reply = match request.build() {
+            Ok(request) => server(request).await,
+            Err(error) => return (None, Err(Error::from_transport(operation, error))),
+        };
+        let Some(crate::simulated::Reply { status, headers, body }) = reply else {
+            return (None, Err(Error::TimedOut { operation }));
+        };
+        let answer = answer::read_http(operation, status, headers, &body);
+        (Some(status.as_u16()), answer)
     }
 }
 

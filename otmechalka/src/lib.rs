@@ -6,6 +6,8 @@ mod builder;
 mod client;
 mod error;
 mod refusal;
+#[cfg(all(feature = "faults", debug_assertions))]
+pub mod simulated;
 mod token;
 
 pub use answer::read_http;

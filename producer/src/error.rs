@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bitrix24::ErrorClass;
-use chrono::Utc;
+use runtime::outside;
 use runtime::{BrokerError, PublishError};
 use schemas::{Entity, RecordRef};
 
@@ -91,7 +91,7 @@ pub fn setback(
         PollError::Portal(error) => match error.class() {
             ErrorClass::RateLimited { retry_after } => after(backoff.max(retry_after)),
             ErrorClass::OperatingLimit { reset_at, .. } => {
-                let now = portal_now.unwrap_or_else(|| Utc::now().fixed_offset());
+                let now = portal_now.unwrap_or_else(|| outside::now().fixed_offset());
                 let wait = reset_at.and_then(|reset_at| (reset_at - now).to_std().ok()).unwrap_or_default();
                 after(backoff.max(wait.min(LONGEST_OPERATING_PAUSE).div_f64(clock_speed)))
             }

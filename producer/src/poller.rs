@@ -3,9 +3,8 @@
 use std::time::Duration;
 
 use bitrix24::Lane;
-use chrono::Utc;
 use runtime::trace::{self, Kind, Span};
-use runtime::{Broker, CancellationToken, Tracer, faults};
+use runtime::{Broker, CancellationToken, Tracer, faults, outside};
 use schemas::{Checkpoint, Entity};
 use tokio::time::Instant;
 
@@ -89,7 +88,7 @@ impl Poller {
 
     fn note(&self, error: &PollError, failures: u32) -> Duration {
         let portal_now = self.portal.client().portal_now();
-        let setback = setback(error, failures, self.clock_speed, portal_now, rand::random());
+        let setback = setback(error, failures, self.clock_speed, portal_now, outside::noise());
         let seconds = setback.pause.as_secs_f64();
         self.metrics.note_failure(setback.remedy.is_some());
         match setback.remedy {
@@ -173,7 +172,7 @@ impl Poller {
     }
 
     fn lane(&self, question: Question) -> Lane {
-        let now = self.portal.client().portal_now().unwrap_or_else(|| Utc::now().fixed_offset());
+        let now = self.portal.client().portal_now().unwrap_or_else(|| outside::now().fixed_offset());
         if question.until.unwrap_or(now) - question.from > LIVE_SPAN { Lane::Backfill } else { Lane::Live }
     }
 
@@ -210,7 +209,8 @@ impl Poller {
             records.retain(|record| !record.raw.get().contains("\"MODIFY_BY_ID\":\"1\""));
         }
         let rows = records.len();
-        let records = publishable(records, ceiling);
+        records
+            .retain(|record| walk::is_publishable(self.spans, record.modified, ceiling, answered.observed));
         let readings = self.complete(place, records, answered.observed, lane).await?;
         let cause = span.as_ref().map(Span::context);
         let first = self.jobs[place].plan.first_watermark;
@@ -309,14 +309,6 @@ impl Poller {
         self.metrics.note_poll(job.plan.entity);
         log_poll(job, question, watermark);
         job.end_poll(question.from, clock, asked, Instant::now());
-    }
-}
-
-/// Leaves out records that others have to come before.
-fn publishable(records: Vec<Record>, ceiling: Option<Moment>) -> Vec<Record> {
-    match ceiling {
-        Some(ceiling) => records.into_iter().filter(|record| record.modified < ceiling).collect(),
-        None => records,
     }
 }
 

@@ -48,6 +48,7 @@ impl Portal {
         request: impl Future<Output = Result<T, bitrix24::Error>>,
     ) -> Result<T, PollError> {
         tokio::select! {
+            biased;
             answer = request => Ok(answer?),
             () = self.stopping.cancelled() => Err(PollError::Stopping),
         }

@@ -8,10 +8,9 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
-use async_nats::jetstream::stream::RawMessageErrorKind;
 use futures::{StreamExt, TryStreamExt};
 use runtime::broker::StoredMessage;
-use runtime::{Broker, BrokerError};
+use runtime::{Broker, BrokerError, Log};
 use schemas::streams::RAW;
 use schemas::{Entity, Envelope, RecordRef, subjects};
 use serde::Deserialize;
@@ -41,7 +40,7 @@ pub struct Strayed {
 /// What the newest event about each record says.
 pub struct Store {
     broker: Broker,
-    stream: async_nats::jetstream::stream::Stream<()>,
+    log: Log,
     stamp: String,
     mirror: Mirror,
     /// End of the stream when the turn under way began, before anything was read in it.
@@ -53,11 +52,11 @@ pub struct Store {
 impl Store {
     /// Opens the local copy beside the stream as it is now.
     pub async fn open(broker: &Broker, folder: &Path) -> Result<Store, BrokerError> {
-        let StreamState { stamp, last_sequence } = stream_state_in_the_end(broker).await?;
+        let log = broker.log(RAW.name).await?;
+        let StreamState { stamp, last_sequence } = stream_state_in_the_end(broker, &log).await?;
         let mirror = Mirror::open(folder, &stamp, last_sequence);
-        let stream = broker.stream(RAW.name).await?;
         let (turn_began_at, ours) = (last_sequence, BTreeSet::new());
-        Ok(Store { broker: broker.clone(), stream, stamp, mirror, turn_began_at, ours })
+        Ok(Store { broker: broker.clone(), log, stamp, mirror, turn_began_at, ours })
     }
 
     /// Begins a turn: empties the copy where it is not one of everything that the stream took up to now.
@@ -65,7 +64,7 @@ impl Store {
     /// Returns what other producers published since the last turn. That may be older than what was read here and found
     /// to be no news, so it has to be read again.
     pub async fn check(&mut self) -> Result<Vec<Strayed>, BrokerError> {
-        let StreamState { stamp, last_sequence } = stream_state(&self.broker).await?;
+        let StreamState { stamp, last_sequence } = stream_state(&self.log).await?;
         let known_up_to = self.mirror.known_up_to();
         self.turn_began_at = last_sequence;
         self.ours.clear();
@@ -108,17 +107,10 @@ impl Store {
     }
 
     async fn look_at(&self, sequence: u64) -> Result<Option<Strayed>, BrokerError> {
-        let message = match self.stream.get_raw_message(sequence).await {
-            Ok(message) => StoredMessage::from(message),
-            // Deleted or too old.
-            Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => return Ok(None),
-            Err(error) => {
-                return Err(BrokerError::Unavailable {
-                    operation: format!("read from stream {}", RAW.name),
-                    reason: error.to_string(),
-                });
-            }
-        };
+        let unavailable =
+            |reason| BrokerError::Unavailable { operation: format!("read from stream {}", RAW.name), reason };
+        // Else it was deleted or is too old.
+        let Some(message) = self.log.at(sequence).await.map_err(unavailable)? else { return Ok(None) };
         let envelope = Envelope::decode_headers(&|name: &str| message.header(name)).ok();
         // One with a version was sent round again by an operator, who looked before.
         Ok(envelope
@@ -145,7 +137,7 @@ impl Store {
         if let Some(known) = remembered {
             return Ok(Looked::Remembered(known));
         }
-        let message = self.broker.last_message(&self.stream, RAW.name, &subjects::raw(record)).await?;
+        let message = self.broker.newest(&self.log, &subjects::raw(record)).await?;
         Ok(Looked::Up(message.as_ref().map(known_from)))
     }
 
@@ -187,9 +179,9 @@ struct StreamState {
 }
 
 /// Asks until it is told.
-async fn stream_state_in_the_end(broker: &Broker) -> Result<StreamState, BrokerError> {
+async fn stream_state_in_the_end(broker: &Broker, log: &Log) -> Result<StreamState, BrokerError> {
     loop {
-        match stream_state(broker).await {
+        match stream_state(log).await {
             Err(error @ BrokerError::Unavailable { .. }) => {
                 tracing::warn!("Still trying to {error}");
                 broker.pause(PAUSE).await?;
@@ -199,14 +191,13 @@ async fn stream_state_in_the_end(broker: &Broker) -> Result<StreamState, BrokerE
     }
 }
 
-async fn stream_state(broker: &Broker) -> Result<StreamState, BrokerError> {
-    let stream = broker.jetstream().get_stream(RAW.name).await.map_err(|error| BrokerError::Unavailable {
+async fn stream_state(log: &Log) -> Result<StreamState, BrokerError> {
+    let state = log.state().await.map_err(|reason| BrokerError::Unavailable {
         operation: format!("look at stream {}", RAW.name),
-        reason: error.to_string(),
+        reason,
     })?;
-    let info = stream.cached_info();
-    let stamp = format!("{} {}", RAW.name, info.created.to_rfc3339());
-    Ok(StreamState { stamp, last_sequence: info.state.last_sequence })
+    let stamp = format!("{} {}", RAW.name, state.created.to_rfc3339());
+    Ok(StreamState { stamp, last_sequence: state.last_sequence })
 }
 
 /// Reads the newest event about a record; what cannot be read equals nothing that is read now.

@@ -93,6 +93,14 @@ pub fn advance(
     }
 }
 
+/// Tells whether a record may be published although others have to come before it.
+///
+/// What lies far ahead of the portal's clock was edited before that was set back. The records it depends on are older,
+/// and have been read; their watermark would stand below it for as long as the clock takes to catch up.
+pub fn is_publishable(spans: Spans, modified: Moment, ceiling: Option<Moment>, observed: Moment) -> bool {
+    ceiling.is_none_or(|ceiling| modified < ceiling || modified > observed + spans.overlap)
+}
+
 /// Cuts fractions off: the portal's times have none, and a filter is exact to the second.
 pub fn whole_second(moment: Moment) -> Moment {
     moment.with_nanosecond(0).unwrap_or(moment)
@@ -215,6 +223,14 @@ mod tests {
         assert_eq!(later, Clock { floor: Some(readable + Duration::seconds(60)), went_back: false });
         let caught_up = follow_clock(SPANS, later.floor, watermark, watermark, since);
         assert_eq!(caught_up, Clock { floor: None, went_back: false });
+    }
+
+    #[test]
+    fn what_was_edited_before_the_clock_was_set_back_waits_for_nobody() {
+        let may_go = |modified, observed| is_publishable(SPANS, at(modified), Some(at(1_000)), at(observed));
+        assert!(may_go(999, 1_002) && !may_go(1_000, 1_002) && !may_go(1_030, 970));
+        assert!(may_go(1_000, 1_000 - 3_600));
+        assert!(is_publishable(SPANS, at(1_000), None, at(0)));
     }
 
     #[test]

@@ -11,7 +11,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use runtime::{Broker, BrokerError, Bucket};
+use runtime::{Broker, BrokerError, Bucket, outside};
 use schemas::RecordRef;
 use schemas::streams::CLAIMS;
 use serde::{Deserialize, Serialize};
@@ -60,7 +60,7 @@ pub struct Claim {
 impl Claims {
     /// Opens the bucket.
     pub async fn open(broker: &Broker) -> Result<Claims, BrokerError> {
-        let instance = format!("{:032x}", rand::random::<u128>());
+        let instance = format!("{:032x}", outside::token());
         Ok(Claims { broker: broker.clone(), bucket: broker.bucket(&CLAIMS).await?, instance })
     }
 

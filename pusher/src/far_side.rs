@@ -3,10 +3,11 @@
 //! Values in, decisions out; the time is an argument. `gate` keeps the one instance of a process.
 
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use schemas::RecordRef;
+use tokio::time::Instant;
 
 use crate::pause::Pauses;
 

@@ -2,14 +2,15 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use otmechalka::{Client, Error, ErrorClass};
 use runtime::door::Standing;
-use runtime::{BrokerError, CancellationToken, Door};
+use runtime::{BrokerError, CancellationToken, Door, outside};
 use schemas::RecordRef;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use crate::far_side::{Admission, Diagnosis, FarSide, Kind, Why};
 use crate::pause::Pauses;
@@ -97,6 +98,7 @@ impl Gate {
                 Admission::Wait(until) => until,
             };
             tokio::select! {
+                biased;
                 () = stopping.cancelled() => return Err(Stopping),
                 () = changed => {}
                 () = sleep_until(until) => {}
@@ -136,9 +138,10 @@ impl Gate {
                 _ => {}
             }
             tokio::select! {
+                biased;
                 () = stopping.cancelled() => return Ok(()),
-                () = tokio::time::sleep(self.door.look_pause()) => {}
                 () = changed => {}
+                () = tokio::time::sleep(self.door.look_pause()) => {}
             }
         }
     }
@@ -171,7 +174,7 @@ impl Gate {
         self.change(|far_side| {
             self.note_answer(far_side, kind);
             if kind == Kind::Write {
-                far_side.accepted(Utc::now());
+                far_side.accepted(outside::now());
             }
         });
     }
@@ -199,7 +202,7 @@ impl Gate {
             return Advice::Hold;
         }
         let diagnosis = self.change(|far_side| {
-            far_side.failed_alone(record, permit.is_trial, Instant::now(), rand::random())
+            far_side.failed_alone(record, permit.is_trial, Instant::now(), outside::noise())
         });
         match diagnosis {
             Diagnosis::SickRecord => Advice::Count,
@@ -228,7 +231,7 @@ impl Gate {
         let now = Instant::now();
         match error.class() {
             ErrorClass::Transient => self.change_because(Some(&error), |far_side| {
-                far_side.unreachable(is_trial, error.retry_after(), now, rand::random());
+                far_side.unreachable(is_trial, error.retry_after(), now, outside::noise());
             }),
             ErrorClass::RateLimited { retry_after } => {
                 self.change(|far_side| far_side.throttled(retry_after, now));
@@ -274,7 +277,7 @@ impl Gate {
 
 async fn sleep_until(until: Option<Instant>) {
     match until {
-        Some(until) => tokio::time::sleep_until(until.into()).await,
+        Some(until) => tokio::time::sleep_until(until).await,
         None => std::future::pending().await,
     }
 }

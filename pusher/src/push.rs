@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use chrono::Utc;
 use otmechalka::{ClientBody, Error, ErrorClass, TicketBody};
-use runtime::{Broker, BrokerError, Bucket, Delivery, Handler, Outgoing, PublishError, Verdict, faults};
+use runtime::{
+    Broker, BrokerError, Bucket, Delivery, Handler, Outgoing, PublishError, Verdict, faults, outside,
+};
 use schemas::problem::{ClientAbsence, SUCCESS, status_text};
 use schemas::streams::ACK_WAIT;
 use schemas::{
@@ -213,11 +214,9 @@ impl Push {
             true => None,
             false => Some(self.locks.lock(task.record).await),
         };
-        let mut last = match task.is_first_try() {
-            true => self.store.last(task.record).await?,
-            // Another process may have settled it meanwhile, which the cache of this one does not know.
-            false => self.store.refresh(task.record).await?,
-        };
+        // Asked of the stream even on a first delivery: a process that stood still may have been handed this one meanwhile,
+        // and take it for fresh when another one has long settled a newer version.
+        let mut last = self.store.refresh(task.record).await?;
         if standing(task.version, last.as_ref()) == Standing::Newer {
             self.skip_if_overtaken(&task).await?;
         }
@@ -364,7 +363,7 @@ impl Push {
 
     /// Has a ticket wait for its client while that is on its way, and refuses it otherwise.
     async fn without_client(&self, task: &Task<'_>, contact: RecordRef) -> Result<Ending, Halt> {
-        let (now, pupil, deal) = (Utc::now(), contact.id, task.record.id);
+        let (now, pupil, deal) = (outside::now(), contact.id, task.record.id);
         let last = self.store.refresh(contact).await?;
         let traces = Traces {
             raw_sequence: self.store.live_raw_version(contact, now).await?,
@@ -443,7 +442,7 @@ impl Push {
 
     /// Does what is advised after a failed call; `None` is to try again at once.
     async fn follow(&self, task: &Task<'_>, advice: Advice, error: &Error) -> Result<Option<Ending>, Halt> {
-        let (record, now) = (task.record, Utc::now());
+        let (record, now) = (task.record, outside::now());
         let Some(pupil) = task.pupil() else {
             // Nothing was to be sent. A lookup that fails for this record alone leaves it at the refusal.
             return Ok((advice != Advice::Hold).then(|| Ending::with(Outcome::Refused)));
@@ -496,7 +495,7 @@ impl Push {
                 return Ok(Halt::Skip);
             }
             let message = task
-                .parked(pupil, failures, answered, pause, Utc::now())?
+                .parked(pupil, failures, answered, pause, outside::now())?
                 .expecting_last(rivals.parked.map_or(0, |parked| parked.sequence));
             match self.broker.publish(&message).await {
                 Ok(_) => {

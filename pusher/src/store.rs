@@ -3,10 +3,9 @@
 use std::path::Path;
 use std::time::Duration;
 
-use async_nats::jetstream::message::StreamMessage;
-use async_nats::jetstream::stream::{RawMessageError, RawMessageErrorKind, Stream};
 use chrono::{DateTime, Utc};
-use runtime::{Broker, BrokerError, DiskCache};
+use runtime::broker::StoredMessage;
+use runtime::{Broker, BrokerError, DiskCache, Log};
 use schemas::streams::{COMMANDS, DEAD_LETTERS, RAW, RESULTS, StreamDefinition};
 use schemas::{
     DeadLetter, Envelope, EventData, RecordId, RecordMapped, RecordProcessed, RecordRef, Version, subjects,
@@ -23,10 +22,10 @@ const PAUSE: Duration = Duration::from_millis(300);
 /// What is known of the records.
 pub struct Store {
     broker: Broker,
-    raw: Stream<()>,
-    commands: Stream<()>,
-    results: Stream<()>,
-    dead_letters: Stream<()>,
+    raw: Log,
+    commands: Log,
+    results: Log,
+    dead_letters: Log,
     cache: DiskCache<Settled>,
 }
 
@@ -51,24 +50,21 @@ pub struct NewestResult {
 impl Store {
     /// Opens the streams, and the cache under `folder`.
     pub async fn open(broker: &Broker, folder: &Path) -> Result<Store, BrokerError> {
-        let state = until_answered(broker, || async {
-            broker.jetstream().get_stream(RESULTS.name).await.map_err(|error| error.to_string())
-        })
-        .await?;
-        let info = state.cached_info();
-        let stamp = format!("{}@{}", RESULTS.name, info.created);
+        let results = broker.log(RESULTS.name).await?;
+        let state = until_answered(broker, || results.state()).await?;
+        let stamp = format!("{}@{}", RESULTS.name, state.created);
         let cache = DiskCache::<Settled>::open(folder, "pusher", &stamp);
-        if cache.get(LAST).is_some_and(|last| last.sequence > info.state.last_sequence) {
+        if cache.get(LAST).is_some_and(|last| last.sequence > state.last_sequence) {
             // The stream was put back from a backup: what the cache knows beyond it never happened.
             tracing::warn!("The local cache is ahead of {}; starting with an empty one", RESULTS.name);
             cache.start_over(&stamp);
         }
         Ok(Store {
             broker: broker.clone(),
-            raw: broker.stream(RAW.name).await?,
-            commands: broker.stream(COMMANDS.name).await?,
-            results: broker.stream(RESULTS.name).await?,
-            dead_letters: broker.stream(DEAD_LETTERS.name).await?,
+            raw: broker.log(RAW.name).await?,
+            commands: broker.log(COMMANDS.name).await?,
+            results,
+            dead_letters: broker.log(DEAD_LETTERS.name).await?,
             cache,
         })
     }
@@ -120,7 +116,7 @@ impl Store {
         now: DateTime<Utc>,
     ) -> Result<Option<u64>, BrokerError> {
         let Some(raw) = self.newest(&self.raw, &subjects::raw(record)).await? else { return Ok(None) };
-        let age = (now - raw.time).to_std().unwrap_or_default();
+        let age = (now - raw.stored).to_std().unwrap_or_default();
         if age >= COMMANDS.max_age.min(RESULTS.max_age) {
             return Ok(None);
         }
@@ -185,22 +181,16 @@ impl Store {
     /// Returns the first message at or after a sequence whose subject fits.
     pub async fn next(
         &self,
-        stream: &Stream<()>,
+        stream: &Log,
         subject: &str,
         from: u64,
-    ) -> Result<Option<StreamMessage>, BrokerError> {
-        until_answered(&self.broker, || async {
-            found(stream.get_first_raw_message_by_subject(subject, from).await)
-        })
-        .await
+    ) -> Result<Option<StoredMessage>, BrokerError> {
+        until_answered(&self.broker, || stream.next(subject, from)).await
     }
 
     /// Asks the stream's leader: a follower may lag, and what it does not know yet would be taken for absent.
-    async fn newest(&self, stream: &Stream<()>, subject: &str) -> Result<Option<StreamMessage>, BrokerError> {
-        until_answered(&self.broker, || async {
-            found(stream.get_last_raw_message_by_subject(subject).await)
-        })
-        .await
+    async fn newest(&self, stream: &Log, subject: &str) -> Result<Option<StoredMessage>, BrokerError> {
+        until_answered(&self.broker, || stream.newest(subject)).await
     }
 }
 
@@ -236,24 +226,12 @@ impl Rivals {
     }
 }
 
-fn found(answer: Result<StreamMessage, RawMessageError>) -> Result<Option<StreamMessage>, String> {
-    match answer {
-        Ok(message) => Ok(Some(message)),
-        Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => Ok(None),
-        Err(error) => Err(error.to_string()),
-    }
+fn decode<T: EventData>(message: &StoredMessage) -> Option<(Envelope, T)> {
+    message.decode().ok()
 }
 
-fn header<'m>(message: &'m StreamMessage, name: &str) -> Option<&'m str> {
-    message.headers.get(name).map(async_nats::HeaderValue::as_str)
-}
-
-fn decode<T: EventData>(message: &StreamMessage) -> Option<(Envelope, T)> {
-    Envelope::decode(|name| header(message, name), &message.payload).ok()
-}
-
-fn rival(message: &StreamMessage) -> Option<Rival> {
-    let envelope = Envelope::decode_headers(&|name: &str| header(message, name)).ok()?;
+fn rival(message: &StoredMessage) -> Option<Rival> {
+    let envelope = Envelope::decode_headers(&|name: &str| message.header(name)).ok()?;
     let was_tried = envelope.attempt > 0;
     Some(Rival { sequence: message.sequence, version: envelope.version?, was_tried })
 }

@@ -1,7 +1,7 @@
 //! Tickets that were refused because their client was missing: when the client comes, they go round again.
 
 use bytes::Bytes;
-use runtime::{Broker, BrokerError, Bucket};
+use runtime::{Broker, BrokerError, Bucket, Log};
 use schemas::streams::WAITING;
 use schemas::{Outcome, RecordId, RecordRef, Version};
 
@@ -14,7 +14,7 @@ use crate::task::sent_again;
 pub struct Waiting {
     broker: Broker,
     bucket: Bucket,
-    stream: async_nats::jetstream::stream::Stream<()>,
+    log: Log,
 }
 
 /// A ticket that waits.
@@ -28,8 +28,8 @@ impl Waiting {
     /// Opens the bucket.
     pub async fn open(broker: &Broker) -> Result<Waiting, BrokerError> {
         let bucket = broker.bucket(&WAITING).await?;
-        let stream = broker.stream(&format!("KV_{}", WAITING.name)).await?;
-        Ok(Waiting { broker: broker.clone(), bucket, stream })
+        let log = broker.log(&format!("KV_{}", WAITING.name)).await?;
+        Ok(Waiting { broker: broker.clone(), bucket, log })
     }
 
     /// Remembers that a deal waits for a contact.
@@ -77,7 +77,7 @@ impl Waiting {
         let prefix = format!("$KV.{}.", WAITING.name);
         let filter = format!("{prefix}{contact}.*");
         let (mut waiters, mut from) = (Vec::new(), 1);
-        while let Some(message) = store.next(&self.stream, &filter, from).await? {
+        while let Some(message) = store.next(&self.log, &filter, from).await? {
             from = message.sequence + 1;
             // A deletion is stored as a message with this header.
             if message.headers.get("KV-Operation").is_some() {

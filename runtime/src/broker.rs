@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::health::Health;
 use crate::metrics::{Metrics, ShellMetrics};
+use crate::outside;
 use crate::reach::{Acks, Silence, patience};
 use crate::settings::{Reader, SecretFile};
 use crate::trace::Tracer;
@@ -170,8 +171,7 @@ impl StoredMessage {
 /// A connection that reconnects by itself for ever.
 #[derive(Clone)]
 pub struct Broker {
-    client: async_nats::Client,
-    jetstream: jetstream::Context,
+    link: Link,
     stopping: CancellationToken,
     metrics: Metrics,
     shell: Arc<ShellMetrics>,
@@ -182,6 +182,14 @@ pub struct Broker {
     acks: Arc<Acks>,
     /// How often a connection came about.
     connections: watch::Receiver<u64>,
+}
+
+/// What is at the other end.
+#[derive(Clone)]
+enum Link {
+    Nats(Arc<(async_nats::Client, jetstream::Context)>),
+    #[cfg(all(feature = "faults", debug_assertions))]
+    Simulated(crate::simulated::Seat),
 }
 
 /// Longest wait for one answer of the server.
@@ -255,8 +263,7 @@ impl Broker {
         let metrics = Metrics::default();
         let shell = Arc::new(ShellMetrics::register(&metrics));
         Ok(Broker {
-            client,
-            jetstream,
+            link: Link::Nats(Arc::new((client, jetstream))),
             stopping,
             metrics,
             shell,
@@ -266,6 +273,33 @@ impl Broker {
             acks: Arc::default(),
             connections,
         })
+    }
+
+    /// Takes a simulated process for the other end.
+    #[cfg(all(feature = "faults", debug_assertions))]
+    pub fn simulated(seat: crate::simulated::Seat, stopping: CancellationToken) -> Broker {
+        let metrics = Metrics::default();
+        let shell = Arc::new(ShellMetrics::register(&metrics));
+        Broker {
+            link: Link::Simulated(seat),
+            stopping,
+            metrics,
+            shell,
+            tracer: Tracer::default(),
+            has_others: false,
+            silence: Arc::default(),
+            acks: Arc::default(),
+            connections: watch::channel(0).1,
+        }
+    }
+
+    /// Returns the simulated process, where this is one.
+    #[cfg(all(feature = "faults", debug_assertions))]
+    pub(crate) fn seat(&self) -> Option<&crate::simulated::Seat> {
+        match &self.link {
+            Link::Simulated(seat) => Some(seat),
+            Link::Nats(..) => None,
+        }
     }
 
     /// Has what passes here counted in these metrics; without them it is counted for nobody.
@@ -295,12 +329,20 @@ impl Broker {
 
     /// Returns the bare client.
     pub fn client(&self) -> &async_nats::Client {
-        &self.client
+        match &self.link {
+            Link::Nats(nats) => &nats.0,
+            #[cfg(all(feature = "faults", debug_assertions))]
+            Link::Simulated(_) => unreachable!("a simulated process has no client"),
+        }
     }
 
     /// Returns the JetStream context.
     pub fn jetstream(&self) -> &jetstream::Context {
-        &self.jetstream
+        match &self.link {
+            Link::Nats(nats) => &nats.1,
+            #[cfg(all(feature = "faults", debug_assertions))]
+            Link::Simulated(_) => unreachable!("a simulated process has no JetStream"),
+        }
     }
 
     /// Returns what changes whenever a connection came about.
@@ -316,7 +358,7 @@ impl Broker {
     /// Says once more what was acked of a consumer lately: the one who was told may be gone.
     pub(crate) async fn repeat_acks(&self, consumer: &str) {
         for (to, kind) in self.acks.recent(consumer, Instant::now()) {
-            let _repeated = self.client.publish(to, kind).await;
+            let _repeated = self.client().publish(to, kind).await;
         }
     }
 
@@ -331,7 +373,7 @@ impl Broker {
             tracing::warn!(
                 "NATS stores nothing through the server that we are connected to; trying another one"
             );
-            let _is_closed = self.client.force_reconnect().await;
+            let _is_closed = self.client().force_reconnect().await;
         }
     }
 
@@ -342,10 +384,20 @@ impl Broker {
 
     /// Returns a handle on a stream without asking for its state.
     pub async fn stream(&self, name: &str) -> Result<Stream<()>, BrokerError> {
-        self.jetstream
+        self.jetstream()
             .get_stream_no_info(name)
             .await
             .map_err(|error| BrokerError::unavailable(format!("open stream {name}"), error))
+    }
+
+    /// Returns a stream to look things up in, without asking for its state.
+    pub async fn log(&self, name: &str) -> Result<Log, BrokerError> {
+        #[cfg(all(feature = "faults", debug_assertions))]
+        if self.seat().is_some() {
+            return Ok(Log { broker: self.clone(), name: name.to_owned(), stream: None });
+        }
+        let stream = Some(self.stream(name).await?);
+        Ok(Log { broker: self.clone(), name: name.to_owned(), stream })
     }
 
     /// Waits until these exist, saying what is missing; only `rollcall bootstrap` makes them.
@@ -355,6 +407,10 @@ impl Broker {
         consumers: &[ConsumerDefinition],
         buckets: &[&BucketDefinition],
     ) -> Result<(), BrokerError> {
+        #[cfg(all(feature = "faults", debug_assertions))]
+        if self.seat().is_some() {
+            return Ok(());
+        }
         let mut said = None;
         loop {
             match self.missing(streams, consumers, buckets).await {
@@ -378,23 +434,23 @@ impl Broker {
         consumers: &[ConsumerDefinition],
         buckets: &[&BucketDefinition],
     ) -> Option<String> {
-        if self.client.connection_state() != async_nats::connection::State::Connected {
+        if self.client().connection_state() != async_nats::connection::State::Connected {
             return Some("a connection to NATS".into());
         }
         for stream in streams {
-            if self.jetstream.get_stream(stream.name).await.is_err() {
+            if self.jetstream().get_stream(stream.name).await.is_err() {
                 return Some(format!("stream {}", stream.name));
             }
         }
         for consumer in consumers {
             let found: Result<jetstream::consumer::PullConsumer, _> =
-                self.jetstream.get_consumer_from_stream(&consumer.name, consumer.stream).await;
+                self.jetstream().get_consumer_from_stream(&consumer.name, consumer.stream).await;
             if found.is_err() {
                 return Some(format!("consumer {} of stream {}", consumer.name, consumer.stream));
             }
         }
         for bucket in buckets {
-            if self.jetstream.get_key_value(bucket.name).await.is_err() {
+            if self.jetstream().get_key_value(bucket.name).await.is_err() {
                 return Some(format!("bucket {}", bucket.name));
             }
         }
@@ -421,15 +477,25 @@ impl Broker {
         .await
     }
 
+    /// Returns the newest message of a subject of a stream. Keeps trying while the server is away.
+    pub async fn newest(&self, log: &Log, subject: &str) -> Result<Option<StoredMessage>, BrokerError> {
+        let operation = format!("read the last message of {}", log.name());
+        self.until_answered(&operation, || log.newest(subject)).await
+    }
+
     /// Opens a bucket.
     pub async fn bucket(&self, definition: &BucketDefinition) -> Result<Bucket, BrokerError> {
         let name = definition.name;
+        #[cfg(all(feature = "faults", debug_assertions))]
+        if self.seat().is_some() {
+            return Ok(Bucket { broker: self.clone(), name, store: None });
+        }
         let store = self
             .until_answered(&format!("open bucket {name}"), || async {
-                self.jetstream.get_key_value(name).await.map_err(|error| error.to_string())
+                self.jetstream().get_key_value(name).await.map_err(|error| error.to_string())
             })
             .await?;
-        Ok(Bucket { broker: self.clone(), name, store })
+        Ok(Bucket { broker: self.clone(), name, store: Some(store) })
     }
 
     /// Repeats a request to a leader until it answers or the stage stops.
@@ -475,6 +541,7 @@ impl Broker {
     /// Waits, unless the stage is to stop.
     pub async fn pause(&self, duration: Duration) -> Result<(), BrokerError> {
         tokio::select! {
+            biased;
             () = self.stopping.cancelled() => Err(BrokerError::Stopping),
             () = tokio::time::sleep(duration) => Ok(()),
         }
@@ -515,8 +582,7 @@ fn rand_index(length: usize) -> usize {
 
 /// Returns a length of time below the given one that differs from process to process and call to call.
 pub(crate) fn jitter(below: Duration) -> Duration {
-    let noise = uuid::Uuid::new_v4().as_u128() as u32;
-    below.mul_f64(f64::from(noise) / f64::from(u32::MAX))
+    below.mul_f64(outside::noise())
 }
 
 /// Says why no connection comes about, once for each reason in a row.
@@ -554,40 +620,149 @@ fn note(event: &Event, health: &Health, said: &Mutex<Option<String>>) {
     }
 }
 
+/// A stream to look things up in. Asks the stream's leader: a replica may lag, and what it does not know yet would be
+/// taken for absent. Each question is asked once; an error says why there was no answer.
+pub struct Log {
+    #[cfg_attr(
+        not(all(feature = "faults", debug_assertions)),
+        expect(dead_code, reason = "for simulations")
+    )]
+    broker: Broker,
+    name: String,
+    /// None in a simulation.
+    stream: Option<Stream<()>>,
+}
+
+/// How a stream is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogState {
+    /// When it was made.
+    pub created: DateTime<Utc>,
+    /// Sequence of its last message, be it still there or not.
+    pub last_sequence: u64,
+}
+
+impl Log {
+    /// Returns its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Returns the newest message of a subject.
+    pub async fn newest(&self, subject: &str) -> Result<Option<StoredMessage>, String> {
+        #[cfg(all(feature = "faults", debug_assertions))]
+        if let Some(seat) = self.broker.seat() {
+            return seat.newest(&self.name, subject).await;
+        }
+        found(self.stream()?.get_last_raw_message_by_subject(subject).await)
+    }
+
+    /// Returns the first message at or behind a sequence whose subject fits.
+    pub async fn next(&self, filter: &str, from: u64) -> Result<Option<StoredMessage>, String> {
+        #[cfg(all(feature = "faults", debug_assertions))]
+        if let Some(seat) = self.broker.seat() {
+            return seat.next(&self.name, filter, from).await;
+        }
+        found(self.stream()?.get_first_raw_message_by_subject(filter, from).await)
+    }
+
+    /// Returns the message with a sequence.
+    pub async fn at(&self, sequence: u64) -> Result<Option<StoredMessage>, String> {
+        #[cfg(all(feature = "faults", debug_assertions))]
+        if let Some(seat) = self.broker.seat() {
+            return seat.at(&self.name, sequence).await;
+        }
+        found(self.stream()?.get_raw_message(sequence).await)
+    }
+
+    /// Returns how it is.
+    pub async fn state(&self) -> Result<LogState, String> {
+        #[cfg(all(feature = "faults", debug_assertions))]
+        if let Some(seat) = self.broker.seat() {
+            let (created, last_sequence) = seat.state(&self.name).await?;
+            return Ok(LogState { created, last_sequence });
+        }
+        let info = self.stream()?.get_info().await.map_err(|error| error.to_string())?;
+        Ok(LogState { created: info.created, last_sequence: info.state.last_sequence })
+    }
+
+    fn stream(&self) -> Result<&Stream<()>, String> {
+        self.stream.as_ref().ok_or_else(|| format!("stream {} is simulated", self.name))
+    }
+}
+
+fn found(
+    answer: Result<jetstream::message::StreamMessage, jetstream::stream::RawMessageError>,
+) -> Result<Option<StoredMessage>, String> {
+    match answer {
+        Ok(message) => Ok(Some(message.into())),
+        Err(error) if error.kind() == jetstream::stream::RawMessageErrorKind::NoMessageFound => Ok(None),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
 /// A key-value bucket.
 #[derive(Clone)]
 pub struct Bucket {
     broker: Broker,
     name: &'static str,
-    store: kv::Store,
+    /// None in a simulation.
+    store: Option<kv::Store>,
 }
+
+/// Value, revision and time of a key.
+type Entry = (Bytes, u64, DateTime<Utc>);
 
 impl Bucket {
     /// Returns a value and its revision. Keeps trying while the server is away.
     pub async fn get(&self, key: &str) -> Result<Option<(Bytes, u64)>, BrokerError> {
-        self.broker
-            .until_read(&format!("read from bucket {}", self.name), || async {
-                self.look(key).await.map_err(|error| error.to_string())
-            })
-            .await
+        let entry = self.entry_in_the_end(key).await?;
+        Ok(entry.map(|(value, revision, _)| (value, revision)))
     }
 
     /// Returns a value and when it was stored. Keeps trying while the server is away.
     pub async fn get_with_time(&self, key: &str) -> Result<Option<(Bytes, DateTime<Utc>)>, BrokerError> {
+        let entry = self.entry_in_the_end(key).await?;
+        Ok(entry.map(|(value, _, created)| (value, created)))
+    }
+
+    async fn entry_in_the_end(&self, key: &str) -> Result<Option<Entry>, BrokerError> {
         self.broker
             .until_read(&format!("read from bucket {}", self.name), || async {
-                let entry = self.store.entry(key).await.map_err(|error| error.to_string())?;
-                let put = entry.filter(|entry| entry.operation == kv::Operation::Put);
-                Ok(put.map(|entry| (entry.value, entry.created)))
+                self.entry(key).await.map_err(|error| error.to_string())
             })
             .await
+    }
+
+    async fn entry(&self, key: &str) -> Result<Option<Entry>, BrokerError> {
+        let operation = || format!("read from bucket {}", self.name);
+        #[cfg(all(feature = "faults", debug_assertions))]
+        if let Some(seat) = self.broker.seat() {
+            let entry = seat.entry(self.name, key).await;
+            return entry.map_err(|reason| BrokerError::unavailable(operation(), reason));
+        }
+        let entry = self.store()?.entry(key).await;
+        let entry = entry.map_err(|error| BrokerError::unavailable(operation(), error))?;
+        let put = entry.filter(|entry| entry.operation == kv::Operation::Put);
+        Ok(put.map(|entry| (entry.value, entry.revision, entry.created)))
+    }
+
+    fn store(&self) -> Result<&kv::Store, BrokerError> {
+        let missing = || BrokerError::unavailable(format!("open bucket {}", self.name), "it is simulated");
+        self.store.as_ref().ok_or_else(missing)
     }
 
     /// Stores a value whatever was there. Keeps trying while the server is away.
     pub async fn put(&self, key: &str, value: Bytes) -> Result<u64, BrokerError> {
         self.broker
             .until_answered(&format!("write to bucket {}", self.name), || async {
-                self.store.put(key, value.clone()).await.map_err(|error| error.to_string())
+                #[cfg(all(feature = "faults", debug_assertions))]
+                if let Some(seat) = self.broker.seat() {
+                    let put = seat.write(self.name, key, Some(value.clone()), None).await?;
+                    return Ok(put.unwrap_or_default());
+                }
+                let store = self.store().map_err(|error| error.to_string())?;
+                store.put(key, value.clone()).await.map_err(|error| error.to_string())
             })
             .await
     }
@@ -602,18 +777,23 @@ impl Bucket {
         revision: Option<u64>,
     ) -> Result<u64, BrokerError> {
         let operation = || format!("write to bucket {}", self.name);
+        let conflict = || BrokerError::Conflict { operation: operation() };
+        #[cfg(all(feature = "faults", debug_assertions))]
+        if let Some(seat) = self.broker.seat() {
+            let put = seat.write(self.name, key, Some(value), Some(revision)).await;
+            return put.map_err(|reason| BrokerError::unavailable(operation(), reason))?.ok_or_else(conflict);
+        }
+        let store = self.store()?;
         let written = async {
             match revision {
                 Some(revision) => {
-                    self.store.update(key, value, revision).await.map_err(|error| match error.kind() {
-                        kv::UpdateErrorKind::WrongLastRevision => {
-                            BrokerError::Conflict { operation: operation() }
-                        }
+                    store.update(key, value, revision).await.map_err(|error| match error.kind() {
+                        kv::UpdateErrorKind::WrongLastRevision => conflict(),
                         _ => BrokerError::unavailable(operation(), error),
                     })
                 }
-                None => self.store.create(key, value).await.map_err(|error| match error.kind() {
-                    kv::CreateErrorKind::AlreadyExists => BrokerError::Conflict { operation: operation() },
+                None => store.create(key, value).await.map_err(|error| match error.kind() {
+                    kv::CreateErrorKind::AlreadyExists => conflict(),
                     _ => BrokerError::unavailable(operation(), error),
                 }),
             }
@@ -629,16 +809,9 @@ impl Bucket {
 
     /// Looks at a value once: for those to whom the time matters at which it was there.
     pub(crate) async fn look(&self, key: &str) -> Result<Option<(Bytes, u64)>, BrokerError> {
-        let looked = tokio::time::timeout(patience(0), self.store.entry(key)).await;
-        let unavailable =
-            |reason: String| BrokerError::unavailable(format!("read from bucket {}", self.name), reason);
-        match looked.map_err(|_| unavailable("no answer".to_owned()))? {
-            Ok(Some(entry)) if entry.operation == kv::Operation::Put => {
-                Ok(Some((entry.value, entry.revision)))
-            }
-            Ok(_) => Ok(None),
-            Err(error) => Err(unavailable(error.to_string())),
-        }
+        let looked = tokio::time::timeout(patience(0), self.entry(key)).await;
+        let late = || BrokerError::unavailable(format!("read from bucket {}", self.name), "no answer");
+        Ok(looked.map_err(|_| late())??.map(|(value, revision, _)| (value, revision)))
     }
 
     /// Removes a key only where it still has this revision.
@@ -646,7 +819,17 @@ impl Bucket {
     /// Tries once: what becomes of a key that could not be removed is the caller's to know.
     pub async fn compare_and_delete(&self, key: &str, revision: u64) -> Result<(), BrokerError> {
         let operation = || format!("delete from bucket {}", self.name);
-        let deleted = self.store.delete_expect_revision(key, Some(revision));
+        #[cfg(all(feature = "faults", debug_assertions))]
+        if let Some(seat) = self.broker.seat() {
+            let deleted = seat.write(self.name, key, None, Some(Some(revision))).await;
+            let reason = match deleted {
+                Ok(Some(_)) => return Ok(()),
+                Ok(None) => "another writer was first".to_owned(),
+                Err(reason) => reason,
+            };
+            return Err(BrokerError::unavailable(operation(), reason));
+        }
+        let deleted = self.store()?.delete_expect_revision(key, Some(revision));
         match tokio::time::timeout(patience(0), deleted).await {
             Ok(deleted) => deleted.map_err(|error| BrokerError::unavailable(operation(), error)),
             Err(_) => Err(BrokerError::unavailable(operation(), "no answer")),
@@ -657,7 +840,12 @@ impl Bucket {
     pub async fn delete(&self, key: &str) -> Result<(), BrokerError> {
         self.broker
             .until_answered(&format!("delete from bucket {}", self.name), || async {
-                self.store.purge(key).await.map_err(|error| error.to_string())
+                #[cfg(all(feature = "faults", debug_assertions))]
+                if let Some(seat) = self.broker.seat() {
+                    return seat.write(self.name, key, None, None).await.map(|_| ());
+                }
+                let store = self.store().map_err(|error| error.to_string())?;
+                store.purge(key).await.map_err(|error| error.to_string())
             })
             .await
     }
@@ -667,7 +855,12 @@ impl Bucket {
         use futures::TryStreamExt;
         self.broker
             .until_read(&format!("list bucket {}", self.name), || async {
-                let keys = self.store.keys().await.map_err(|error| error.to_string())?;
+                #[cfg(all(feature = "faults", debug_assertions))]
+                if let Some(seat) = self.broker.seat() {
+                    return seat.keys(self.name).await;
+                }
+                let store = self.store().map_err(|error| error.to_string())?;
+                let keys = store.keys().await.map_err(|error| error.to_string())?;
                 keys.try_collect().await.map_err(|error| error.to_string())
             })
             .await

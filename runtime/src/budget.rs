@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::broker::{Broker, BrokerError, Bucket, FULL_DISK, jitter};
 use crate::door::Door;
 use crate::metrics::{Counter, Gauge, Metrics, PortalCounts, Refresh};
+use crate::outside;
 
 /// Who asks: live work goes before backfill.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,7 +139,7 @@ impl SharedBudget {
         let (gauge, newest) = (metrics.level.clone(), Arc::clone(&seen));
         let refresh = broker.metrics().on_scrape(move || {
             let level = *newest.lock().unwrap_or_else(PoisonError::into_inner);
-            gauge.set(level.map_or(0.0, |level| level.at_time(size, Utc::now())));
+            gauge.set(level.map_or(0.0, |level| level.at_time(size, outside::now())));
         });
         let (broker, _refresh) = (broker.clone(), Arc::new(refresh));
         Ok(SharedBudget { broker, bucket, size, metrics, seen, door: None, _refresh })
@@ -173,7 +174,7 @@ impl SharedBudget {
         }
         loop {
             let stored = self.bucket.get(KEY).await?;
-            let now = Utc::now();
+            let now = outside::now();
             let (level, revision) = match &stored {
                 Some((value, revision)) => {
                     (serde_json::from_slice(value).unwrap_or(Level::empty(now)), Some(*revision))
@@ -279,7 +280,7 @@ impl Spending {
         let bucket = broker.bucket(&BUDGET).await?;
         let mut noted = None;
         loop {
-            let spending = Spending::of(&counts(), size, Utc::now());
+            let spending = Spending::of(&counts(), size, outside::now());
             if spending.is_news(noted.as_ref()) {
                 let value = serde_json::to_vec(&spending).unwrap_or_default();
                 bucket.put(&key_of(stage), value.into()).await?;

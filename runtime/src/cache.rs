@@ -23,6 +23,10 @@ const PAGE_CACHE_BYTES: u64 = 256 << 10;
 /// was made with another value is made anew.
 const SEGMENT_BYTES: usize = 64 << 10;
 
+/// The same in a simulation.
+#[cfg(all(feature = "faults", debug_assertions))]
+const SIMULATED_STAMP: &str = "\0stamp";
+
 /// Key of the stamp; no record key starts with a zero byte.
 const STAMP_KEY: &[u8] = b"\0stamp";
 
@@ -30,6 +34,8 @@ const STAMP_KEY: &[u8] = b"\0stamp";
 pub struct DiskCache<V> {
     path: PathBuf,
     database: Mutex<Option<sled::Db>>,
+    #[cfg(all(feature = "faults", debug_assertions))]
+    world: Option<crate::simulated::World>,
     values: PhantomData<fn() -> V>,
 }
 
@@ -39,6 +45,16 @@ impl<V: Serialize + DeserializeOwned> DiskCache<V> {
     /// The stamp names what the cache is a cache of, for example a stream and its time of creation.
     pub fn open(folder: &Path, name: &str, stamp: &str) -> DiskCache<V> {
         let mut path = folder.join(format!("{name}.sled"));
+        #[cfg(all(feature = "faults", debug_assertions))]
+        if let Some(world) = crate::simulated::current() {
+            let stamped = world.disk(&path).get(SIMULATED_STAMP) == Some(&stamp.as_bytes().to_vec());
+            let cache =
+                DiskCache { path, database: Mutex::new(None), world: Some(world), values: PhantomData };
+            if !stamped {
+                cache.start_over(stamp);
+            }
+            return cache;
+        }
         let mut opened = open(&path, LOCK_TRIES);
         for slot in 1..SLOTS {
             // Another replica works with it: not ours to throw away.
@@ -60,11 +76,24 @@ impl<V: Serialize + DeserializeOwned> DiskCache<V> {
                 path.display()
             );
         }
-        DiskCache { path, database: Mutex::new(database), values: PhantomData }
+        DiskCache {
+            path,
+            database: Mutex::new(database),
+            #[cfg(all(feature = "faults", debug_assertions))]
+            world: None,
+            values: PhantomData,
+        }
     }
 
     /// Forgets everything; what is remembered from now on belongs to `stamp`.
     pub fn start_over(&self, stamp: &str) {
+        #[cfg(all(feature = "faults", debug_assertions))]
+        if let Some(world) = &self.world {
+            return world.with_disk(&self.path, |disk| {
+                disk.clear();
+                disk.insert(SIMULATED_STAMP.to_owned(), stamp.as_bytes().to_vec());
+            });
+        }
         self.with(|database| {
             database.clear()?;
             database.insert(STAMP_KEY, stamp.as_bytes()).map(|_| ())
@@ -73,6 +102,10 @@ impl<V: Serialize + DeserializeOwned> DiskCache<V> {
 
     /// Returns a value, `None` where it is not known.
     pub fn get(&self, key: &str) -> Option<V> {
+        #[cfg(all(feature = "faults", debug_assertions))]
+        if let Some(world) = &self.world {
+            return world.with_disk(&self.path, |disk| serde_json::from_slice(disk.get(key)?).ok());
+        }
         let bytes = self
             .with(|database| database.get(key.as_bytes()).map(|found| found.map(|bytes| bytes.to_vec())))??;
         serde_json::from_slice(&bytes).ok()
@@ -81,12 +114,22 @@ impl<V: Serialize + DeserializeOwned> DiskCache<V> {
     /// Remembers a value.
     pub fn put(&self, key: &str, value: &V) {
         if let Ok(bytes) = serde_json::to_vec(value) {
+            #[cfg(all(feature = "faults", debug_assertions))]
+            if let Some(world) = &self.world {
+                world.with_disk(&self.path, |disk| disk.insert(key.to_owned(), bytes));
+                return;
+            }
             self.with(|database| database.insert(key.as_bytes(), bytes).map(|_| ()));
         }
     }
 
     /// Forgets a value.
     pub fn remove(&self, key: &str) {
+        #[cfg(all(feature = "faults", debug_assertions))]
+        if let Some(world) = &self.world {
+            world.with_disk(&self.path, |disk| disk.remove(key));
+            return;
+        }
         self.with(|database| database.remove(key.as_bytes()).map(|_| ()));
     }
 

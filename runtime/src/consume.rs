@@ -78,6 +78,7 @@ async fn consume_all_at_once(
     let mut running = FuturesUnordered::new();
     loop {
         tokio::select! {
+            biased;
             delivery = inbox.next() => {
                 let Some(delivery) = delivery else { return Ok(()) };
                 settler.acknowledge_early(&delivery).await?;

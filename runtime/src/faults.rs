@@ -35,6 +35,10 @@ pub fn crash_point_of(place: &str, record: Option<RecordRef>) {
 #[inline(always)]
 pub fn is_planted(mistake: &str) -> bool {
     #[cfg(all(feature = "faults", debug_assertions))]
+    if let Some(world) = crate::simulated::current() {
+        return world.mistake() == Some(mistake);
+    }
+    #[cfg(all(feature = "faults", debug_assertions))]
     return planted::mistake().is_some_and(|planted| planted == mistake);
     #[cfg(not(all(feature = "faults", debug_assertions)))]
     {

@@ -3,8 +3,9 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use async_nats::HeaderMap;
 use async_nats::jetstream::consumer::PullConsumer;
 use async_nats::jetstream::consumer::pull::{self, Stream as Messages};
 use async_nats::jetstream::{AckKind, Message};
@@ -14,6 +15,7 @@ use futures::{FutureExt, StreamExt};
 use schemas::streams::{ATTEMPTS, ConsumerDefinition};
 use schemas::{DeadLetter, Encoded, Envelope, EnvelopeError, EventData, RecordRef};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::broker::{Broker, BrokerError, Bucket, jitter};
 use crate::faults;
@@ -67,7 +69,7 @@ pub enum Verdict {
 ///
 /// Reports progress by itself for as long as it is held, so that the server does not hand it to somebody else.
 pub struct Delivery {
-    message: Message,
+    message: Incoming,
     /// Sequence of the message in its stream.
     pub sequence: u64,
     /// How often it was delivered, this time included.
@@ -82,6 +84,65 @@ pub struct Delivery {
     attempt_key: String,
     span: Option<Span>,
     _held: HeldDelivery,
+}
+
+/// A message as it came.
+#[derive(Clone)]
+enum Incoming {
+    Nats(Arc<Message>),
+    #[cfg(all(feature = "faults", debug_assertions))]
+    Simulated(crate::simulated::Delivered, crate::simulated::Seat, String),
+}
+
+impl Incoming {
+    fn subject(&self) -> &str {
+        match self {
+            Incoming::Nats(message) => &message.subject,
+            #[cfg(all(feature = "faults", debug_assertions))]
+            Incoming::Simulated(message, ..) => &message.subject,
+        }
+    }
+
+    fn payload(&self) -> &Bytes {
+        match self {
+            Incoming::Nats(message) => &message.payload,
+            #[cfg(all(feature = "faults", debug_assertions))]
+            Incoming::Simulated(message, ..) => &message.payload,
+        }
+    }
+
+    fn headers(&self) -> Option<&HeaderMap> {
+        match self {
+            Incoming::Nats(message) => message.headers.as_ref(),
+            #[cfg(all(feature = "faults", debug_assertions))]
+            Incoming::Simulated(message, ..) => Some(&message.headers),
+        }
+    }
+
+    async fn acknowledge(&self, kind: AckKind) -> Result<(), BrokerError> {
+        let failed = |error: &dyn std::fmt::Display| BrokerError::unavailable("acknowledge a message", error);
+        match self {
+            Incoming::Nats(message) => message.ack_with(kind).await.map_err(|error| failed(&error)),
+            #[cfg(all(feature = "faults", debug_assertions))]
+            Incoming::Simulated(message, seat, consumer) => {
+                let acknowledged = seat.acknowledge(consumer, message.sequence, kind).await;
+                acknowledged.map_err(|reason| failed(&reason))
+            }
+        }
+    }
+
+    /// Says that it is still worked on; tells whether that was answered. A server that is cut off from the others still
+    /// takes messages, and answers none.
+    async fn report_progress(&self) -> bool {
+        match self {
+            Incoming::Nats(message) => {
+                let Some(to) = message.reply.clone() else { return false };
+                message.context.client().request(to, AckKind::Progress.into()).await.is_ok()
+            }
+            #[cfg(all(feature = "faults", debug_assertions))]
+            Incoming::Simulated(..) => self.acknowledge(AckKind::Progress).await.is_ok(),
+        }
+    }
 }
 
 struct Progress {
@@ -100,25 +161,45 @@ impl Drop for Delivery {
 impl Delivery {
     fn new(message: Message, inbox: &Inbox) -> Option<Delivery> {
         let info = message.info().ok()?;
-        let (sequence, deliveries, pending) =
-            (info.stream_sequence, info.delivered.max(1) as u64, info.pending);
-        let stream = info.stream.to_string();
+        let place = Place {
+            sequence: info.stream_sequence,
+            deliveries: info.delivered.max(1) as u64,
+            pending: info.pending,
+            stream: info.stream.to_string(),
+        };
+        Some(Delivery::begin(Incoming::Nats(Arc::new(message)), place, inbox))
+    }
+
+    #[cfg(all(feature = "faults", debug_assertions))]
+    fn simulated(
+        message: crate::simulated::Delivered,
+        seat: &crate::simulated::Seat,
+        inbox: &Inbox,
+    ) -> Delivery {
+        let place = Place {
+            sequence: message.sequence,
+            deliveries: message.deliveries,
+            pending: message.pending,
+            stream: message.stream.to_owned(),
+        };
+        let message = Incoming::Simulated(message, seat.clone(), inbox.definition.name.clone());
+        Delivery::begin(message, place, inbox)
+    }
+
+    fn begin(message: Incoming, place: Place, inbox: &Inbox) -> Delivery {
+        let Place { sequence, deliveries, pending, stream } = place;
         let span = begin_span(inbox.broker.tracer(), &message, &stream, sequence, deliveries);
         let progress = Arc::new(Progress {
             origin: Instant::now(),
             ack_wait: inbox.definition.ack_wait,
             heard_ms: AtomicU64::new(0),
         });
-        let keep_alive = tokio::spawn(report_progress(
-            inbox.broker.client().clone(),
-            message.clone(),
-            Arc::clone(&progress),
-        ));
+        let keep_alive = tokio::spawn(report_progress(message.clone(), Arc::clone(&progress)));
         let attempt_key = format!("{}.{sequence}", inbox.definition.name);
         let attempts = inbox.attempts.clone();
         let metrics = inbox.broker.shell_metrics();
         metrics.note_arrival(&inbox.definition.name, deliveries, pending);
-        Some(Delivery {
+        Delivery {
             message,
             sequence,
             deliveries,
@@ -130,22 +211,22 @@ impl Delivery {
             attempt_key,
             span,
             _held: HeldDelivery::new(metrics),
-        })
+        }
     }
 
     /// Returns the subject.
     pub fn subject(&self) -> &str {
-        &self.message.subject
+        self.message.subject()
     }
 
     /// Returns the payload.
     pub fn payload(&self) -> &Bytes {
-        &self.message.payload
+        self.message.payload()
     }
 
     /// Looks a header up.
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.message.headers.as_ref()?.get(name).map(async_nats::HeaderValue::as_str)
+        self.message.headers()?.get(name).map(async_nats::HeaderValue::as_str)
     }
 
     /// Returns the context that the work on it belongs to, where it is traced.
@@ -186,7 +267,7 @@ impl Delivery {
     }
 
     fn headers(&self) -> Vec<(String, String)> {
-        let Some(headers) = &self.message.headers else { return Vec::new() };
+        let Some(headers) = self.message.headers() else { return Vec::new() };
         headers
             .iter()
             .flat_map(|(name, values)| {
@@ -199,7 +280,7 @@ impl Delivery {
 /// Begins the span of a delivery, which ends when the delivery is done with.
 fn begin_span(
     tracer: &Tracer,
-    message: &Message,
+    message: &Incoming,
     stream: &str,
     sequence: u64,
     deliveries: u64,
@@ -207,16 +288,16 @@ fn begin_span(
     if !tracer.is_on() {
         return None;
     }
-    let header = message.headers.as_ref().and_then(|headers| headers.get(TRACEPARENT));
+    let header = message.headers().and_then(|headers| headers.get(TRACEPARENT));
     let parent = header.and_then(|header| SpanContext::parse(header.as_str()));
     let mut span = tracer.begin(&format!("process {stream}"), Kind::Consumer, parent)?;
-    span.set_record(schemas::subjects::record_of(&message.subject));
+    span.set_record(schemas::subjects::record_of(message.subject()));
     span.set("rollcall.sequence", sequence);
     span.set("rollcall.deliveries", deliveries);
     Some(span)
 }
 
-async fn report_progress(client: async_nats::Client, message: Message, progress: Arc<Progress>) {
+async fn report_progress(message: Incoming, progress: Arc<Progress>) {
     let mut every = tokio::time::interval(progress.ack_wait / 3);
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     every.tick().await;
@@ -228,14 +309,19 @@ async fn report_progress(client: async_nats::Client, message: Message, progress:
         if silent >= progress.ack_wait {
             continue;
         }
-        // Answered, or nobody was there to hear it: a server that is cut off from the others still takes messages.
-        let Some(to) = message.reply.clone() else { return };
-        let heard = client.request(to, AckKind::Progress.into());
-        if !matches!(tokio::time::timeout(progress.ack_wait / 6, heard).await, Ok(Ok(_))) {
-            continue;
+        let heard = tokio::time::timeout(progress.ack_wait / 6, message.report_progress());
+        if heard.await.unwrap_or(false) {
+            progress.heard_ms.store(now, Ordering::Relaxed);
         }
-        progress.heard_ms.store(now, Ordering::Relaxed);
     }
+}
+
+/// Where a delivery stands in its stream and consumer.
+struct Place {
+    sequence: u64,
+    deliveries: u64,
+    pending: u64,
+    stream: String,
 }
 
 /// A bound consumer.
@@ -285,6 +371,16 @@ impl Inbox {
             if stopping.is_cancelled() {
                 return None;
             }
+            #[cfg(all(feature = "faults", debug_assertions))]
+            if let Some(seat) = self.broker.seat() {
+                tokio::select! {
+                    biased;
+                    () = stopping.cancelled() => return None,
+                    message = seat.fetch(&self.definition.name) => {
+                        return Some(Delivery::simulated(message, seat, self));
+                    }
+                }
+            }
             if let Some(delivery) = self.try_ready() {
                 return Some(delivery);
             }
@@ -293,6 +389,7 @@ impl Inbox {
                 continue;
             };
             let waited = tokio::select! {
+                biased;
                 () = stopping.cancelled() => return None,
                 waited = tokio::time::timeout(SILENCE, messages.next()) => waited,
                 // What was asked for, and what was acked last, may have been lost with the connection.
@@ -476,7 +573,7 @@ impl Inbox {
             self.attempts.put(&delivery.attempt_key, Bytes::from_static(b"1")).await?;
         }
         self.note_settled(&mut delivery, "panicked");
-        acknowledge(&delivery.message, AckKind::Nak(Some(PANIC_PAUSE))).await
+        delivery.message.acknowledge(AckKind::Nak(Some(PANIC_PAUSE))).await
     }
 
     async fn bury(&self, delivery: Delivery, reason: &str) -> Result<(), BrokerError> {
@@ -545,16 +642,22 @@ impl Inbox {
     ) -> Result<(), BrokerError> {
         delivery.not_to_blame().await?;
         faults::crash_point_of("before-ack", delivery.record());
-        acknowledge(&delivery.message, kind).await?;
-        let (consumer, now) = (&self.definition.name, tokio::time::Instant::now());
-        self.broker.acks().note(consumer, delivery.message.reply.as_ref(), kind, now);
+        delivery.message.acknowledge(kind).await?;
+        if let Incoming::Nats(message) = &delivery.message {
+            let (consumer, now) = (&self.definition.name, Instant::now());
+            self.broker.acks().note(consumer, message.reply.as_ref(), kind, now);
+        }
         self.note_settled(&mut delivery, outcome);
         Ok(())
     }
 
     /// Acknowledges a delivery before anything is done for it. A mistake, there to be planted.
     pub(crate) async fn acknowledge_early(&self, delivery: &Delivery) -> Result<(), BrokerError> {
-        acknowledge(&delivery.message, AckKind::Ack).await?;
+        delivery.message.acknowledge(AckKind::Ack).await?;
+        #[cfg(all(feature = "faults", debug_assertions))]
+        if self.broker.seat().is_some() {
+            return Ok(());
+        }
         self.broker.client().flush().await.map_err(|error| BrokerError::unavailable("flush", error))
     }
 
@@ -576,12 +679,12 @@ impl Inbox {
         }
         self.messages = None;
         for delivery in fetched {
-            let _gone = acknowledge(&delivery.message, AckKind::Nak(Some(Duration::from_millis(1)))).await;
+            let _gone = delivery.message.acknowledge(AckKind::Nak(Some(Duration::from_millis(1)))).await;
+        }
+        #[cfg(all(feature = "faults", debug_assertions))]
+        if self.broker.seat().is_some() {
+            return;
         }
         let _gone = self.broker.client().flush().await;
     }
-}
-
-async fn acknowledge(message: &Message, kind: AckKind) -> Result<(), BrokerError> {
-    message.ack_with(kind).await.map_err(|error| BrokerError::unavailable("acknowledge a message", error))
 }

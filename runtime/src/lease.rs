@@ -25,6 +25,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::{Broker, BrokerError, Bucket, FULL_DISK, jitter};
+use crate::outside;
 
 /// How long a lease lasts without being renewed: short enough for a successor within five seconds, long enough for a
 /// few renewals to fail.
@@ -57,8 +58,8 @@ impl Holder {
     fn this_process() -> Holder {
         let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
         let host = if host.trim().is_empty() { "unknown" } else { host.trim() };
-        let instance = uuid::Uuid::new_v4().simple().to_string();
-        Holder { host: host.to_owned(), instance, since: Utc::now() }
+        let instance = format!("{:032x}", outside::token());
+        Holder { host: host.to_owned(), instance, since: outside::now() }
     }
 
     /// Returns how it is called in logs: `host/1f0c8d2a`.
@@ -86,6 +87,10 @@ struct Alive {
 impl Alive {
     /// Locks one; `None` where the folder takes none, which costs a successor some seconds.
     fn begin(folder: &Path, stage: &str, holder: &Holder) -> Option<Alive> {
+        #[cfg(all(feature = "faults", debug_assertions))]
+        if crate::simulated::current().is_some() {
+            return None;
+        }
         std::fs::create_dir_all(folder).ok()?;
         let path = alive_path(folder, stage, &holder.instance)?;
         let file = File::create(&path).ok()?;
@@ -267,7 +272,7 @@ impl Lease {
     /// Takes it where it still has this revision; `None` where somebody else was first. After a lost answer the next look
     /// finds it to be ours.
     async fn take(&mut self, revision: Option<u64>) -> Result<Option<Leadership>, BrokerError> {
-        self.me.since = Utc::now();
+        self.me.since = outside::now();
         let value = Bytes::from(serde_json::to_vec(&self.me).unwrap_or_default());
         let asked = Instant::now();
         let revision = match self.bucket.compare_and_put(self.key, value.clone(), revision).await {
@@ -351,12 +356,13 @@ where
     loop {
         let Ok(leadership) = lease.acquire().await else { return Ok(()) };
         tokio::select! {
+            biased;
+            () = leadership.lost() => {
+                tracing::warn!("This replica of the {stage} could not keep its lease; standing by");
+            }
             ended = work(leadership.clone()) => {
                 leadership.release().await;
                 return ended;
-            }
-            () = leadership.lost() => {
-                tracing::warn!("This replica of the {stage} could not keep its lease; standing by");
             }
         }
     }

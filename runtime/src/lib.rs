@@ -13,14 +13,17 @@ pub mod lease;
 pub mod local_nats;
 pub mod logs;
 pub mod metrics;
+pub mod outside;
 pub mod publish;
 mod reach;
 pub mod settings;
+#[cfg(all(feature = "faults", debug_assertions))]
+pub mod simulated;
 pub mod stage;
 mod tls;
 pub mod trace;
 
-pub use broker::{Broker, BrokerError, Bucket};
+pub use broker::{Broker, BrokerError, Bucket, Log};
 pub use cache::DiskCache;
 pub use consume::{Handler, consume};
 pub use door::Door;

@@ -130,6 +130,19 @@ impl Broker {
         let payload = Bytes::from(message.encoded.payload.clone());
         let (mut pause, mut tries) = (FIRST_PAUSE, 0);
         loop {
+            #[cfg(all(feature = "faults", debug_assertions))]
+            if let Some(seat) = self.seat() {
+                use crate::simulated::Stored;
+                match seat.publish(message, headers.clone()).await {
+                    Ok(Stored::Published(published)) => return Ok(published),
+                    Ok(Stored::NotLast) => return Err(PublishError::NotLast),
+                    Ok(Stored::TooBig) => return Err(PublishError::TooBig { bytes: payload.len() }),
+                    Err(_) => {
+                        self.pause(pause).await?;
+                        continue;
+                    }
+                }
+            }
             let answer = tokio::time::timeout(patience(tries), async {
                 let sent = self.jetstream().publish_with_headers(
                     message.subject.clone(),
@@ -193,6 +206,10 @@ impl Broker {
 
     /// Returns the largest payload with headers that the server takes, in bytes.
     pub fn max_message_bytes(&self) -> usize {
+        #[cfg(all(feature = "faults", debug_assertions))]
+        if self.seat().is_some() {
+            return crate::simulated::MAX_PAYLOAD;
+        }
         let told = self.client().server_info().max_payload;
         if told == 0 { 1 << 20 } else { told }
     }

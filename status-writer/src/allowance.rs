@@ -37,6 +37,7 @@ pub async fn unless_stopped<T>(requests: impl Future<Output = T>) -> Option<T> {
     let no_more = CancellationToken::new();
     let scope = NO_MORE.scope(no_more.clone(), async {
         tokio::select! {
+            biased;
             answer = requests => Some(answer),
             () = no_more.cancelled() => None,
         }

@@ -38,6 +38,8 @@ pub enum Decision {
     Superseded,
     /// The field holds the text already, as was seen at this portal time.
     AlreadyShown(DateTime<FixedOffset>),
+    /// It held the text at a time that seems to be later than the reading, which showed another: only a look tells.
+    Look,
     /// The text has to be written.
     Write,
 }
@@ -65,6 +67,11 @@ pub fn decide(wanted: &Wanted, last: Option<&Settled>) -> Decision {
     // A record that came back from the bin shows whatever it likes.
     let by_proof = last.how != StatusSettled::RecordGone && same_text(&last.text, &wanted.text);
     let is_shown = if proof.timestamp() > reading.timestamp() {
+        // Mostly the reading is the older one. It is the newer one where the portal's clock was set back in between, and
+        // then a person may have cleared the text. What is sent round again on purpose was surely read before.
+        if by_proof && !by_reading && wanted.version.redrive == 0 {
+            return Decision::Look;
+        }
         by_proof
     } else if reading.timestamp() > proof.timestamp() + READING_MARGIN_SECONDS {
         by_reading
@@ -177,8 +184,17 @@ pub(crate) mod tests {
     #[test]
     fn a_later_proof_outranks_the_reading() {
         let last = settled(4, "A", 10);
-        assert_eq!(decide(&wanted(1, 5, "A", Some("old"), 9), Some(&last)), Decision::AlreadyShown(at(10)));
+        assert_eq!(decide(&wanted(1, 5, "A", Some("A"), 9), Some(&last)), Decision::AlreadyShown(at(10)));
+        let mut again = wanted(1, 5, "A", Some("old"), 9);
+        again.version.redrive = 1;
+        assert_eq!(decide(&again, Some(&last)), Decision::AlreadyShown(at(10)));
         assert_eq!(decide(&wanted(1, 5, "old", Some("old"), 9), Some(&last)), Decision::Write);
+    }
+
+    #[test]
+    fn a_text_that_was_cleared_after_the_clock_was_set_back_is_looked_at() {
+        let last = settled(4, "A", 10);
+        assert_eq!(decide(&wanted(1, 5, "A", Some(""), 100 - 3_600), Some(&last)), Decision::Look);
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! The state of one entity: may its statuses be written, and if not, until when. Pure.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::pace::{Pace, Patience};
 use crate::round::{Report, Trouble};

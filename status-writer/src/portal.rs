@@ -4,7 +4,8 @@ use std::collections::HashMap;
 
 use bitrix24::error::RequestFault;
 use bitrix24::{Answer, ApiError, Batch, BatchAnswer, Client, Command, CommandId, Error, ErrorClass, Lane};
-use chrono::{DateTime, FixedOffset, Utc};
+use chrono::{DateTime, FixedOffset};
+use runtime::outside;
 use schemas::{Entity, RecordId};
 use serde_json::{Map, Value, json};
 
@@ -197,7 +198,7 @@ fn read_at(client: &Client, answer: &BatchAnswer) -> DateTime<FixedOffset> {
 }
 
 fn now(client: &Client) -> DateTime<FixedOffset> {
-    client.portal_now().unwrap_or_else(|| Utc::now().fixed_offset())
+    client.portal_now().unwrap_or_else(|| outside::now().fixed_offset())
 }
 
 #[cfg(test)]

@@ -2,13 +2,14 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bitrix24::{ApiError, Client, Error, ErrorClass, Lane};
 use chrono::{DateTime, FixedOffset};
 use futures::{StreamExt, stream};
 use runtime::{Delivery, Inbox, Leadership, PublishError, Verdict, faults, trace};
 use schemas::{Entity, RecordId, RecordRef, StatusSettled};
+use tokio::time::Instant;
 
 use crate::allowance::unless_stopped;
 use crate::config::StatusFields;

@@ -8,9 +8,8 @@
 use std::path::Path;
 use std::time::Duration;
 
-use async_nats::jetstream::stream::Stream;
 use chrono::{DateTime, FixedOffset};
-use runtime::{Broker, BrokerError, DiskCache, Outgoing, PublishError};
+use runtime::{Broker, BrokerError, DiskCache, Log, Outgoing, PublishError};
 use schemas::problem::SUCCESS;
 use schemas::streams::STATUSES;
 use schemas::{Envelope, RecordRef, StatusSettled, StatusWritten, Version, subjects};
@@ -22,7 +21,7 @@ use crate::desk::Fence;
 /// Where statuses are settled.
 pub struct Store {
     broker: Broker,
-    stream: Stream<()>,
+    log: Log,
     cache: DiskCache<Cached>,
 }
 
@@ -53,17 +52,17 @@ const CACHE: &str = "status-writer";
 impl Store {
     /// Opens the stream and the cache beside it.
     pub async fn open(broker: &Broker, state_dir: &Path) -> Result<Store, BrokerError> {
-        let stream = broker.stream(STATUSES.name).await?;
-        let info = loop {
-            match stream.get_info().await {
-                Ok(info) => break info,
+        let log = broker.log(STATUSES.name).await?;
+        let state = loop {
+            match log.state().await {
+                Ok(state) => break state,
                 Err(error) => tracing::warn!("Still trying to look at stream {}: {error}", STATUSES.name),
             }
             broker.pause(PAUSE).await?;
         };
         // The number sets it apart from earlier caches, which held all texts.
-        let stamp = format!("{} made {}, 2", STATUSES.name, info.created.to_rfc3339());
-        Ok(Store { broker: broker.clone(), stream, cache: DiskCache::open(state_dir, CACHE, &stamp) })
+        let stamp = format!("{} made {}, 2", STATUSES.name, state.created.to_rfc3339());
+        Ok(Store { broker: broker.clone(), log, cache: DiskCache::open(state_dir, CACHE, &stamp) })
     }
 
     /// Returns the newest settled status of a record as remembered here.
@@ -81,7 +80,7 @@ impl Store {
     /// Returns the newest settled status of a record as the stream has it.
     pub async fn fence(&self, record: RecordRef) -> Result<Fence, BrokerError> {
         let subject = subjects::status(record);
-        let Some(message) = self.broker.last_message(&self.stream, STATUSES.name, &subject).await? else {
+        let Some(message) = self.broker.newest(&self.log, &subject).await? else {
             return Ok(Fence::default());
         };
         let last = match message.decode::<StatusWritten>() {

@@ -3,13 +3,14 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bitrix24::{ErrorClass, Lane};
 use futures::{StreamExt, stream};
 use runtime::budget::{SharedBudget, Spending};
 use runtime::{
     Broker, BrokerError, CancellationToken, Context, Delivery, Inbox, Leadership, Stage, Verdict, lease,
+    outside,
 };
 use schemas::problem::STATUS_MAX_CHARS;
 use schemas::streams::{
@@ -18,6 +19,7 @@ use schemas::streams::{
 use schemas::{Entity, Outcome, RecordProcessed, RecordRef};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use crate::StatusWriter;
 use crate::allowance::{self, unless_stopped};
@@ -111,6 +113,7 @@ async fn write(office: &Office, leadership: Leadership) -> anyhow::Result<()> {
     let mut incoming = Incoming {
         contacts: open(broker, contacts, &mut readers).await?,
         deals: open(broker, deals, &mut readers).await?,
+        deals_are_next: false,
     };
     let mut writer = Writer::new(tools, office.metrics.clone(), Instant::now());
     loop {
@@ -119,15 +122,16 @@ async fn write(office: &Office, leadership: Leadership) -> anyhow::Result<()> {
         let wake = writer.next_wake(Instant::now());
         let room = Entity::ALL.map(|entity| writer.has_room(entity));
         tokio::select! {
+            biased;
             () = stopping.cancelled() => break,
+            Some(ended) = writer.tasks.join_next_with_id() => writer.note_end(ended).await,
             (entity, deliveries) = incoming.take(room) => {
                 if deliveries.is_empty() {
                     break;
                 }
                 writer.take_in(entity, deliveries).await;
             }
-            Some(ended) = writer.tasks.join_next_with_id() => writer.note_end(ended).await,
-            () = tokio::time::sleep_until(wake.into()) => {}
+            () = tokio::time::sleep_until(wake) => {}
         }
     }
     let left = incoming.close();
@@ -142,15 +146,36 @@ async fn write(office: &Office, leadership: Leadership) -> anyhow::Result<()> {
 struct Incoming {
     contacts: mpsc::Receiver<Delivery>,
     deals: mpsc::Receiver<Delivery>,
+    deals_are_next: bool,
 }
 
 impl Incoming {
     /// Waits for deliveries of an entity that has room. None at all come once its reader has ended.
     async fn take(&mut self, [contacts_have_room, deals_have_room]: [bool; 2]) -> (Entity, Vec<Delivery>) {
-        let (mut contacts, mut deals) = (Vec::new(), Vec::new());
+        let mut taken = Vec::new();
+        // Who has just been served comes second.
+        let order = if self.deals_are_next { [Entity::Deal, Entity::Contact] } else { Entity::ALL };
+        for entity in order {
+            let (receiver, has_room) = match entity {
+                Entity::Contact => (&mut self.contacts, contacts_have_room),
+                Entity::Deal => (&mut self.deals, deals_have_room),
+            };
+            while has_room
+                && taken.len() < GULP
+                && let Ok(delivery) = receiver.try_recv()
+            {
+                taken.push(delivery);
+            }
+            if !taken.is_empty() {
+                self.deals_are_next = entity == Entity::Contact;
+                return (entity, taken);
+            }
+        }
+        let mut of_deals = Vec::new();
         tokio::select! {
-            _ = self.contacts.recv_many(&mut contacts, GULP), if contacts_have_room => (Entity::Contact, contacts),
-            _ = self.deals.recv_many(&mut deals, GULP), if deals_have_room => (Entity::Deal, deals),
+            biased;
+            _ = self.contacts.recv_many(&mut taken, GULP), if contacts_have_room => (Entity::Contact, taken),
+            _ = self.deals.recv_many(&mut of_deals, GULP), if deals_have_room => (Entity::Deal, of_deals),
             else => std::future::pending().await,
         }
     }
@@ -655,7 +680,7 @@ fn come_again() -> Verdict {
 
 /// Spreads pauses by up to a quarter, so that several processes do not come back at once.
 fn jittered(pause: Duration) -> Duration {
-    pause.mul_f64(rand::random_range(1.0..1.25))
+    pause.mul_f64(1.0 + outside::noise() / 4.0)
 }
 
 fn note_counts(report: &Report) {

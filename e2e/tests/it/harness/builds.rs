@@ -26,12 +26,9 @@ fn no_program_is_built_with_fault_points() {
             continue;
         }
         for dependency in &room(&metadata, name).dependencies {
-            if dependency.name == "runtime" {
-                assert!(
-                    dependency.features.is_empty(),
-                    "{name} asks for {:?} of runtime",
-                    dependency.features
-                );
+            if ["runtime", "bitrix24", "otmechalka"].contains(&dependency.name.as_str()) {
+                let (of, features) = (&dependency.name, &dependency.features);
+                assert!(features.is_empty(), "{name} asks for {features:?} of {of}");
             }
             open.extend(rooms.get(dependency.name.as_str()));
         }
@@ -55,6 +52,11 @@ fn a_release_has_no_fault_points_even_where_the_feature_is_on() {
     assert!(!manifest.contains("debug-assertions"), "releases must not have debug assertions");
     let source = std::fs::read_to_string(top.join("runtime/src/faults.rs")).expect("the source");
     let guards = source.matches("cfg(all(feature = \"faults\", debug_assertions))").count();
+    for room in ["runtime", "bitrix24", "otmechalka"] {
+        let source = std::fs::read_to_string(top.join(room).join("src/lib.rs")).expect("the source");
+        let guarded = "#[cfg(all(feature = \"faults\", debug_assertions))]\npub mod simulated;";
+        assert!(source.contains(guarded), "{room} has its simulation in every build");
+    }
     assert!(guards >= 4 && source.matches("cfg(feature").count() == 0, "every guard asks for both");
 }
 

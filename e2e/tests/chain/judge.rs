@@ -1,0 +1,174 @@
+//! What must hold at rest, by a model of its own: it knows what people said, what Bitrix24 shows and what otmechalka was
+//! sent, and nothing of the stages.
+
+use std::collections::BTreeMap;
+
+use e2e::harness::people;
+use runtime::simulated::World;
+use schemas::Entity;
+use schemas::problem::SUCCESS;
+
+use crate::portal::{Content, Key, Portal};
+use crate::shop::Shop;
+
+/// What otmechalka is sent of a pupil.
+fn surname(content: Content) -> Option<String> {
+    match content {
+        Content::Pupil(number) | Content::Unwanted(number) => Some(people::surname(number)),
+        _ => None,
+    }
+}
+
+/// What otmechalka is sent of a deal.
+fn price(content: Content) -> Option<String> {
+    match content {
+        // Its product row is read after its fields, so it may be that of a version whose fields would not do.
+        Content::Deal { price, .. }
+        | Content::NoBranch { price, .. }
+        | Content::OtherBranch { price, .. } => Some(format!("{price}.00")),
+        _ => None,
+    }
+}
+
+/// Returns everything that should not be, now that everything is at rest.
+pub fn findings(world: &World, portal: &Portal, shop: &Shop, strays: usize) -> Vec<String> {
+    let mut found = portal.offences.clone();
+    for key in portal.records.keys() {
+        found.extend(of_record(portal, shop, *key));
+    }
+    found.extend(creates(shop));
+    found.extend(order(portal, shop));
+    found.extend(echoes(world, portal, strays));
+    found
+}
+
+fn of_record(portal: &Portal, shop: &Shop, key: Key) -> Option<String> {
+    let newest = portal.newest(key)?;
+    let is_success = newest.status == SUCCESS;
+    let says = format!("{key:?} {:?} shows «{}»", newest.content, newest.status);
+    let wanted = match key.0 {
+        Entity::Contact => contact(shop, key.1, newest.content),
+        Entity::Deal => deal(shop, key.1, newest.content),
+    };
+    match wanted {
+        Err(reason) => Some(format!("{says}: {reason}")),
+        Ok(Shows::Nothing) if !newest.status.is_empty() => Some(format!("{says}: none of ours")),
+        Ok(Shows::Success) if !is_success => Some(format!("{says}: it is a success")),
+        Ok(Shows::Problem) if is_success => Some(format!("{says}: it is none")),
+        Ok(Shows::Problem) if newest.status.trim().is_empty() => Some(format!("{says}: it has to say why")),
+        Ok(_) => None,
+    }
+}
+
+/// What the status has to be.
+enum Shows {
+    Success,
+    Problem,
+    Nothing,
+}
+
+fn contact(shop: &Shop, id: u64, content: Content) -> Result<Shows, String> {
+    match content {
+        Content::Pupil(number) => match shop.clients.get(&id) {
+            None => Err("is not in otmechalka".to_owned()),
+            Some(name) if *name != people::surname(number) => Err(format!("otmechalka has {name}")),
+            Some(_) => Ok(Shows::Success),
+        },
+        Content::OtherProduct(_) => Ok(Shows::Success),
+        _ => Ok(Shows::Problem),
+    }
+}
+
+fn deal(shop: &Shop, id: u64, content: Content) -> Result<Shows, String> {
+    let has_ticket = shop.tickets.contains_key(&id);
+    match content {
+        Content::Deal { is_won: false, .. } if has_ticket => Err("its ticket is in otmechalka".to_owned()),
+        Content::Deal { is_won: false, .. } => Ok(Shows::Nothing),
+        // A ticket that is there is left alone, whatever becomes of the deal.
+        _ if has_ticket => Ok(Shows::Success),
+        Content::Deal { pupil, .. } if shop.clients.contains_key(&pupil) => {
+            Err("is not in otmechalka".to_owned())
+        }
+        Content::OtherBranch { .. } => Ok(Shows::Success),
+        _ => Ok(Shows::Problem),
+    }
+}
+
+/// One create per record.
+fn creates(shop: &Shop) -> Vec<String> {
+    let mut counts: BTreeMap<u64, usize> = BTreeMap::new();
+    shop.writes.iter().filter(|write| write.is_create).for_each(|write| {
+        *counts.entry(write.origin).or_default() += 1;
+    });
+    let more = counts.into_iter().filter(|(_, count)| *count > 1);
+    more.map(|(origin, count)| format!("{origin} was created {count} times")).collect()
+}
+
+/// Every body is a version's, and they come in the order of the edits.
+fn order(portal: &Portal, shop: &Shop) -> Vec<String> {
+    let mut places: BTreeMap<u64, usize> = BTreeMap::new();
+    let mut found = Vec::new();
+    for write in &shop.writes {
+        let key = (if write.is_ticket { Entity::Deal } else { Entity::Contact }, write.origin);
+        let place = places.entry(write.origin).or_default();
+        let versions = portal.records.get(&key).map(Vec::as_slice).unwrap_or_default();
+        let of = |content| if write.is_ticket { price(content) } else { surname(content) };
+        // The product row of a deal is read after its fields, so the pupil may be an earlier version's.
+        let is_a_pupil = |client| {
+            versions
+                .iter()
+                .any(|version| matches!(version.content, Content::Deal { pupil, .. } if pupil == client))
+        };
+        if !write.client.is_none_or(is_a_pupil) {
+            found.push(format!("{key:?} was never of the pupil {:?}", write.client));
+        }
+        let says_it = |version: &crate::portal::Version| of(version.content).as_ref() == Some(&write.says);
+        match versions.iter().skip(*place).position(says_it) {
+            Some(ahead) => *place += ahead,
+            None if versions.iter().any(says_it) => {
+                found.push(format!("an older version of {key:?} was applied after a newer: {}", write.says));
+            }
+            None => found.push(format!("{key:?} never said what otmechalka was sent: {}", write.says)),
+        }
+    }
+    found
+}
+
+/// Versions on the stream that nobody made. `strays` may be published once more each.
+fn echoes(world: &World, portal: &Portal, strays: usize) -> Vec<String> {
+    let mut published: BTreeMap<String, usize> = BTreeMap::new();
+    for message in world.messages(schemas::streams::RAW.name) {
+        *published.entry(message.subject).or_default() += 1;
+    }
+    let mut found = Vec::new();
+    for ((entity, id), versions) in &portal.records {
+        let made = versions.iter().filter(|version| version.by_person).count();
+        let count = published.get(&format!("b24.raw.{entity}.{id}")).copied().unwrap_or(0);
+        // A deal that changes between two requests is read half as it was and half as it is.
+        let may_be = made + strays + if *entity == Entity::Deal { made } else { 0 };
+        if count > may_be {
+            found.push(format!("{entity} {id} has {count} versions published, and people made {made}"));
+        }
+    }
+    found
+}
+
+/// Tells what is wrong with a status that has just been written.
+pub fn lie(portal: &Portal, shop: &Shop) -> Option<String> {
+    let write = portal.writes.last()?;
+    let versions = portal.records.get(&write.key)?;
+    if write.text.trim().is_empty() {
+        return Some(format!("an empty status was written to {:?}", write.key));
+    }
+    if write.text != SUCCESS {
+        return None;
+    }
+    let id = write.key.1;
+    let is_there = shop.clients.contains_key(&id) || shop.tickets.contains_key(&id);
+    let may_be_skipped = versions
+        .iter()
+        .take(write.versions)
+        .any(|version| matches!(version.content, Content::OtherProduct(_) | Content::OtherBranch { .. }));
+    (!is_there && !may_be_skipped)
+        .then(|| format!("{:?} was called a success before otmechalka had it", write.key))
+}
