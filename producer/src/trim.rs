@@ -192,7 +192,10 @@ mod tests {
             fields in prop::collection::btree_map("(UF_)?[A-Z]{1,8}", 0usize..30_000, 0..20),
             limit in 2_000usize..60_000,
         ) {
-            let extra: Value = fields.iter().map(|(key, length)| (key.clone(), json!("ж".repeat(length / 2)))).collect::<serde_json::Map<_, _>>().into();
+            // A row's id is never long, and is what is not left out.
+            let fields = fields.into_iter().filter(|(key, _)| key != "ID");
+            let fields = fields.map(|(key, length)| (key, json!("ж".repeat(length / 2))));
+            let extra: Value = fields.collect::<serde_json::Map<_, _>>().into();
             let record = deal(extra);
             let fitted = fit(changed(&record), limit);
             prop_assert!(bytes(&fitted) <= limit + 20 * fitted.trimmed.len(), "{} > {limit}", bytes(&fitted));

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use async_nats::HeaderMap;
 use async_nats::jetstream::consumer::PullConsumer;
 use async_nats::jetstream::consumer::pull::{self, Stream as Messages};
 use async_nats::jetstream::{AckKind, Message};
+use async_nats::{HeaderMap, Subject};
 use base64::Engine;
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt};
@@ -119,6 +119,15 @@ impl Incoming {
         }
     }
 
+    /// Returns where its acks go, where an ack may get lost with its server.
+    fn reply(&self) -> Option<&Subject> {
+        match self {
+            Incoming::Nats(message) => message.reply.as_ref(),
+            #[cfg(all(feature = "faults", debug_assertions))]
+            Incoming::Simulated(..) => None,
+        }
+    }
+
     async fn acknowledge(&self, kind: AckKind) -> Result<(), BrokerError> {
         let failed = |error: &dyn std::fmt::Display| BrokerError::unavailable("acknowledge a message", error);
         match self {
@@ -136,7 +145,7 @@ impl Incoming {
     async fn report_progress(&self) -> bool {
         match self {
             Incoming::Nats(message) => {
-                let Some(to) = message.reply.clone() else { return false };
+                let Some(to) = self.reply().cloned() else { return false };
                 message.context.client().request(to, AckKind::Progress.into()).await.is_ok()
             }
             #[cfg(all(feature = "faults", debug_assertions))]
@@ -643,10 +652,8 @@ impl Inbox {
         delivery.not_to_blame().await?;
         faults::crash_point_of("before-ack", delivery.record());
         delivery.message.acknowledge(kind).await?;
-        if let Incoming::Nats(message) = &delivery.message {
-            let (consumer, now) = (&self.definition.name, Instant::now());
-            self.broker.acks().note(consumer, message.reply.as_ref(), kind, now);
-        }
+        let (consumer, now) = (&self.definition.name, Instant::now());
+        self.broker.acks().note(consumer, delivery.message.reply(), kind, now);
         self.note_settled(&mut delivery, outcome);
         Ok(())
     }

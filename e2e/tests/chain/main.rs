@@ -118,10 +118,11 @@ fn a_seed_gives_the_same_events_in_the_same_order_each_time() {
     assert_ne!(run(3, None).trail, run(4, None).trail);
 }
 
-/// Plays the seeds with a mistake that all stages make until it is found by its sign.
-fn is_caught(mistake: &'static str, signs: &[&str]) {
+/// Plays the seeds with a mistake that all stages make until it is found by its sign. Begins with a seed that is known to
+/// find it; once it no longer does, all others have their turn.
+fn is_caught(mistake: &'static str, first: u64, signs: &[&str]) {
     let caught = Mutex::new(None);
-    play(0..SEEDS, Some(mistake), |seed, told| {
+    play((first..SEEDS).chain(0..first), Some(mistake), |seed, told| {
         let sign = |finding: &&String| signs.iter().any(|sign| finding.contains(sign));
         let Some(finding) = told.findings.iter().find(sign) else { return false };
         *caught.lock().unwrap_or_else(PoisonError::into_inner) = Some((seed, finding.clone()));
@@ -134,40 +135,40 @@ fn is_caught(mistake: &'static str, signs: &[&str]) {
 
 #[test]
 fn an_ack_before_the_effect_is_caught() {
-    is_caught("ack-before-effect", &["is not in otmechalka", "otmechalka has", "it is a success"]);
+    is_caught("ack-before-effect", 2, &["is not in otmechalka", "otmechalka has", "it is a success"]);
 }
 
 #[test]
 fn a_checkpoint_before_the_publishes_are_acked_is_caught() {
-    is_caught("checkpoint-before-publish", &["is not in otmechalka"]);
+    is_caught("checkpoint-before-publish", 40, &["is not in otmechalka"]);
 }
 
 #[test]
 fn asking_for_later_than_instead_of_since_is_caught() {
-    is_caught("later-instead-of-since", &["is not in otmechalka"]);
+    is_caught("later-instead-of-since", 0, &["is not in otmechalka"]);
 }
 
 #[test]
 fn a_fingerprint_with_the_status_in_it_is_caught() {
-    is_caught("fingerprint-with-status", &["versions published"]);
+    is_caught("fingerprint-with-status", 0, &["versions published"]);
 }
 
 #[test]
 fn a_create_without_a_look_after_an_unknown_outcome_is_caught() {
-    is_caught("create-without-looking", &["was created 2 times"]);
+    is_caught("create-without-looking", 2, &["was created 2 times"]);
 }
 
 #[test]
 fn two_versions_of_a_record_in_flight_are_caught() {
-    is_caught("two-versions-in-flight", &["an older version", "was created 2 times"]);
+    is_caught("two-versions-in-flight", 41, &["an older version", "was created 2 times"]);
 }
 
 #[test]
 fn a_success_before_otmechalkas_answer_is_caught() {
-    is_caught("success-before-answer", &["before otmechalka had it"]);
+    is_caught("success-before-answer", 1, &["before otmechalka had it"]);
 }
 
 #[test]
 fn an_echo_told_by_who_modified_the_record_is_caught() {
-    is_caught("echo-by-modifier", &["otmechalka has", "is not in otmechalka", "it is a success"]);
+    is_caught("echo-by-modifier", 2, &["otmechalka has", "is not in otmechalka", "it is a success"]);
 }
