@@ -17,7 +17,7 @@ use async_nats::jetstream::AckKind;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use schemas::streams::{ACK_WAIT, BUCKETS, ConsumerDefinition, DUPLICATE_WINDOW, STREAMS};
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::broker::StoredMessage;
@@ -220,7 +220,9 @@ pub struct Seat(Arc<Process>);
 struct Process {
     world: World,
     name: String,
-    standing: watch::Sender<Standing>,
+    standing: Mutex<Standing>,
+    /// Wakes in the order of waiting, as a channel of tokio does not.
+    changed: Notify,
     /// Steps until it dies.
     steps_left: AtomicU64,
 }
@@ -228,9 +230,13 @@ struct Process {
 impl Seat {
     /// Starts a process.
     pub fn new(world: &World, name: &str) -> Seat {
-        let standing = watch::Sender::new(Standing::Runs);
-        let steps_left = AtomicU64::new(u64::MAX);
-        Seat(Arc::new(Process { world: world.clone(), name: name.to_owned(), standing, steps_left }))
+        Seat(Arc::new(Process {
+            world: world.clone(),
+            name: name.to_owned(),
+            standing: Mutex::new(Standing::Runs),
+            changed: Notify::new(),
+            steps_left: AtomicU64::new(u64::MAX),
+        }))
     }
 
     /// Returns its name.
@@ -245,13 +251,18 @@ impl Seat {
 
     /// Has it stand still, go on or die. What is dead stays so.
     pub fn set(&self, standing: Standing) {
-        self.0.standing.send_if_modified(|now| {
-            let is_another = *now != Standing::Dead && *now != standing;
-            if is_another {
-                *now = standing;
+        {
+            let mut now = locked(&self.0.standing);
+            if *now == Standing::Dead || *now == standing {
+                return;
             }
-            is_another
-        });
+            *now = standing;
+        }
+        self.0.changed.notify_waiters();
+    }
+
+    fn standing(&self) -> Standing {
+        *locked(&self.0.standing)
     }
 
     /// Has it die after so many steps.
@@ -265,9 +276,10 @@ impl Seat {
     }
 
     async fn until(&self, wanted: impl Fn(Standing) -> bool) {
-        let mut seen = self.0.standing.subscribe();
-        // It cannot close: the sender is here.
-        let _closed = seen.wait_for(|standing| wanted(*standing)).await.is_err();
+        while !wanted(self.standing()) {
+            // Nothing changes in between: there is one thread.
+            self.0.changed.notified().await;
+        }
     }
 
     /// Passes a place between two effects. Takes its time; never comes back where the process is dead.
@@ -277,7 +289,7 @@ impl Seat {
         if self.0.steps_left.fetch_sub(1, Ordering::Relaxed) <= 1 {
             self.set(Standing::Dead);
         }
-        if *self.0.standing.borrow() == Standing::Dead {
+        if self.standing() == Standing::Dead {
             std::future::pending::<()>().await;
         }
         self.0.world.note(&format!("{} {what}", self.0.name));

@@ -111,7 +111,8 @@ fn whatever_happens_the_chain_ends_as_people_said() {
 
 #[test]
 fn a_seed_gives_the_same_events_in_the_same_order_each_time() {
-    for seed in [3, 4] {
+    // In the second a pusher goes on with much to do that had stood still: who wakes first was chance once.
+    for seed in [3, 58] {
         let [one, other] = [run(seed, None), run(seed, None)];
         assert_eq!((one.events, one.trail), (other.events, other.trail));
     }
