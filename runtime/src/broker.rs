@@ -203,7 +203,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LAST_PAUSE: Duration = Duration::from_millis(500);
 
 /// Tries after which it is said that there is still no answer.
-const TRIES_IN_SILENCE: u32 = 5;
+pub(crate) const TRIES_IN_SILENCE: u32 = 5;
 
 /// Pause between looks whether the server is still there; after the third without an answer the next server is tried.
 const PING: Duration = Duration::from_secs(2);

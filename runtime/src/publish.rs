@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use schemas::Encoded;
 
-use crate::broker::{Broker, BrokerError, FULL_DISK, jitter};
+use crate::broker::{Broker, BrokerError, FULL_DISK, TRIES_IN_SILENCE, jitter};
 use crate::faults;
 use crate::reach::patience;
 use crate::trace::{Span, SpanContext, TRACEPARENT};
@@ -16,9 +16,6 @@ use crate::trace::{Span, SpanContext, TRACEPARENT};
 /// First pause between tries; doubles up to [`LAST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LAST_PAUSE: Duration = Duration::from_millis(800);
-
-/// Tries after which it is said that there is still no answer.
-const TRIES_IN_SILENCE: u32 = 5;
 
 /// Most publishes of one call that wait for their acks at the same time.
 const IN_FLIGHT: usize = 64;

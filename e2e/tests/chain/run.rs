@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bitrix24::simulated::{Outcome, Simulation};
 use chrono::{DateTime, Utc};
+use e2e::Stage;
 use e2e::harness::people;
 use mapper::Mapper;
 use producer::Producer;
@@ -20,7 +21,7 @@ use tokio::time::{Instant, sleep};
 use crate::chance::Chance;
 use crate::judge;
 use crate::portal::{Content, Portal};
-use crate::script::{Cache, Event, Script, Stage};
+use crate::script::{Cache, Event, Script};
 use crate::shop::{Came, Shop};
 
 /// What a run comes to.
@@ -237,7 +238,7 @@ impl School {
     /// Keeps a stage running.
     async fn supervise(self: Arc<School>, stage: Stage) {
         loop {
-            let folder = PathBuf::from(stage.name());
+            let folder = PathBuf::from(stage.program());
             let (seat, work) = self.start(stage, &folder);
             if let Some(post) = locked(&self.posts).get_mut(&stage) {
                 post.seat = Some(seat.clone());
@@ -247,7 +248,7 @@ impl School {
                 let mut posts = locked(&self.posts);
                 let post = posts.get_mut(&stage).expect("a post");
                 post.seat = None;
-                let path = folder.join(format!("{}.sled", stage.name()));
+                let path = folder.join(format!("{}.sled", stage.program()));
                 match post.cache {
                     Cache::Kept => {}
                     Cache::Lost => self.world.set_disk(&path, Disk::new()),
@@ -266,7 +267,7 @@ impl School {
             *started += 1;
             *started
         };
-        let name = format!("{}-{number}", stage.name());
+        let name = format!("{}-{number}", stage.program());
         let seat = Seat::new(&self.world, &name);
         locked(&self.seats).insert(name.clone(), seat.clone());
         let stopping = CancellationToken::new();
@@ -320,7 +321,7 @@ impl School {
     }
 
     fn kill(&self, stage: Stage, steps: u64, absence: u64, cache: Cache) {
-        let path = PathBuf::from(stage.name()).join(format!("{}.sled", stage.name()));
+        let path = PathBuf::from(stage.program()).join(format!("{}.sled", stage.program()));
         if let Some(post) = locked(&self.posts).get_mut(&stage) {
             (post.absence, post.cache) = (absence, cache);
             if cache == Cache::Yesterdays && post.yesterday.is_empty() {
@@ -337,7 +338,7 @@ impl School {
         let Some(seat) = locked(&self.posts).get(&stage).and_then(|post| post.seat.clone()) else { return };
         seat.set(Standing::Frozen);
         let replica = has_replica.then(|| {
-            let folder = PathBuf::from(format!("replica of {}", stage.name()));
+            let folder = PathBuf::from(format!("replica of {}", stage.program()));
             self.start(stage, &folder)
         });
         // It stays for a while beside the one that comes back.

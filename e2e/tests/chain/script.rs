@@ -2,33 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use e2e::Stage;
 use schemas::Entity;
 
 use crate::chance::Chance;
 use crate::portal::{self, Content, Key};
 use crate::shop;
-
-/// A stage.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Stage {
-    Producer,
-    Mapper,
-    Pusher,
-    StatusWriter,
-}
-
-impl Stage {
-    pub const ALL: [Stage; 4] = [Stage::Producer, Stage::Mapper, Stage::Pusher, Stage::StatusWriter];
-
-    pub fn name(self) -> &'static str {
-        match self {
-            Stage::Producer => "producer",
-            Stage::Mapper => "mapper",
-            Stage::Pusher => "pusher",
-            Stage::StatusWriter => "status-writer",
-        }
-    }
-}
 
 /// What a stage finds of its cache after it died.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

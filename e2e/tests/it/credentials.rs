@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::Context;
 use async_nats::jetstream::consumer::{AckPolicy, PullConsumer, pull};
 use async_nats::{Client, ConnectOptions, Event, HeaderMap};
+use chrono::{DateTime, FixedOffset};
 use e2e::{School, Stage, eventually, program_path};
 use futures::StreamExt;
 use runtime::Outgoing;
@@ -388,29 +389,42 @@ impl Example {
     }
 }
 
-/// Publishes an outcome of a contact, as the pusher does.
-pub async fn publish_outcome(school: &School, contact: u64, raw_sequence: u64) -> anyhow::Result<()> {
+/// Returns an outcome of a contact, as the pusher publishes it.
+pub fn outcome_of(
+    contact: u64,
+    raw_sequence: u64,
+    at: DateTime<FixedOffset>,
+    outcome: Outcome,
+    status: String,
+    message_id: String,
+) -> anyhow::Result<Outgoing> {
     let record = RecordRef::contact(RecordId::try_new(contact)?);
-    let now = serde_json::from_value(json!("2026-01-10T12:30:05+03:00"))?;
     let envelope = Envelope {
         record,
         source: "/rollcall/pusher".into(),
         pupil: Some(record.id),
-        modified: now,
+        modified: at,
         fingerprint: "ab".into(),
         version: Some(Version { raw_sequence, redrive: 0 }),
         attempt: 0,
     };
     let processed = RecordProcessed {
-        outcome: Outcome::Refused,
-        status: format!("status {raw_sequence}"),
+        outcome,
+        status,
         problems: Vec::new(),
         target_id: None,
         body_digest: None,
-        shown: Shown { status: None, observed: now },
+        shown: Shown { status: None, observed: at },
     };
+    Ok(Outgoing::new(subjects::result(record), envelope.encode(&processed)?, message_id))
+}
+
+/// Publishes a refusal of a contact.
+pub async fn publish_outcome(school: &School, contact: u64, raw_sequence: u64) -> anyhow::Result<()> {
+    let at = serde_json::from_value(json!("2026-01-10T12:30:05+03:00"))?;
+    let status = format!("status {raw_sequence}");
     let message_id = format!("{contact}:{raw_sequence}:{}", school.messages("CRM_RESULT").await?);
-    let message = Outgoing::new(subjects::result(record), envelope.encode(&processed)?, message_id);
+    let message = outcome_of(contact, raw_sequence, at, Outcome::Refused, status, message_id)?;
     school.broker.publish(&message).await?;
     Ok(())
 }

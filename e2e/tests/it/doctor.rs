@@ -3,11 +3,11 @@
 use async_nats::jetstream::consumer::{FromConsumer, PullConsumer, pull};
 use e2e::{PATIENCE, School, Stage, eventually};
 use futures::{StreamExt, TryStreamExt};
-use runtime::Outgoing;
+use schemas::Outcome;
 use schemas::streams::{COMMANDS, RAW};
-use schemas::{Envelope, Outcome, RecordId, RecordProcessed, RecordRef, Shown, Version, subjects};
 use serde_json::{Value, json};
 
+use crate::credentials::outcome_of;
 use crate::flow::{good_contact, good_deal, good_rows, status_of};
 
 /// Results that are published at the same time.
@@ -30,26 +30,8 @@ async fn ills(school: &School) -> anyhow::Result<(i32, Vec<(String, String, Stri
 async fn many_clients(school: &School, count: u64) -> anyhow::Result<()> {
     let now: chrono::DateTime<chrono::FixedOffset> = school.bitrix24.now().await?.parse()?;
     let publishing = (1..=count).map(|number| async move {
-        let record = RecordRef::contact(RecordId::try_new(1_000_000 + number)?);
-        let envelope = Envelope {
-            record,
-            source: "/rollcall/pusher".into(),
-            pupil: Some(record.id),
-            modified: now,
-            fingerprint: "ab".into(),
-            version: Some(Version { raw_sequence: 1, redrive: 0 }),
-            attempt: 0,
-        };
-        let processed = RecordProcessed {
-            outcome: Outcome::Created,
-            status: "Успешно".into(),
-            problems: Vec::new(),
-            target_id: None,
-            body_digest: None,
-            shown: Shown { status: None, observed: now },
-        };
-        let message =
-            Outgoing::new(subjects::result(record), envelope.encode(&processed)?, number.to_string());
+        let (status, message_id) = ("Успешно".to_owned(), number.to_string());
+        let message = outcome_of(1_000_000 + number, 1, now, Outcome::Created, status, message_id)?;
         school.broker.publish(&message).await?;
         anyhow::Ok(())
     });
