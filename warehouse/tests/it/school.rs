@@ -72,6 +72,12 @@ async fn beside_a_school_the_tables_hold_what_the_streams_and_the_portal_hold() 
     let known = sellers.intersection(&users).count();
     assert!(known > 0);
     assert_eq!(value(&client, "SELECT count(*) FROM users").await?, Some(known.to_string()));
+    // Labels, and the names of stages along with them, are asked for beside the streams.
+    eventually("the portal's labels", PATIENCE, || async {
+        let labelled = client.query("SELECT \"Статус синхронизации\" FROM contacts_labelled", &[]).await;
+        Ok(labelled.ok().filter(|rows| !rows.is_empty()))
+    })
+    .await?;
     for sql in [
         "SELECT count(*) FROM outcomes JOIN statuses USING (entity, id, raw_sequence, redrive) WHERE outcomes.status <> statuses.status",
         "SELECT count(*) FROM deals LEFT JOIN stages USING (stage_id) WHERE name IS NULL OR category_name IS NULL",
@@ -79,12 +85,6 @@ async fn beside_a_school_the_tables_hold_what_the_streams_and_the_portal_hold() 
     ] {
         assert_eq!(value(&client, sql).await?.as_deref(), Some("0"), "{sql}");
     }
-    eventually("the portal's labels", PATIENCE, || async {
-        let labelled = client.query("SELECT \"Статус синхронизации\" FROM contacts_labelled", &[]).await;
-        Ok(labelled.ok().filter(|rows| !rows.is_empty()))
-    })
-    .await?;
-
     assert_eq!(program.stop().await?, 0);
     let log = program.log()?;
     for secret in ["not a secret", school.bitrix24.webhook_url.as_str()] {
