@@ -55,6 +55,8 @@ impl Claimant {
 pub struct Claim {
     key: String,
     revision: u64,
+    /// It was held before, so a create may have been carried out that nobody saw.
+    pub was_held: bool,
 }
 
 impl Claims {
@@ -74,7 +76,7 @@ impl Claims {
         let mut found = None;
         loop {
             match self.bucket.compare_and_put(&key, value.clone(), found).await {
-                Ok(revision) => return Ok(Some(Claim { key, revision })),
+                Ok(revision) => return Ok(Some(Claim { key, revision, was_held: found.is_some() })),
                 Err(BrokerError::Conflict { .. }) => {}
                 // After a lost answer the next look finds the claim to be ours.
                 Err(BrokerError::Unavailable { .. }) => self.broker.pause(PAUSE).await?,
@@ -89,6 +91,11 @@ impl Claims {
                 },
             };
         }
+    }
+
+    /// Tells whether somebody is about to create a record, or may have created it unseen.
+    pub async fn are_held(&self, record: RecordRef) -> Result<bool, BrokerError> {
+        Ok(self.bucket.get(&key(record)).await?.is_some())
     }
 
     fn claimant(&self, task: &Task<'_>) -> Claimant {

@@ -43,6 +43,10 @@ const HOLD: Duration = Duration::from_secs(20);
 /// Longest wait for another replica that is about to create the same record, before the command is put aside.
 const CLAIM_WAIT: Duration = Duration::from_secs(2);
 
+/// How long what was asked for before the work on a command may be believed. Later the work has waited for otmechalka or
+/// for another replica, and what it waited with may be with somebody else, and long settled there.
+const FRESH: Duration = Duration::from_secs(1);
+
 /// Pause between two looks whether it is done.
 const CLAIM_PAUSE: Duration = Duration::from_millis(50);
 
@@ -131,16 +135,16 @@ enum Work<'b> {
         body: &'b TicketBody,
         client_is_known: bool,
     },
-    /// Whether it holds the ticket of a deal that is not to be sent.
-    Lookup {
-        ticket: &'b str,
-    },
+    /// Whether it holds a record of which nothing is to be sent.
+    Lookup,
 }
 
 /// Leave to call, for one command.
 struct Turn<'t> {
     task: &'t Task<'t>,
     permit: Permit<'t>,
+    /// When the work on it began, and its newest result had just been asked for.
+    begun: tokio::time::Instant,
 }
 
 impl Ending {
@@ -274,12 +278,23 @@ impl Push {
         ending: Ending,
         last: Option<&Settled>,
     ) -> Result<Ending, Halt> {
-        let is_remembered = last.is_some_and(|last| last.body_digest.is_some());
-        if !is_remembered || task.record.entity != Entity::Contact {
+        if task.record.entity != Entity::Contact {
             return Ok(ending);
         }
-        let rivals = self.store.rivals(task.record.id, task.record, task.delivery.sequence).await?;
-        Ok(Ending { is_uncertain: !rivals.are_untried(), ..ending })
+        if last.is_some_and(|last| last.body_digest.is_some()) {
+            let rivals = self.store.rivals(task.record.id, task.record, task.delivery.sequence).await?;
+            return Ok(Ending { is_uncertain: !rivals.are_untried(), ..ending });
+        }
+        if last.is_some_and(Settled::is_in_otmechalka) || !self.claims.are_held(task.record).await? {
+            return Ok(ending);
+        }
+        // Its tickets may go where the client is, whatever became of the contact since.
+        match self.call(task, &Work::Lookup).await? {
+            Tried::Ended(found) if found.outcome == Outcome::AlreadyThere => {
+                Ok(Ending { target_id: found.target_id, ..ending })
+            }
+            _ => Ok(ending),
+        }
     }
 
     /// Refuses a deal whose ticket is not there yet: a ticket that otmechalka holds is left alone, so nobody
@@ -305,17 +320,19 @@ impl Push {
         if !is_to_be_checked {
             return Ok(refused);
         }
-        let id = task.record.id.to_string();
-        match self.call(task, &Work::Lookup { ticket: &id }).await? {
+        match self.call(task, &Work::Lookup).await? {
             Tried::Ended(ending) if ending.outcome == Outcome::AlreadyThere => Ok(ending),
             Tried::Ended(_) => Ok(refused),
             Tried::Absent => Ok(Ending { is_absent: true, ..refused }),
         }
     }
 
-    /// Tells whether an earlier version that waits for another try may have had an effect that nobody saw.
+    /// Tells whether an earlier version, of this pupil or another, may have had an effect that nobody saw.
     async fn may_have_arrived(&self, task: &Task<'_>) -> Result<bool, Halt> {
-        let Some(pupil) = task.envelope.pupil else { return Ok(false) };
+        if self.claims.are_held(task.record).await? {
+            return Ok(true);
+        }
+        let Some(pupil) = task.pupil() else { return Ok(false) };
         let rivals = self.store.rivals(pupil, task.record, task.delivery.sequence).await?;
         Ok(!rivals.are_untried())
     }
@@ -400,7 +417,7 @@ impl Push {
                 return Err(Halt::GiveBack("otmechalka is unwell"));
             };
             let permit = permit?;
-            let turn = Turn { task, permit };
+            let turn = Turn { task, permit, begun: held };
             let tried = match work {
                 Work::Client { body, digest, is_known } => {
                     self.try_client(&turn, body, digest, *is_known).await
@@ -408,7 +425,7 @@ impl Push {
                 Work::Ticket { body, client_is_known } => {
                     self.try_ticket(&turn, body, *client_is_known).await
                 }
-                Work::Lookup { ticket } => self.try_lookup(&turn, ticket).await,
+                Work::Lookup => self.under_claim(&turn, self.try_lookup(&turn)).await,
             };
             let (kind, error) = match tried {
                 Ok(tried) => return Ok(tried),
@@ -444,7 +461,7 @@ impl Push {
     async fn follow(&self, task: &Task<'_>, advice: Advice, error: &Error) -> Result<Option<Ending>, Halt> {
         let (record, now) = (task.record, outside::now());
         let Some(pupil) = task.pupil() else {
-            // Nothing was to be sent. A lookup that fails for this record alone leaves it at the refusal.
+            // A deal without a pupil, of which nothing is sent. A lookup that fails for it alone leaves it at the refusal.
             return Ok((advice != Advice::Hold).then(|| Ending::with(Outcome::Refused)));
         };
         match advice {
@@ -568,10 +585,15 @@ impl Push {
     ) -> Result<Tried, Setback> {
         let claim = self.claim(turn.task).await?;
         let tried = look_and_create.await;
-        match &tried {
-            // It may still be carried out: no other partition may look and create before it is known.
-            Err(Setback::Failed(_, error)) if error.outcome_unknown() => {}
-            _ => self.claims.give_back(claim).await,
+        let is_known = match &tried {
+            Ok(_) => true,
+            Err(Setback::Failed(Kind::Write, error)) => !error.outcome_unknown(),
+            // Nothing was learned of what the claim was kept for.
+            Err(_) => !claim.was_held,
+        };
+        // It may still be carried out: no other partition may look and create before it is known.
+        if is_known {
+            self.claims.give_back(claim).await;
         }
         tried
     }
@@ -596,8 +618,13 @@ impl Push {
         self.park(task, pupil, task.failures, None, self.pauses.for_client(task.envelope.attempt)).await
     }
 
-    async fn try_lookup(&self, turn: &Turn<'_>, ticket: &str) -> Result<Tried, Setback> {
-        let found = self.ask(turn, Kind::Read, self.otmechalka.get_ticket(ticket)).await?;
+    async fn try_lookup(&self, turn: &Turn<'_>) -> Result<Tried, Setback> {
+        let RecordRef { entity, id } = turn.task.record;
+        let id = id.to_string();
+        let found = match entity {
+            Entity::Contact => self.ask(turn, Kind::Read, self.otmechalka.get_client(&id)).await?,
+            Entity::Deal => self.ask(turn, Kind::Read, self.otmechalka.get_ticket(&id)).await?,
+        };
         Ok(found.map_or(Tried::Absent, |found| {
             Tried::Ended(Ending { target_id: found.id, ..Ending::with(Outcome::AlreadyThere) })
         }))
@@ -618,7 +645,7 @@ impl Push {
         body: &TicketBody,
         client_is_known: bool,
     ) -> Result<Tried, Setback> {
-        if let found @ Tried::Ended(_) = self.try_lookup(turn, &body.origin_id).await? {
+        if let found @ Tried::Ended(_) = self.try_lookup(turn).await? {
             return Ok(found);
         }
         let client = &body.client_origin_id;
@@ -650,8 +677,15 @@ impl Push {
         kind: Kind,
         call: impl Future<Output = Result<T, Error>>,
     ) -> Result<T, Setback> {
-        if !turn.task.delivery.is_still_ours() {
+        let task = turn.task;
+        if !task.delivery.is_still_ours() {
             return Err(Setback::Lost);
+        }
+        if kind == Kind::Write && turn.begun.elapsed() >= FRESH {
+            let last = self.store.refresh(task.record).await?;
+            if standing(task.version, last.as_ref()) != Standing::Newer {
+                return Err(Setback::Lost);
+            }
         }
         match call.await {
             Ok(answer) => {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use chrono::{DateTime, SecondsFormat, Utc};
 use runtime::{Delivery, Outgoing};
 use schemas::{
-    Answered, Envelope, EnvelopeError, Mapping, RecordId, RecordMapped, RecordRef, Version, subjects,
+    Answered, Entity, Envelope, EnvelopeError, RecordId, RecordMapped, RecordRef, Version, subjects,
 };
 
 /// Headers that carry a record's failures from try to try.
@@ -65,12 +65,11 @@ impl<'d> Task<'d> {
         Ok(Task { delivery, record: envelope.record, envelope, version, mapped, failures })
     }
 
-    /// Returns the pupil in whose partition the command travels; `None` where nothing is sent anyway.
+    /// Returns the pupil in whose partition the command travels; `None` for a deal that has none.
     pub fn pupil(&self) -> Option<RecordId> {
-        match &self.mapped.mapping {
-            Mapping::Client(_) => Some(self.record.id),
-            Mapping::Ticket(ticket) => Some(ticket.client_origin_id),
-            Mapping::OutOfScope | Mapping::Refused(_) => None,
+        match self.record.entity {
+            Entity::Contact => Some(self.record.id),
+            Entity::Deal => self.envelope.pupil,
         }
     }
 

@@ -109,6 +109,17 @@ fn whatever_happens_the_chain_ends_as_people_said() {
     }
 }
 
+/// Seeds beyond those that are always played, each of which found a defect that is mended.
+const FOUND: [u64; 6] = [875, 1_840, 1_873, 3_052, 5_502, 5_911];
+
+#[test]
+fn what_the_long_form_found_stays_mended() {
+    play(FOUND.into_iter(), None, |seed, told| {
+        assert!(told.findings.is_empty(), "seed {seed}: {:#?}", told.findings);
+        false
+    });
+}
+
 #[test]
 fn a_seed_gives_the_same_events_in_the_same_order_each_time() {
     // In the second a pusher goes on with much to do that had stood still: who wakes first was chance once.
