@@ -73,9 +73,11 @@ pub fn decide(wanted: &Wanted, last: Option<&Settled>) -> Decision {
             return Decision::Look;
         }
         by_proof
-    } else if reading.timestamp() > proof.timestamp() + READING_MARGIN_SECONDS {
-        by_reading
+    } else if last.how == StatusSettled::RecordGone {
+        by_reading && reading.timestamp() > proof.timestamp() + READING_MARGIN_SECONDS
     } else {
+        // Where the portal's clock was set back in between, the reading is the older one: the text that it shows is wanted
+        // again, and was written over since.
         by_proof && by_reading
     };
     if is_shown { Decision::AlreadyShown(reading.max(proof)) } else { Decision::Write }
@@ -201,7 +203,13 @@ pub(crate) mod tests {
     fn a_much_later_reading_outranks_the_proof() {
         let last = settled(4, "A", 10);
         assert_eq!(decide(&wanted(1, 5, "A", Some(""), 100), Some(&last)), Decision::Write);
-        assert_eq!(decide(&wanted(1, 5, "B", Some("B"), 100), Some(&last)), Decision::AlreadyShown(at(100)));
+    }
+
+    #[test]
+    fn a_text_that_was_read_before_the_clock_was_set_back_and_written_over_since_is_written() {
+        let last = settled(4, "E", 10);
+        let seemingly_later = 10 + 3_600;
+        assert_eq!(decide(&wanted(1, 5, "A", Some("A"), seemingly_later), Some(&last)), Decision::Write);
     }
 
     #[test]
@@ -222,6 +230,8 @@ pub(crate) mod tests {
         let mut last = settled(4, "A", 10);
         last.how = StatusSettled::RecordGone;
         assert_eq!(decide(&wanted(1, 5, "A", Some("x"), 9), Some(&last)), Decision::Write);
+        assert_eq!(decide(&wanted(1, 5, "B", Some("B"), 40), Some(&last)), Decision::Write);
+        assert_eq!(decide(&wanted(1, 5, "B", Some("B"), 100), Some(&last)), Decision::AlreadyShown(at(100)));
     }
 
     #[test]
