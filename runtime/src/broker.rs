@@ -10,7 +10,7 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use schemas::streams::{BucketDefinition, ConsumerDefinition, StreamDefinition};
 use secrecy::{ExposeSecret, SecretString};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -180,6 +180,8 @@ pub struct Broker {
     has_others: bool,
     silence: Arc<Silence>,
     acks: Arc<Acks>,
+    /// Held by whoever has a message in hand over which the process may die.
+    solitude: Arc<Semaphore>,
     /// How often a connection came about.
     connections: watch::Receiver<u64>,
 }
@@ -271,6 +273,7 @@ impl Broker {
             has_others: settings.servers.len() > 1,
             silence,
             acks: Arc::default(),
+            solitude: Arc::new(Semaphore::new(1)),
             connections,
         })
     }
@@ -289,6 +292,7 @@ impl Broker {
             has_others: false,
             silence: Arc::default(),
             acks: Arc::default(),
+            solitude: Arc::new(Semaphore::new(1)),
             connections: watch::channel(0).1,
         }
     }
@@ -348,6 +352,10 @@ impl Broker {
     /// Returns what changes whenever a connection came about.
     pub(crate) fn connections(&self) -> watch::Receiver<u64> {
         self.connections.clone()
+    }
+
+    pub(crate) fn solitude(&self) -> Arc<Semaphore> {
+        Arc::clone(&self.solitude)
     }
 
     /// Returns what was acked lately.

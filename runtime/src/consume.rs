@@ -47,9 +47,12 @@ pub async fn consume(
 }
 
 async fn step(inbox: &Inbox, delivery: Delivery, handler: &impl Handler) -> Result<(), BrokerError> {
+    let _solitude = match inbox.is_suspect(&delivery).await? {
+        true => Some(inbox.wait_for_solitude(&delivery).await?),
+        false => None,
+    };
     if !inbox.may_begin(&delivery).await? {
-        let reason = "the stage stopped in the middle of this message each time it tried".to_owned();
-        return inbox.settle(delivery, Verdict::DeadLetter { reason }).await;
+        return inbox.settle(delivery, Verdict::deadly()).await;
     }
     if faults::is_planted("ack-before-effect") {
         inbox.acknowledge_early(&delivery).await?;

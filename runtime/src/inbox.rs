@@ -14,7 +14,7 @@ use bytes::Bytes;
 use futures::{FutureExt, StreamExt};
 use schemas::streams::{ATTEMPTS, ConsumerDefinition};
 use schemas::{DeadLetter, Encoded, Envelope, EnvelopeError, EventData, RecordRef};
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::Instant;
 
 use crate::broker::{Broker, BrokerError, Bucket, jitter};
@@ -43,6 +43,9 @@ const LOOK: Duration = Duration::from_secs(1);
 /// Deliveries of a message that were begun and never ended, after which it is dead.
 const MAX_UNFINISHED: u64 = 4;
 
+/// How long a suspect lets others go first, for each death but one.
+const AFTER_OTHERS: Duration = Duration::from_millis(500);
+
 /// Wait before a message comes again whose handler panicked.
 const PANIC_PAUSE: Duration = Duration::from_secs(1);
 
@@ -63,6 +66,15 @@ pub enum Verdict {
         /// Why, without personal data.
         reason: String,
     },
+}
+
+impl Verdict {
+    /// Buries a message over which the stage dies each time.
+    pub fn deadly() -> Verdict {
+        Verdict::DeadLetter {
+            reason: "the stage stopped in the middle of this message each time it tried".to_owned(),
+        }
+    }
 }
 
 /// One delivery of one message.
@@ -344,7 +356,8 @@ pub struct Inbox {
     /// What was here already when its request was given up.
     ready: VecDeque<Message>,
     attempts: Bucket,
-    last_delivery: Instant,
+    /// Since when the stage waits for a delivery; it may be busy with others for long.
+    waiting_since: Option<Instant>,
     last_look: Instant,
     connections: watch::Receiver<u64>,
 }
@@ -367,7 +380,7 @@ impl Inbox {
             messages: None,
             ready: VecDeque::new(),
             attempts,
-            last_delivery: Instant::now(),
+            waiting_since: None,
             last_look: Instant::now(),
             connections: broker.connections(),
         })
@@ -377,6 +390,7 @@ impl Inbox {
     pub async fn next(&mut self) -> Option<Delivery> {
         let stopping = self.broker.stopping().clone();
         loop {
+            self.waiting_since.get_or_insert_with(Instant::now);
             if stopping.is_cancelled() {
                 return None;
             }
@@ -456,7 +470,7 @@ impl Inbox {
     }
 
     fn delivered(&mut self, message: Message) -> Option<Delivery> {
-        self.last_delivery = Instant::now();
+        self.waiting_since = None;
         self.broker.note_answer();
         Delivery::new(message, self)
     }
@@ -517,12 +531,36 @@ impl Inbox {
         let info = consumer.cached_info();
         self.broker.shell_metrics().note_pending(name, info.num_pending);
         let may_deliver = (info.num_ack_pending as i64) < *max_ack_pending && !info.paused;
-        if info.num_pending > 0 && may_deliver && self.last_delivery.elapsed() >= SILENCE {
+        let has_waited = self.waiting_since.is_some_and(|since| since.elapsed() >= SILENCE);
+        if info.num_pending > 0 && may_deliver && has_waited {
             tracing::warn!(
                 "Consumer {name} of stream {stream} has {} messages and delivers none; opening it again",
                 info.num_pending
             );
             self.give_up_request();
+        }
+    }
+
+    /// Tells whether a process died, or a handler panicked, over a delivery of this message before. It may be the one that
+    /// did it, or have been in hand beside it: handled alone, it shows.
+    ///
+    /// Costs nothing for a first delivery.
+    pub async fn is_suspect(&self, delivery: &Delivery) -> Result<bool, BrokerError> {
+        Ok(delivery.deliveries > 1 && self.unfinished(delivery).await? > 0)
+    }
+
+    /// Waits until no other suspect of this process is in hand. Who died more often lets the others go first.
+    pub(crate) async fn wait_for_solitude(
+        &self,
+        delivery: &Delivery,
+    ) -> Result<OwnedSemaphorePermit, BrokerError> {
+        let unfinished = self.unfinished(delivery).await?;
+        self.broker.pause(AFTER_OTHERS * u32::try_from(unfinished.saturating_sub(1)).unwrap_or(0)).await?;
+        let stopping = self.broker.stopping().clone();
+        tokio::select! {
+            biased;
+            () = stopping.cancelled() => Err(BrokerError::Stopping),
+            permit = self.broker.solitude().acquire_owned() => permit.map_err(|_| BrokerError::Stopping),
         }
     }
 

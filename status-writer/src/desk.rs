@@ -166,7 +166,7 @@ impl<D> Picked<D> {
 pub struct Desk<D> {
     waiting: HashMap<RecordRef, Held<D>>,
     away: HashSet<RecordRef>,
-    /// Records whose handling panicked, and how often: they are dealt with alone.
+    /// Records that are dealt with alone, and how often their handling panicked here.
     suspects: HashMap<RecordRef, u8>,
 }
 
@@ -236,6 +236,11 @@ impl<D> Desk<D> {
         if let (Some(held), Some(fence)) = (self.waiting.get_mut(&record), fence) {
             held.refence(fence, now);
         }
+    }
+
+    /// Has a record dealt with alone until it is finished.
+    pub fn suspect(&mut self, record: RecordRef) {
+        self.suspects.entry(record).or_default();
     }
 
     /// Notes that the handling of these records panicked; what was held of them is gone and comes again.

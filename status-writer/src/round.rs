@@ -7,7 +7,7 @@ use std::time::Duration;
 use bitrix24::{ApiError, Client, Error, ErrorClass, Lane};
 use chrono::{DateTime, FixedOffset};
 use futures::{StreamExt, stream};
-use runtime::{Delivery, Inbox, Leadership, PublishError, Verdict, faults, trace};
+use runtime::{BrokerError, Delivery, Inbox, Leadership, PublishError, Verdict, faults, trace};
 use schemas::{Entity, RecordId, RecordRef, StatusSettled};
 use tokio::time::Instant;
 
@@ -186,12 +186,17 @@ pub async fn carry_out(tools: Arc<Tools>, round: Round) -> Report {
     let shown = picked.shown.into_iter().map(|(held, seen)| (held, StatusSettled::AlreadyShown, seen));
     turn.settle(shown.collect()).await;
     let write = turn.recheck(picked.write).await;
+    let write = turn.begin(write).await;
     let (look, write) = write.into_iter().partition(|held| held.look_first);
     let write = turn.look(look, write).await;
     if !write.is_empty() {
         turn.write(write).await;
     }
     tools.settle(turn.verdicts).await;
+    // Whatever kept them from their end, it was not that the process died.
+    for held in &turn.report.again {
+        let _best_effort = held.delivery.not_to_blame().await;
+    }
     turn.report
 }
 
@@ -224,6 +229,24 @@ impl Turn<'_> {
             }
         }
         unchanged
+    }
+
+    /// Notes that a round begins with these, in case the process dies over one; buries those over which it died too often.
+    async fn begin(&mut self, held: Vec<Held<Delivery>>) -> Vec<Held<Delivery>> {
+        let begun = held.into_iter().map(|held| begin(self.tools, held));
+        let begun: Vec<_> = stream::iter(begun).buffer_unordered(AT_ONCE).collect().await;
+        let mut left = Vec::new();
+        for (may_begin, held) in begun {
+            match may_begin {
+                Ok(true) => {
+                    faults::crash_point_of("round-begun", Some(held.record()));
+                    left.push(held);
+                }
+                Ok(false) => self.end(held, Verdict::deadly(), None),
+                Err(_) => self.report.again.push(held),
+            }
+        }
+        left
     }
 
     /// Looks at records that may show their text already; returns what has to be written.
@@ -441,6 +464,10 @@ enum Checked {
     Unchanged(Held<Delivery>),
     Changed(Held<Delivery>),
     Lost(RecordRef),
+}
+
+async fn begin(tools: &Tools, held: Held<Delivery>) -> (Result<bool, BrokerError>, Held<Delivery>) {
+    (tools.settler.may_begin(&held.delivery).await, held)
 }
 
 async fn recheck(tools: &Tools, mut held: Held<Delivery>) -> Checked {

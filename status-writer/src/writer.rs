@@ -45,12 +45,6 @@ const BACKFILL_FROM: u64 = 200;
 /// Panics over one record after which it is a dead letter.
 const MOST_PANICS: u8 = 3;
 
-/// Deliveries above which a message is suspected of killing this process.
-///
-/// Many outcomes are held at a time, so a process that is killed for other reasons sends many innocent
-/// ones round again.
-const SUSPECT_DELIVERIES: u64 = 8;
-
 /// Longest wait for rounds under way once the stage is to stop; the shell ends the process soon after.
 const LAST_ROUNDS: Duration = Duration::from_secs(7);
 
@@ -288,7 +282,12 @@ impl Writer {
         let mut ends = Vec::new();
         for prepared in prepared {
             match prepared {
-                Prepared::Held(held) => ends.extend(self.desk.insert(*held).and_then(end_of_older)),
+                Prepared::Held { held, is_suspect } => {
+                    if is_suspect {
+                        self.desk.suspect(held.record());
+                    }
+                    ends.extend(self.desk.insert(*held).and_then(end_of_older));
+                }
                 Prepared::Ended(end) => ends.push(*end),
                 Prepared::Lost => {}
             }
@@ -306,7 +305,11 @@ fn end_of_older(displaced: Displaced<Delivery>) -> Option<(Delivery, Verdict)> {
 }
 
 enum Prepared {
-    Held(Box<Held<Delivery>>),
+    Held {
+        held: Box<Held<Delivery>>,
+        /// The process died over it before, or beside it.
+        is_suspect: bool,
+    },
     Ended(Box<(Delivery, Verdict)>),
     /// The stage is stopping.
     Lost,
@@ -325,18 +328,18 @@ async fn prepare(tools: &Tools, desk: &Desk<Delivery>, delivery: Delivery) -> Pr
         Ok(None) => return Prepared::ended(delivery, Verdict::Done(Vec::new())),
         Err(reason) => return Prepared::ended(delivery, Verdict::DeadLetter { reason }),
     };
-    if desk.panics(wanted.envelope.record) >= MOST_PANICS || kills(tools, &delivery).await {
-        let reason = "the stage stopped in the middle of this message each time it tried".into();
-        return Prepared::ended(delivery, Verdict::DeadLetter { reason });
+    if desk.panics(wanted.envelope.record) >= MOST_PANICS {
+        return Prepared::ended(delivery, Verdict::deadly());
     }
     let is_redelivered = delivery.deliveries > 1;
+    let Ok(is_suspect) = tools.settler.is_suspect(&delivery).await else { return Prepared::Lost };
     let held = with_fence(tools, wanted, delivery).await;
     match held.map(|held| if is_redelivered { held.redelivered() } else { held }) {
         None => Prepared::Lost,
         Some(held) if held.decide() == Decision::Superseded => {
             Prepared::ended(held.delivery, Verdict::Done(Vec::new()))
         }
-        Some(held) => Prepared::Held(Box::new(held)),
+        Some(held) => Prepared::Held { held: Box::new(held), is_suspect },
     }
 }
 
@@ -355,10 +358,6 @@ async fn with_fence(tools: &Tools, wanted: Wanted, delivery: Delivery) -> Option
     }
     let fence = tools.store.fence(record).await.ok()?;
     Some(Held::new(wanted, delivery, fence, now))
-}
-
-async fn kills(tools: &Tools, delivery: &Delivery) -> bool {
-    delivery.deliveries > SUSPECT_DELIVERIES && matches!(tools.settler.may_begin(delivery).await, Ok(false))
 }
 
 /// Reads an outcome; `None` for one that asks for nothing, an error for one that nobody can follow.

@@ -1,36 +1,99 @@
-//! A record that kills its stage each time.
+//! Stages that die over and over, because of a record or of something else.
 
 use std::time::Duration;
 
-use e2e::{PATIENCE, School, Stage};
+use anyhow::ensure;
+use e2e::{PATIENCE, School, Stage, eventually};
+use serde_json::json;
 
-use super::{new_contact, until_success};
+use super::until_success;
 use crate::flow::status_of;
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_record_that_kills_the_pusher_each_time_is_buried_and_its_neighbours_pass() -> anyhow::Result<()> {
-    let mut school = School::builder().start().await?;
-    school.shorten_ack_wait(Duration::from_secs(3)).await?;
-    let poison = new_contact(&school).await?;
-    let place = format!("message-received@contact.{poison}");
-    school.doom(Stage::Pusher, &place).await?;
+/// Sooner than in earnest, so that nobody need wait long for what a killed stage held.
+const ACK_WAIT: Duration = Duration::from_secs(3);
+
+/// Records that are in hand together with the one that kills.
+const PUPILS: usize = 40;
+
+/// Starts a school in which all pupils come at once, slowly enough for many to be in hand at a time; no stage works yet.
+async fn crowd() -> anyhow::Result<(School, Vec<u64>)> {
+    let school = School::builder().plain(PUPILS, 0).otmechalka(&["--latency-ms", "300"]).open().await?;
+    school.shorten_ack_wait(ACK_WAIT).await?;
+    let state = school.bitrix24.state().await?;
+    let contacts = state["contacts"].as_array().into_iter().flatten();
+    let pupils: Vec<u64> = contacts.filter_map(|contact| contact["ID"].as_str()?.parse().ok()).collect();
+    ensure!(pupils.len() == PUPILS, "{} pupils", pupils.len());
+    Ok((school, pupils))
+}
+
+/// Has one record kill its stage whenever it is begun with. All others have to pass, and it alone is buried.
+async fn is_buried_alone(stage: Stage, place: &str) -> anyhow::Result<()> {
+    let (mut school, pupils) = crowd().await?;
+    let poison = pupils[PUPILS / 2];
+    let place = format!("{place}@contact.{poison}");
+    for other in Stage::ALL {
+        if other == stage {
+            school.doom(stage, &place).await?;
+        } else {
+            school.start(other)?;
+        }
+    }
     let mut deaths = 0;
-    let mut neighbours = Vec::new();
     let started = tokio::time::Instant::now();
     while school.messages("DLQ").await? == 0 {
-        assert!(started.elapsed() < PATIENCE, "{deaths} deaths and no dead letter");
-        if school.stage(Stage::Pusher)?.has_ended()? {
-            school.until_dead(Stage::Pusher).await?;
+        ensure!(started.elapsed() < PATIENCE, "{deaths} deaths and no dead letter");
+        if school.stage(stage)?.has_ended()? {
+            school.until_dead(stage).await?;
             deaths += 1;
-            neighbours.push(new_contact(&school).await?);
-            school.doom(Stage::Pusher, &place).await?;
+            school.doom(stage, &place).await?;
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    assert!((1..=5).contains(&deaths), "{deaths} deaths");
-    for neighbour in neighbours {
-        until_success(&school, "contact", neighbour).await?;
+    ensure!((1..=5).contains(&deaths), "{deaths} deaths");
+    school.caught_up().await?;
+    for pupil in pupils.into_iter().filter(|pupil| *pupil != poison) {
+        until_success(&school, "contact", pupil).await?;
     }
-    assert_eq!(status_of(&school, "contact", poison).await?, "");
+    ensure!(status_of(&school, "contact", poison).await?.is_empty(), "the one that kills has a status");
+    ensure!(school.messages("DLQ").await? == 1, "others were buried along with it");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_kills_the_mapper_each_time_is_buried_alone() -> anyhow::Result<()> {
+    is_buried_alone(Stage::Mapper, "message-received").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_kills_the_pusher_each_time_is_buried_alone() -> anyhow::Result<()> {
+    is_buried_alone(Stage::Pusher, "message-received").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_kills_the_status_writer_each_time_is_buried_alone() -> anyhow::Result<()> {
+    is_buried_alone(Stage::StatusWriter, "round-begun").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_status_writer_that_is_killed_while_the_portal_is_ill_buries_nothing() -> anyhow::Result<()> {
+    let (mut school, pupils) = crowd().await?;
+    school.bitrix24.fault(json!({"kind": "html_502", "method": "crm.contact.update"})).await?;
+    for stage in Stage::ALL {
+        school.start(stage)?;
+    }
+    // More often than a message may be begun with in vain.
+    for _ in 0..8 {
+        let before = school.bitrix24.faults_hit().await?;
+        eventually("a batch that fails", PATIENCE, || async {
+            Ok((school.bitrix24.faults_hit().await? > before).then_some(()))
+        })
+        .await?;
+        school.kill_and_start(Stage::StatusWriter).await?;
+    }
+    school.bitrix24.heal().await?;
+    for pupil in pupils {
+        until_success(&school, "contact", pupil).await?;
+    }
+    ensure!(school.messages("DLQ").await? == 0, "statuses were buried");
     school.caught_up().await
 }
