@@ -68,8 +68,8 @@ pub fn decide(wanted: &Wanted, last: Option<&Settled>) -> Decision {
     let by_proof = last.how != StatusSettled::RecordGone && same_text(&last.text, &wanted.text);
     let is_shown = if proof.timestamp() > reading.timestamp() {
         // Mostly the reading is the older one. It is the newer one where the portal's clock was set back in between, and
-        // then a person may have cleared the text. What is sent round again on purpose was surely read before.
-        if by_proof && !by_reading && wanted.version.redrive == 0 {
+        // then a person may have cleared the text. A version for which a text was settled before was surely read before that.
+        if by_proof && !by_reading && wanted.version.raw_sequence != last.version.raw_sequence {
             return Decision::Look;
         }
         by_proof
@@ -187,7 +187,7 @@ pub(crate) mod tests {
     fn a_later_proof_outranks_the_reading() {
         let last = settled(4, "A", 10);
         assert_eq!(decide(&wanted(1, 5, "A", Some("A"), 9), Some(&last)), Decision::AlreadyShown(at(10)));
-        let mut again = wanted(1, 5, "A", Some("old"), 9);
+        let mut again = wanted(1, 4, "A", Some("old"), 9);
         again.version.redrive = 1;
         assert_eq!(decide(&again, Some(&last)), Decision::AlreadyShown(at(10)));
         assert_eq!(decide(&wanted(1, 5, "old", Some("old"), 9), Some(&last)), Decision::Write);
@@ -196,7 +196,10 @@ pub(crate) mod tests {
     #[test]
     fn a_text_that_was_cleared_after_the_clock_was_set_back_is_looked_at() {
         let last = settled(4, "A", 10);
-        assert_eq!(decide(&wanted(1, 5, "A", Some(""), 100 - 3_600), Some(&last)), Decision::Look);
+        let mut cleared = wanted(1, 5, "A", Some(""), 100 - 3_600);
+        assert_eq!(decide(&cleared, Some(&last)), Decision::Look);
+        cleared.version.redrive = 1;
+        assert_eq!(decide(&cleared, Some(&last)), Decision::Look);
     }
 
     #[test]
