@@ -1,5 +1,6 @@
 //! The connection to NATS, and what is read from its streams and buckets.
 
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -38,6 +39,12 @@ enum Credentials {
 }
 
 impl NatsSettings {
+    /// Returns the hosts beyond this machine and its containers that are spoken to without TLS.
+    pub fn in_the_clear(&self) -> Vec<&str> {
+        let servers = self.servers.iter().filter(|server| self.tls.is_none() && !server.tls_required());
+        servers.map(|server| server.host()).filter(|host| !is_near(host)).collect()
+    }
+
     /// Reads `NATS_URL`, `NATS_USER` with `NATS_PASSWORD`, or `NATS_NKEY_SEED`, and `NATS_CA_FILE`.
     pub fn read(reader: &Reader<'_>) -> Option<NatsSettings> {
         let servers = read_servers(reader);
@@ -71,6 +78,14 @@ impl NatsSettings {
     pub fn plain(url: &str) -> Result<NatsSettings, BrokerError> {
         let server = url.parse().map_err(|_| BrokerError::Address)?;
         Ok(NatsSettings { servers: vec![server], credentials: Credentials::None, tls: None })
+    }
+}
+
+/// Tells whether a host is this machine, or a neighbour in a network of containers, whose names have no dots.
+fn is_near(host: &str) -> bool {
+    match host.trim_matches(['[', ']']).parse::<IpAddr>() {
+        Ok(address) => address.is_loopback(),
+        Err(_) => !host.contains('.'),
     }
 }
 
@@ -879,6 +894,15 @@ impl Bucket {
 mod tests {
     use super::*;
     use crate::settings::Source;
+
+    #[test]
+    fn what_goes_further_than_this_machine_without_tls_is_named() {
+        let urls = "nats://127.0.0.1:1,nats://[::1]:2,localhost:3,nats://nats-1:4,nats://10.0.0.7:5,nats://nats.example:6,\
+            tls://nats.example:7";
+        let source = Source::new([("NATS_URL".to_owned(), urls.to_owned())]);
+        let settings = NatsSettings::read(&Reader::new(&source)).unwrap();
+        assert_eq!(settings.in_the_clear(), ["10.0.0.7", "nats.example"]);
+    }
 
     #[test]
     fn a_password_in_the_address_is_refused_and_not_shown() {

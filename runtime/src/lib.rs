@@ -32,6 +32,6 @@ pub use lease::Leadership;
 pub use metrics::Metrics;
 pub use publish::{Outgoing, PublishError, Published};
 pub use settings::{Reader, SettingsError, Source};
-pub use stage::{Context, Stage, main};
+pub use stage::{Context, Stage, leave_no_core_dump, main};
 pub use tokio_util::sync::CancellationToken;
 pub use trace::Tracer;

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use nix::sys::resource::{Resource, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -98,6 +99,7 @@ pub fn configure<S: Stage>(source: &Source) -> Result<(Settings, S::Config), Set
 
 /// Runs a stage as a process. `check` as the only argument just reads the settings, `health` asks a running stage.
 pub fn main<S: Stage>() -> ExitCode {
+    leave_no_core_dump();
     let argument = std::env::args().nth(1);
     let source = Source::from_process();
     match argument.as_deref() {
@@ -144,6 +146,15 @@ pub fn main<S: Stage>() -> ExitCode {
     code
 }
 
+/// Has the kernel keep no image of this process, which would hold its secrets, should it crash.
+///
+/// A limit of one byte and not of none: where the host pipes such images to a program, none is no limit.
+pub fn leave_no_core_dump() {
+    if let Err(error) = setrlimit(Resource::RLIMIT_CORE, 1, 1) {
+        eprintln!("cannot turn core dumps off: {error}");
+    }
+}
+
 const USAGE: &str = "Usage: STAGE [check | health | --version | --help]\n\n\
     Without an argument it works until it gets SIGTERM or SIGINT. `check` only reads the settings.\n\
     `health` asks the running stage at HEALTH_LISTEN and exits with 0 when it is ready.\n\
@@ -180,6 +191,13 @@ async fn run<S: Stage>(settings: Settings, config: S::Config) -> ExitCode {
     let (tracer, collector) = Tracer::start(S::NAME, settings.traces.as_ref());
     tracing::info!("Starting {} {}", S::NAME, env!("CARGO_PKG_VERSION"));
     faults::confess();
+    let in_the_clear = settings.nats.in_the_clear();
+    if !in_the_clear.is_empty() {
+        tracing::warn!(
+            "NATS at {} is reached without TLS: whoever is on the way can read every record. Set NATS_CA_FILE",
+            in_the_clear.join(", ")
+        );
+    }
     let broker = match Broker::connect(S::NAME, &settings.nats, health.clone(), stopping.clone()).await {
         Ok(broker) => broker.counting_in(&metrics).tracing_to(tracer),
         Err(error) => {

@@ -293,3 +293,20 @@ async fn dead_letters(school: &School) -> anyhow::Result<Vec<(String, Vec<u8>)>>
     }
     Ok(places)
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_stage_leaves_an_image_of_itself_behind() -> anyhow::Result<()> {
+    let school = School::builder().start().await?;
+    // Each has read its settings by then.
+    school.after_polls(1).await?;
+    for (name, process) in school.processes() {
+        if !Stage::ALL.iter().any(|stage| stage.program() == name) {
+            continue;
+        }
+        let limits = std::fs::read_to_string(format!("/proc/{process}/limits"))?;
+        let core = limits.lines().find_map(|line| line.strip_prefix("Max core file size"));
+        let core: Vec<&str> = core.unwrap_or_default().split_whitespace().take(2).collect();
+        assert_eq!(core, ["1", "1"], "{name}");
+    }
+    Ok(())
+}
