@@ -437,7 +437,8 @@ impl Push {
                 }
                 Err(Setback::Failed(kind, error)) => (kind, error),
             };
-            if let ErrorClass::Refused { text, fields } = error.class() {
+            // A lookup says nothing of the record that could be refused: what is refused there is the call.
+            if let (Kind::Write, ErrorClass::Refused { text, fields }) = (kind, error.class()) {
                 self.gate.answered(kind);
                 let problem = if is_about_visitor_limit(&error) {
                     Problem::client_limit()

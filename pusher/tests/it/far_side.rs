@@ -153,6 +153,16 @@ async fn a_429_is_waited_out_and_not_counted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_lookup_that_is_refused_is_made_again_and_marks_nobody() {
+    let bench = Bench::start().await;
+    bench.fault(json!({"kind": "error_200", "method": "GET", "path": "/api/clients/1/", "count": 2})).await;
+    let _pusher = bench.pusher();
+    bench.new_client(contact(1)).await;
+    assert_success(&bench.settled(contact(1), version(1)).await, Outcome::Created);
+    assert_eq!(bench.faults_fired().await, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_refusal_goes_to_that_record_and_the_others_go_on() {
     let bench = Bench::start().await;
     let pupils = neighbours(2);
