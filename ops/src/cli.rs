@@ -4,13 +4,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use schemas::{Outcome, RecordId};
+use schemas::Outcome;
 
 use crate::erase::Erase;
 use crate::exit::EXPLANATION;
 use crate::history::History;
 use crate::letters::DeadLetters;
 use crate::moment::Moment;
+use crate::records::Records;
 use crate::replay::{self, PlanHash};
 
 /// Operates Rollcall: starts everything, prepares NATS, checks what the pipeline depends on.
@@ -207,12 +208,8 @@ pub struct Preview {
 #[derive(Args)]
 #[command(after_help = EXPLANATION)]
 pub struct Replay {
-    /// Choose this contact; may be repeated
-    #[arg(long, value_name = "ID", value_parser = record_id)]
-    pub contact: Vec<RecordId>,
-    /// Choose this deal; may be repeated
-    #[arg(long, value_name = "ID", value_parser = record_id)]
-    pub deal: Vec<RecordId>,
+    #[command(flatten)]
+    pub records: Records,
     /// Choose records of this entity
     #[arg(long, value_name = "ENTITY", value_parser = ["contact", "deal"])]
     pub entity: Option<String>,
@@ -237,9 +234,9 @@ pub struct Replay {
     /// Also send again what would come to the same
     #[arg(long)]
     pub resend: bool,
-    /// Send to this stage; `status-writer` gets the outcomes alone, and writes the statuses again
-    #[arg(long, value_name = "STAGE", conflicts_with = "to")]
-    pub to_stage: Option<ReplayStage>,
+    /// Stage at which it begins; the status-writer gets the outcomes alone, and writes the statuses again
+    #[arg(long, value_name = "STAGE", conflicts_with = "to", default_value = "pusher")]
+    pub to_stage: ReplayStage,
     /// Publish plain messages under this subject instead, and touch nothing: sandbox.crm.cmd
     #[arg(long, value_name = "SUBJECT", value_parser = replay::sandbox)]
     pub to: Option<String>,
@@ -264,10 +261,6 @@ pub enum ReplayStage {
     Pusher,
     /// Outcomes alone.
     StatusWriter,
-}
-
-fn record_id(text: &str) -> Result<RecordId, String> {
-    RecordId::parse(text).map_err(|error| error.to_string())
 }
 
 fn rate(text: &str) -> Result<f64, String> {
@@ -307,12 +300,8 @@ pub struct Reconcile {
     /// Begin anew although a run was broken off
     #[arg(long)]
     pub from_start: bool,
-    /// Look at these contacts only, comma separated
-    #[arg(long, value_name = "ID", value_delimiter = ',')]
-    pub contact: Vec<u64>,
-    /// Look at these deals only, comma separated
-    #[arg(long, value_name = "ID", value_delimiter = ',')]
-    pub deal: Vec<u64>,
+    #[command(flatten)]
+    pub records: Records,
     /// Most questions to otmechalka a second
     #[arg(long, default_value_t = 10.0, value_name = "N", value_parser = pace)]
     pub pace: f64,

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use schemas::Mapping;
 use schemas::problem::status_text;
-use schemas::{Mapping, RecordRef};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Fields of a command that are about a person, and the status, which may quote them.
 const PERSONAL: [&str; 8] =
@@ -36,26 +36,16 @@ impl Privacy {
 pub type Fields = BTreeMap<String, String>;
 
 /// A field that is not the same in two commands.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Difference {
     /// Name of the field.
     pub field: String,
-    /// What was sent last; absent where the field was.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// What was sent last, or what otmechalka holds; absent where the field was.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
     pub before: Option<String>,
     /// What today's mapping gives.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", default)]
     pub now: Option<String>,
-}
-
-/// Names a record as people do: `contact/39910`.
-pub fn name(record: RecordRef) -> String {
-    format!("{}/{}", record.entity, record.id)
-}
-
-/// Reads a record's name: `contact/39910`, `contact.39910` or `contact 39910`.
-pub fn record(text: &str) -> Option<RecordRef> {
-    RecordRef::parse(&text.trim().replacen(['/', ' '], ".", 1))
 }
 
 /// Returns the fields of a command.
@@ -141,7 +131,8 @@ fn mask(field: &str, value: &mut String) {
     }
 }
 
-fn text(value: &serde_json::Value) -> String {
+/// Writes the value of a field.
+pub fn text(value: &serde_json::Value) -> String {
     match value {
         serde_json::Value::String(text) => text.clone(),
         serde_json::Value::Array(items) => items.iter().map(text).collect::<Vec<_>>().join(", "),
@@ -194,15 +185,5 @@ pub(crate) mod tests {
         let refused = fields(&Mapping::Refused(vec![problem]), Privacy::Masked);
         assert_eq!(refused[PROBLEMS], "phone.invalid");
         assert!(!format!("{refused:?}").contains("123"), "{refused:?}");
-    }
-
-    #[test]
-    fn a_record_has_one_name_in_several_spellings() {
-        for text in ["contact/39910", "contact.39910", "contact 39910"] {
-            assert_eq!(record(text).map(name).as_deref(), Some("contact/39910"), "{text}");
-        }
-        for text in ["contact", "lead/1", "deal/0", "deal/x"] {
-            assert_eq!(record(text), None, "{text}");
-        }
     }
 }

@@ -21,6 +21,7 @@ mod owner;
 mod preview;
 mod progress;
 mod reconcile;
+mod records;
 mod replay;
 mod results;
 mod serve;

@@ -21,8 +21,8 @@ use serde::Serialize;
 use crate::answer::Answer;
 use crate::environment::Environment;
 use crate::exit::{EXPLANATION, Exit, Failure};
-use crate::letters::select::record;
 use crate::nats;
+use crate::records;
 use crate::signals::Stop;
 use find::{Found, Person};
 
@@ -67,7 +67,7 @@ const PAUSE: Duration = Duration::from_millis(500);
 
 /// Carries the command out.
 pub async fn run(environment: &Environment, arguments: &Erase, json: bool) -> Result<Exit, Failure> {
-    let person = Person(record(&arguments.record.join("/")).map_err(Failure::settings)?);
+    let person = Person(records::parse(&arguments.record.join("/")).map_err(Failure::settings)?);
     let broker = nats::connect(environment).await?;
     let answer = if arguments.yes && !arguments.dry_run {
         erase(&broker, person).await?

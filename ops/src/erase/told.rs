@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use super::find::{Found, Person};
 use super::{Erased, is_deal};
 use crate::answer::{Answer, Finding, findings_text};
-use crate::letters::select::written;
+use crate::records;
 
 /// Tells people what was erased, or would be.
 pub fn text(answer: &Answer<Erased>) -> String {
@@ -27,7 +27,7 @@ pub fn text(answer: &Answer<Erased>) -> String {
 
 /// Says what no program can do.
 pub fn findings(person: Person, found: &Found) -> Vec<Finding> {
-    let what = written(person.0);
+    let what = records::name(person.0);
     let both = if is_deal(person.0) {
         "the deal in Bitrix24"
     } else {

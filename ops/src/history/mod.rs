@@ -17,9 +17,9 @@ use serde::Serialize;
 use crate::answer::{Answer, Finding};
 use crate::environment::Environment;
 use crate::exit::{EXPLANATION, Exit, Failure};
-use crate::letters::select::{record, written};
 use crate::mask::Mask;
 use crate::nats;
+use crate::records;
 use crate::stored::{self, Choice};
 pub use diff::Change;
 use entry::Teller;
@@ -54,7 +54,7 @@ pub struct Story {
 
 /// Carries the command out.
 pub async fn run(environment: &Environment, arguments: &History, json: bool) -> Result<Exit, Failure> {
-    let record = record(&arguments.record.join("/")).map_err(Failure::settings)?;
+    let record = records::parse(&arguments.record.join("/")).map_err(Failure::settings)?;
     let mask = Mask::of(environment);
     let mask = if arguments.reveal { mask.revealing() } else { mask };
     let broker = nats::connect(environment).await?;
@@ -95,7 +95,7 @@ fn in_order(record: RecordRef, mut entries: Vec<Entry>, left_out: u64, most: usi
     entries.sort_by_key(|entry| entry.at);
     let surplus = entries.len().saturating_sub(most);
     entries.drain(..surplus);
-    Story { record: written(record), left_out: left_out + surplus as u64, entries }
+    Story { record: records::name(record), left_out: left_out + surplus as u64, entries }
 }
 
 fn judge(story: &Story) -> (String, Vec<Finding>) {

@@ -70,7 +70,7 @@ pub enum Action {
 #[derive(Args)]
 pub struct Chosen {
     /// Sequences of the letters
-    #[arg(conflicts_with_all = ["stage", "record", "reason", "since", "until", "all"])]
+    #[arg(conflicts_with_all = ["stage", "contact", "deal", "record", "reason", "since", "until", "all"])]
     pub sequences: Vec<u64>,
     #[command(flatten)]
     pub filter: Filter,
@@ -170,7 +170,8 @@ fn findings(done: &[Done]) -> Vec<Finding> {
             }
             Fate::Impossible { why } => Some(Finding::error("letters.impossible", what, why, discard)),
             Fate::Failed { why } => {
-                Some(Finding::error("letters.failed", what, why, "redrive it again; that does no harm"))
+                let again = format!("once more does no harm: rollcall dead-letters redrive {sequence}");
+                Some(Finding::error("letters.failed", what, why, again))
             }
         }
     };
@@ -198,8 +199,14 @@ async fn discard(
             break;
         }
         if let Err(failure) = delete(&broker, letter.sequence).await {
-            let what = format!("Letter {}", letter.sequence);
-            findings.push(Finding::error("letters.failed", what, failure.text, "discard it again"));
+            let sequence = letter.sequence;
+            let again = format!("once more: rollcall dead-letters discard {sequence} --yes");
+            findings.push(Finding::error(
+                "letters.failed",
+                format!("Letter {sequence}"),
+                failure.text,
+                again,
+            ));
             break;
         }
         letters.push(letter);
@@ -214,7 +221,7 @@ async fn letters(broker: &Broker, chosen: &Chosen) -> Result<Vec<Letter>, Failur
     if chosen.sequences.is_empty() {
         if chosen.filter.is_empty() && !chosen.all {
             return Err(Failure::settings(
-                "which letters? Name their sequences, or use --stage, --record, --reason, --since, --until or --all; \
+                "which letters? Name their sequences, or use --stage, --contact, --deal, --reason, --since, --until or --all; \
                  `rollcall dead-letters list` shows what is there",
             ));
         }

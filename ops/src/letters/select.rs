@@ -13,6 +13,7 @@ use serde::Serialize;
 
 use crate::exit::Failure;
 use crate::moment::{FORMS, Moment};
+use crate::records::{self, Records};
 use crate::stored::{self, Choice};
 
 /// Which letters.
@@ -21,9 +22,11 @@ pub struct Filter {
     /// Only letters of this stage: mapper, pusher or status-writer
     #[arg(long, value_name = "STAGE", value_parser = ["mapper", "pusher", "status-writer"])]
     pub stage: Option<String>,
-    /// Only letters about this record: contact/39910
-    #[arg(long, value_name = "RECORD", value_parser = record)]
-    pub record: Option<RecordRef>,
+    #[command(flatten)]
+    pub records: Records,
+    /// The same as --contact or --deal, in older scripts: contact/39910
+    #[arg(long, value_name = "RECORD", value_parser = records::parse, hide = true)]
+    pub record: Vec<RecordRef>,
     /// Only letters whose reason holds this text, in capitals or not
     #[arg(long, value_name = "TEXT")]
     pub reason: Option<String>,
@@ -33,12 +36,6 @@ pub struct Filter {
     /// Only letters before then
     #[arg(long, value_name = "TIME", value_parser = Moment::parse)]
     pub until: Option<Moment>,
-}
-
-/// Reads a record as operators write it: `contact/39910`, or with a dot as in subjects.
-pub fn record(text: &str) -> Result<RecordRef, String> {
-    RecordRef::parse(&text.trim().replace('/', "."))
-        .ok_or_else(|| "a record is contact/39910 or deal/96036".to_owned())
 }
 
 /// A letter without its payload. Holds no personal data.
@@ -74,7 +71,7 @@ impl Letter {
             sequence: message.sequence,
             at: message.stored,
             stage,
-            record: record.map(written),
+            record: record.map(records::name),
             reason: "this is no letter of Rollcall".to_owned(),
             deliveries: 0,
             stream: String::new(),
@@ -89,11 +86,6 @@ impl Letter {
         }
         letter
     }
-}
-
-/// Writes a record as operators do.
-pub fn written(record: RecordRef) -> String {
-    format!("{}/{}", record.entity, record.id)
 }
 
 /// Returns the raw version that a letter is about.
@@ -112,15 +104,18 @@ pub fn header<'l>(letter: &'l DeadLetter, name: &str) -> Option<&'l str> {
 impl Filter {
     /// Tells whether nothing is filtered out.
     pub fn is_empty(&self) -> bool {
-        let Filter { stage, record, reason, since, until } = self;
-        stage.is_none() && record.is_none() && reason.is_none() && since.is_none() && until.is_none()
+        let Filter { stage, records, record, reason, since, until } = self;
+        let is_about_any = records.is_empty() && record.is_empty();
+        stage.is_none() && is_about_any && reason.is_none() && since.is_none() && until.is_none()
     }
 
-    fn subject(&self) -> String {
+    fn subjects(&self) -> Vec<String> {
         let stage = self.stage.as_deref().unwrap_or("*");
-        match self.record {
-            Some(record) => subjects::dead_letter(stage, record),
-            None => format!("dlq.{stage}.*.*"),
+        let mut records = self.records.all();
+        records.extend(&self.record);
+        match records.is_empty() {
+            true => vec![format!("dlq.{stage}.*.*")],
+            false => records.into_iter().map(|record| subjects::dead_letter(stage, record)).collect(),
         }
     }
 
@@ -139,7 +134,7 @@ impl Filter {
             None => DeliverPolicy::All,
         };
         let mut letters = Vec::new();
-        let choice = Choice::new(vec![self.subject()], from);
+        let choice = Choice::new(self.subjects(), from);
         stored::read(broker, DEAD_LETTERS.name, choice, |message| {
             let letter = Letter::of(&message);
             if self.until.is_some_and(|until| letter.at >= until.at(now)) {
@@ -175,27 +170,23 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_record_is_written_with_a_slash_or_a_dot() {
-        let contact = RecordRef::contact(RecordId::try_new(39910).unwrap());
-        assert_eq!(record("contact/39910"), Ok(contact));
-        assert_eq!(record("contact.39910"), Ok(contact));
-        assert_eq!(written(contact), "contact/39910");
-        for text in ["39910", "lead/1", "contact/0", "contact/>", "contact/"] {
-            assert!(record(text).is_err(), "{text}");
-        }
-    }
-
-    #[test]
     fn subjects_are_as_narrow_as_the_filter() {
-        let filter = |stage: Option<&str>, record: Option<&str>| Filter {
+        let filter = |stage: Option<&str>, deals: &[u64]| Filter {
             stage: stage.map(str::to_owned),
-            record: record.and_then(|text| super::record(text).ok()),
+            records: Records {
+                deal: deals.iter().map(|id| RecordId::try_new(*id).unwrap()).collect(),
+                ..Records::default()
+            },
             ..Filter::default()
         };
-        assert_eq!(filter(None, None).subject(), "dlq.*.*.*");
-        assert_eq!(filter(Some("mapper"), None).subject(), "dlq.mapper.*.*");
-        assert_eq!(filter(None, Some("deal/5")).subject(), "dlq.*.deal.5");
-        assert!(filter(None, None).is_empty() && !filter(Some("mapper"), None).is_empty());
+        assert_eq!(filter(None, &[]).subjects(), ["dlq.*.*.*"]);
+        assert_eq!(filter(Some("mapper"), &[]).subjects(), ["dlq.mapper.*.*"]);
+        assert_eq!(filter(None, &[5, 6]).subjects(), ["dlq.*.deal.5", "dlq.*.deal.6"]);
+        assert!(filter(None, &[]).is_empty());
+        assert!(!filter(Some("mapper"), &[]).is_empty() && !filter(None, &[5]).is_empty());
+        let record = vec![records::parse("deal/7").unwrap()];
+        let both = Filter { record, ..filter(None, &[5]) };
+        assert_eq!(both.subjects(), ["dlq.*.deal.5", "dlq.*.deal.7"]);
     }
 
     #[test]

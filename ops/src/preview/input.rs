@@ -4,7 +4,7 @@ use schemas::{Entity, RecordChanged, RecordId, RecordRef};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::comparison;
+use crate::records;
 
 /// A raw event as the golden files of `schemas` have it.
 #[derive(Deserialize)]
@@ -26,7 +26,7 @@ struct Identity {
 /// Reads the words that name a record: `contact 39910` or `contact/39910`.
 pub fn record(words: &[String]) -> Result<RecordRef, String> {
     let name = words.join(" ");
-    comparison::record(&name).ok_or_else(|| {
+    records::parse(&name).map_err(|_| {
         format!("`{name}` names no record. Write `contact 39910`, `deal/96038`, or `-` for standard input")
     })
 }
@@ -55,7 +55,7 @@ pub fn event(text: &str, entity: Option<Entity>) -> Result<(RecordRef, RecordCha
 
 fn subject_of(headers: &[(String, String)]) -> Option<RecordRef> {
     let (_, subject) = headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("ce-subject"))?;
-    comparison::record(subject)
+    records::parse(subject).ok()
 }
 
 #[cfg(test)]

@@ -93,7 +93,7 @@ async fn from_event(
 
 /// Previews the newest raw version of a record.
 async fn newest(ledger: &Ledger, rules: &Rules, record: RecordRef) -> Result<Preview, Failure> {
-    let name = crate::comparison::name(record);
+    let name = crate::records::name(record);
     let Some(message) = ledger.newest_raw(record).await? else {
         return Err(Failure::trouble(format!(
             "{name} is not among the raw records: it is outside the selection, was not read yet, or is no longer kept"

@@ -9,6 +9,7 @@ use serde::Serialize;
 use crate::answer::{Answer, Finding, findings_text};
 use crate::comparison::{self, Difference, Fields, Privacy};
 use crate::ledger::Sent;
+use crate::records;
 use crate::terminal::line;
 
 /// Most ids that a line of text names.
@@ -77,7 +78,7 @@ pub struct ManyTold {
 impl ManyTold {
     /// Takes in one record.
     pub fn add(&mut self, preview: &Preview, privacy: Privacy) {
-        let name = comparison::name(preview.record);
+        let name = records::name(preview.record);
         self.records += 1;
         let Some(sent) = &preview.sent else {
             self.never_sent.push(name);
@@ -113,7 +114,7 @@ impl ManyTold {
     /// Takes in a record that cannot be read.
     pub fn add_unreadable(&mut self, record: RecordRef) {
         self.records += 1;
-        self.unreadable.push(comparison::name(record));
+        self.unreadable.push(records::name(record));
     }
 }
 
@@ -121,7 +122,7 @@ impl ManyTold {
 pub fn one(preview: &Preview, mapping: &str, privacy: Privacy, findings: Vec<Finding>) -> Answer<OneTold> {
     let before = preview.sent.as_ref().map(|sent| &sent.mapping);
     let differences = comparison::differences(before, &preview.now, privacy);
-    let name = comparison::name(preview.record);
+    let name = records::name(preview.record);
     let summary = match (before, differences.len()) {
         (None, _) => format!("{name}: nothing was sent before."),
         (Some(_), 0) => format!("{name}: the same as was sent last."),

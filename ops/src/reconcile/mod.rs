@@ -51,7 +51,7 @@ struct Reconciled {
 pub async fn run(environment: &Environment, arguments: &cli::Reconcile, json: bool) -> Result<Exit, Failure> {
     let broker = nats::connect(environment).await?;
     let mut walk = prepare(environment, arguments, broker).await?;
-    let progress = if arguments.contact.is_empty() && arguments.deal.is_empty() {
+    let progress = if arguments.records.is_empty() {
         everything(&mut walk, arguments).await?
     } else {
         some(&mut walk, arguments).await?
@@ -132,9 +132,11 @@ async fn everything(walk: &mut Walk, arguments: &cli::Reconcile) -> Result<Progr
 
 async fn some(walk: &mut Walk, arguments: &cli::Reconcile) -> Result<Progress, Failure> {
     let mut progress = Progress::begin(walk.is_repair, Utc::now());
-    for (entity, ids) in [(Entity::Contact, &arguments.contact), (Entity::Deal, &arguments.deal)] {
+    let records = &arguments.records;
+    for (entity, ids) in [(Entity::Contact, &records.contact), (Entity::Deal, &records.deal)] {
         if !ids.is_empty() {
-            walk.only(&mut progress, entity, ids).await?;
+            let ids: Vec<u64> = ids.iter().map(|id| id.get()).collect();
+            walk.only(&mut progress, entity, &ids).await?;
         }
     }
     progress.conclude();

@@ -6,10 +6,8 @@ mod gather;
 mod plan;
 mod told;
 
-use std::collections::BTreeSet;
-
 use chrono::Utc;
-use schemas::{Entity, RecordRef};
+use schemas::Entity;
 
 use crate::answer::{Answer, findings_text};
 use crate::cli;
@@ -95,10 +93,8 @@ async fn carry_out(
 
 fn choice_of(arguments: &cli::Replay) -> Choice {
     let now = Utc::now();
-    let contacts = arguments.contact.iter().map(|id| RecordRef::contact(*id));
-    let deals = arguments.deal.iter().map(|id| RecordRef::deal(*id));
     Choice {
-        records: contacts.chain(deals).collect::<BTreeSet<_>>(),
+        records: arguments.records.all(),
         entity: arguments.entity.as_deref().and_then(Entity::from_token),
         since: arguments.since.map(|moment| moment.at(now)),
         until: arguments.until.map(|moment| moment.at(now)),
@@ -112,7 +108,7 @@ fn choice_of(arguments: &cli::Replay) -> Choice {
 fn target_of(arguments: &cli::Replay) -> Target {
     match (&arguments.to, arguments.to_stage) {
         (Some(prefix), _) => Target::Sandbox(prefix.clone()),
-        (None, Some(cli::ReplayStage::StatusWriter)) => Target::StatusWriter,
-        (None, None | Some(cli::ReplayStage::Pusher)) => Target::Pipeline,
+        (None, cli::ReplayStage::StatusWriter) => Target::StatusWriter,
+        (None, cli::ReplayStage::Pusher) => Target::Pipeline,
     }
 }

@@ -338,6 +338,7 @@ fn digest(steps: &[Step], target: &Target) -> String {
 pub(crate) mod tests {
     use super::*;
     use crate::comparison::tests::client;
+    use crate::records;
     use chrono::DateTime;
     use schemas::problem::ClientAbsence;
     use schemas::{RecordId, Ticket, Version};
@@ -509,7 +510,7 @@ pub(crate) mod tests {
         let chosen = Chosen { candidates: vec![new, deal, of_contact], ..Chosen::default() };
         let plan = Plan::of(chosen, &Target::Pipeline, false, MARK);
         let order: Vec<String> =
-            plan.steps.iter().map(|step| comparison::name(step.candidate.record)).collect();
+            plan.steps.iter().map(|step| records::name(step.candidate.record)).collect();
         assert_eq!(order, ["deal/9", "contact/1", "deal/8"]);
         assert!(plan.steps.iter().all(|step| step.action == Action::Created));
     }

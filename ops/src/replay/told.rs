@@ -10,6 +10,7 @@ use super::choice::Choice;
 use super::plan::{Action, Plan, PlanHash, Step, Target};
 use crate::answer::{Answer, Finding, findings_text};
 use crate::comparison::{self, Difference, Privacy};
+use crate::records;
 
 /// Most records that are told one by one as text; `--json` tells all.
 const MOST_TOLD: usize = 50;
@@ -73,7 +74,7 @@ pub fn command(choice: &Choice, target: &Target, resend: bool, hash: &PlanHash) 
 /// Tells a plan.
 pub fn plan(plan: &Plan, mapping: &str, command: &str, privacy: Privacy) -> Answer<PlanTold> {
     let unreadable = plan.steps.iter().filter(|step| step.action == Action::Unreadable).map(|step| {
-        let record = comparison::name(step.candidate.record);
+        let record = records::name(step.candidate.record);
         let found = format!("raw message {} cannot be read, or is gone", step.candidate.raw_sequence);
         Finding::warning("replay.unreadable", record, found, "look at it with `rollcall history`")
     });
@@ -93,7 +94,7 @@ pub fn plan(plan: &Plan, mapping: &str, command: &str, privacy: Privacy) -> Answ
 
 fn step_told(step: &Step, privacy: Privacy) -> StepTold {
     StepTold {
-        record: comparison::name(step.candidate.record),
+        record: records::name(step.candidate.record),
         raw_sequence: step.candidate.raw_sequence,
         action: step.action,
         reasons: step.reasons(),
@@ -103,8 +104,8 @@ fn step_told(step: &Step, privacy: Privacy) -> StepTold {
 
 /// Tells what was done.
 pub fn report(plan: &Plan, report: &Report) -> Answer<ReportTold> {
-    let names = |records: &[schemas::RecordRef]| records.iter().copied().map(comparison::name).collect();
-    let left_out = report.left_out.iter().map(|(record, why)| (comparison::name(*record), why.clone()));
+    let names = |records: &[schemas::RecordRef]| records.iter().copied().map(records::name).collect();
+    let left_out = report.left_out.iter().map(|(record, why)| (records::name(*record), why.clone()));
     let done = report.published.len() + report.done_before.len() + report.left_out.len();
     let mut findings: Vec<Finding> =
         left_out.clone().map(|(record, why)| Finding::warning("replay.left_out", record, why, "")).collect();
