@@ -37,6 +37,11 @@ pub struct Mark {
     pub results: u64,
 }
 
+impl Mark {
+    /// Everything that is stored.
+    pub const END: Mark = Mark { raw: u64::MAX, commands: u64::MAX, results: u64::MAX };
+}
+
 /// A command that was sent.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sent {
@@ -161,6 +166,30 @@ impl Ledger {
         Ok(newest)
     }
 
+    /// Reads the commands by which otmechalka's tickets were made, of those deals for which they are still kept.
+    pub async fn makers(
+        &self,
+        deals: &BTreeSet<RecordRef>,
+        mark: Mark,
+    ) -> Result<BTreeMap<RecordRef, Sent>, Failure> {
+        let mut versions = BTreeMap::new();
+        self.results(&tails(deals), DeliverPolicy::All, mark.results, |deal, settled| {
+            if settled.outcome == Outcome::Created && deals.contains(&deal) {
+                versions.insert(deal, settled.version);
+            }
+        })
+        .await?;
+        let mut makers = BTreeMap::new();
+        let made: BTreeSet<RecordRef> = versions.keys().copied().collect();
+        self.commands(&tails(&made), mark.commands, |deal, sent| {
+            if versions.get(&deal) == Some(&sent.version) {
+                makers.insert(deal, sent);
+            }
+        })
+        .await?;
+        Ok(makers)
+    }
+
     async fn commands(
         &self,
         tails: &[String],
@@ -224,9 +253,10 @@ impl Ledger {
         self.last(&self.statuses, STATUSES.name, &subjects::status(record)).await
     }
 
-    /// Counts the commands that the pusher was not given yet.
+    /// Counts what the pusher was not given yet: commands, and raw records of which the mapper has yet to make them.
     pub async fn waiting_for_pusher(&self) -> Result<u64, Failure> {
-        waiting(&self.commands, COMMANDS.name, "pusher-").await
+        let commands = waiting(&self.commands, COMMANDS.name, "pusher-").await?;
+        Ok(commands + waiting(&self.raw, RAW.name, "mapper").await?)
     }
 
     /// Counts the outcomes that the status-writer was not given yet.

@@ -8,7 +8,7 @@ use mapper::Rules;
 use schemas::{Envelope, Mapping, RecordChanged, RecordId, RecordRef};
 
 use super::choice::{Choice, Newest};
-use super::plan::{Candidate, Chosen, Pupil};
+use super::plan::{Candidate, Chosen, Plan, Pupil, StaleTicket};
 use crate::exit::Failure;
 use crate::ledger::{Ledger, Mark, Settled, tails};
 use crate::progress::Progress;
@@ -77,6 +77,25 @@ async fn pupils(
         (record.id, pupil)
     };
     Ok(others.into_iter().map(pupil).collect())
+}
+
+/// Finds the tickets among a plan's records that today's mapping would have made otherwise, or not at all.
+pub async fn stale_tickets(ledger: &Ledger, rules: &Rules, plan: &Plan) -> Result<Vec<StaleTicket>, Failure> {
+    let there = plan.steps.iter().map(|step| &step.candidate).filter(|candidate| candidate.has_ticket());
+    let mut there: BTreeMap<RecordRef, &Candidate> =
+        there.map(|candidate| (candidate.record, candidate)).collect();
+    let makers = ledger.makers(&there.keys().copied().collect(), plan.hash.mark).await?;
+    let mut stale = Vec::new();
+    for (deal, made) in makers {
+        let Some(candidate) = there.remove(&deal) else { continue };
+        // A deal that was changed later keeps its ticket as well; that is no fault of any mapping.
+        let today = match made.version.raw_sequence == candidate.raw_sequence {
+            true => candidate.today.clone(),
+            false => map(ledger, rules, deal, made.version.raw_sequence).await?,
+        };
+        stale.extend(today.and_then(|today| StaleTicket::of(deal, &made.mapping, &today)));
+    }
+    Ok(stale)
 }
 
 /// Reads a raw version as it can be sent again; `None` where it is gone or nobody can read it.

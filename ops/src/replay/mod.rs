@@ -19,7 +19,7 @@ use crate::mapping_file::{self, MappingFile};
 use crate::nats;
 use apply::Replay;
 use choice::Choice;
-use plan::{Plan, Target};
+use plan::{Plan, StaleTicket, Target};
 
 pub use apply::sandbox;
 pub use choice::{outcome, reason};
@@ -66,7 +66,9 @@ async fn show(
     let chosen = gather::chosen(ledger, &mapping.rules, choice, mark).await?;
     let plan = Plan::of(chosen, target, arguments.resend, mark);
     let command = told::command(choice, target, arguments.resend, &plan.hash);
-    told::plan(&plan, &mapping.origin, &command, Privacy::of(arguments.reveal)).tell(json, told::plan_text)
+    let stale = stale_tickets(ledger, mapping, target, &plan).await?;
+    let privacy = Privacy::of(arguments.reveal);
+    told::plan(&plan, &stale, &mapping.origin, &command, privacy).tell(json, told::plan_text)
 }
 
 async fn carry_out(
@@ -86,9 +88,23 @@ async fn carry_out(
              Nothing was replayed. Look at the new plan without --apply."
         )));
     }
+    let stale = stale_tickets(ledger, mapping, target, &plan).await?;
     let rate = arguments.rate;
     let report = Replay { ledger, rules: &mapping.rules, target, rate }.carry_out(&plan).await?;
-    told::report(&plan, &report).tell(json, told::report_text)
+    told::report(&plan, &stale, &report).tell(json, told::report_text)
+}
+
+/// Finds the tickets that a replay to otmechalka leaves as an earlier mapping made them.
+async fn stale_tickets(
+    ledger: &Ledger,
+    mapping: &MappingFile,
+    target: &Target,
+    plan: &Plan,
+) -> Result<Vec<StaleTicket>, Failure> {
+    match target {
+        Target::Pipeline => gather::stale_tickets(ledger, &mapping.rules, plan).await,
+        Target::StatusWriter | Target::Sandbox(_) => Ok(Vec::new()),
+    }
 }
 
 fn choice_of(arguments: &cli::Replay) -> Choice {

@@ -83,6 +83,51 @@ pub struct Candidate {
     pub settled: Option<Settled>,
 }
 
+impl Candidate {
+    /// Tells whether otmechalka has a ticket of it. It has no call that changes one.
+    pub fn has_ticket(&self) -> bool {
+        let is_there = self.settled.as_ref().is_some_and(|settled| settled.is_in_otmechalka);
+        self.record.entity == Entity::Deal && is_there
+    }
+}
+
+/// A ticket that no replay puts right: today's mapping makes something else of the version that it was made from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StaleTicket {
+    /// Its deal.
+    pub deal: RecordRef,
+    /// What today's mapping does.
+    pub today: Instead,
+}
+
+/// What there would be instead of a ticket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Instead {
+    /// A ticket with other values in these fields.
+    Fields(Vec<String>),
+    /// None: the deal would be refused.
+    Refused,
+    /// None: nothing in the deal would concern otmechalka.
+    OutOfScope,
+}
+
+impl StaleTicket {
+    /// Compares the command by which a ticket was made with what today's mapping makes of the same version.
+    pub fn of(deal: RecordRef, made: &Mapping, today: &Mapping) -> Option<StaleTicket> {
+        let fields = || {
+            let differences = comparison::differences(Some(made), today, Privacy::Masked);
+            differences.into_iter().map(|difference| difference.field).collect()
+        };
+        let instead = match today {
+            _ if made == today => return None,
+            Mapping::Refused(_) => Instead::Refused,
+            Mapping::OutOfScope => Instead::OutOfScope,
+            Mapping::Ticket(_) | Mapping::Client(_) => Instead::Fields(fields()),
+        };
+        Some(StaleTicket { deal, today: instead })
+    }
+}
+
 /// The contact of a ticket, where it is not chosen itself.
 #[derive(Clone, Debug, Default)]
 pub struct Pupil {
@@ -197,7 +242,7 @@ fn retell(candidate: &Candidate) -> Action {
 
 fn send(candidate: &Candidate, today: &Mapping, resend: bool) -> Action {
     let is_there = candidate.settled.as_ref().is_some_and(|settled| settled.is_in_otmechalka);
-    let is_ticket_there = candidate.record.entity == Entity::Deal && is_there;
+    let is_ticket_there = candidate.has_ticket();
     if !resend && (is_ticket_there || is_settled(candidate, today) || is_on_its_way(candidate, today)) {
         return Action::Left;
     }
@@ -438,6 +483,19 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn a_ticket_that_another_mapping_made_is_told_with_what_there_would_be_instead() {
+        let pupil = RecordId::try_new(7).unwrap();
+        let made = ticket(pupil, "2633");
+        let told = |today: &Mapping| StaleTicket::of(RecordRef::deal(pupil), &made, today);
+        assert_eq!(told(&made), None);
+        let fields = Instead::Fields(vec!["selling_branchoffice".to_owned()]);
+        assert_eq!(told(&ticket(pupil, "48")).unwrap().today, fields);
+        let refusal = Mapping::Refused(vec![Problem::new("branch.unknown", "…")]);
+        assert_eq!(told(&refusal).unwrap().today, Instead::Refused);
+        assert_eq!(told(&Mapping::OutOfScope).unwrap().today, Instead::OutOfScope);
+    }
+
+    #[test]
     fn a_ticket_that_waits_for_its_client_follows_by_itself() {
         let pupil = RecordId::try_new(7).unwrap();
         let ticket = ticket(pupil, "2633");
@@ -509,8 +567,7 @@ pub(crate) mod tests {
         let deal = Candidate { record: RecordRef::deal(RecordId::try_new(9).unwrap()), ..deal };
         let chosen = Chosen { candidates: vec![new, deal, of_contact], ..Chosen::default() };
         let plan = Plan::of(chosen, &Target::Pipeline, false, MARK);
-        let order: Vec<String> =
-            plan.steps.iter().map(|step| records::name(step.candidate.record)).collect();
+        let order: Vec<String> = plan.steps.iter().map(|step| records::name(step.candidate.record)).collect();
         assert_eq!(order, ["deal/9", "contact/1", "deal/8"]);
         assert!(plan.steps.iter().all(|step| step.action == Action::Created));
     }

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::apply::Report;
 use super::choice::Choice;
-use super::plan::{Action, Plan, PlanHash, Step, Target};
+use super::plan::{Action, Instead, Plan, PlanHash, StaleTicket, Step, Target};
 use crate::answer::{Answer, Finding, findings_text};
 use crate::comparison::{self, Difference, Privacy};
 use crate::records;
@@ -72,13 +72,20 @@ pub fn command(choice: &Choice, target: &Target, resend: bool, hash: &PlanHash) 
 }
 
 /// Tells a plan.
-pub fn plan(plan: &Plan, mapping: &str, command: &str, privacy: Privacy) -> Answer<PlanTold> {
+pub fn plan(
+    plan: &Plan,
+    stale: &[StaleTicket],
+    mapping: &str,
+    command: &str,
+    privacy: Privacy,
+) -> Answer<PlanTold> {
     let unreadable = plan.steps.iter().filter(|step| step.action == Action::Unreadable).map(|step| {
         let record = records::name(step.candidate.record);
         let found = format!("raw message {} cannot be read, or is gone", step.candidate.raw_sequence);
-        Finding::warning("replay.unreadable", record, found, "look at it with `rollcall history`")
+        let action = format!("look at it with `rollcall history {record}`");
+        Finding::warning("replay.unreadable", record, found, action)
     });
-    let findings = unreadable.collect();
+    let findings = unreadable.chain(stale.iter().map(stays)).collect();
     let (chosen, work) = (plan.steps.len(), plan.work());
     let are = if chosen == 1 { "record is" } else { "records are" };
     let summary = format!("{chosen} {are} chosen, {work} of them would be sent again.");
@@ -92,6 +99,32 @@ pub fn plan(plan: &Plan, mapping: &str, command: &str, privacy: Privacy) -> Answ
     Answer::new(summary, told, findings)
 }
 
+/// Says that a ticket stays as an earlier mapping made it, and what a person has to do.
+fn stays(ticket: &StaleTicket) -> Finding {
+    let StaleTicket { deal, today } = ticket;
+    let (found, deed) = match today {
+        Instead::Fields(fields) => (
+            format!("today's mapping gives it another {}", fields.join(", ")),
+            "Put it right in otmechalka by hand",
+        ),
+        Instead::Refused => (
+            "today's mapping refuses the deal".to_owned(),
+            "Correct the deal in Bitrix24 and its ticket in otmechalka, or cancel the ticket there",
+        ),
+        Instead::OutOfScope => (
+            "today's mapping does not send the deal".to_owned(),
+            "Cancel the ticket in otmechalka if it should not be there",
+        ),
+    };
+    let found = format!("its ticket stays as an earlier mapping made it; {found}");
+    let action = format!(
+        "{deed}: `rollcall preview {}` shows what today's mapping gives, `{}` whether the ticket is as it should be",
+        records::name(*deal),
+        records::recheck(*deal)
+    );
+    Finding::warning("replay.ticket_stays", records::name(*deal), found, action)
+}
+
 fn step_told(step: &Step, privacy: Privacy) -> StepTold {
     StepTold {
         record: records::name(step.candidate.record),
@@ -103,12 +136,15 @@ fn step_told(step: &Step, privacy: Privacy) -> StepTold {
 }
 
 /// Tells what was done.
-pub fn report(plan: &Plan, report: &Report) -> Answer<ReportTold> {
+pub fn report(plan: &Plan, stale: &[StaleTicket], report: &Report) -> Answer<ReportTold> {
     let names = |records: &[schemas::RecordRef]| records.iter().copied().map(records::name).collect();
     let left_out = report.left_out.iter().map(|(record, why)| (records::name(*record), why.clone()));
     let done = report.published.len() + report.done_before.len() + report.left_out.len();
-    let mut findings: Vec<Finding> =
-        left_out.clone().map(|(record, why)| Finding::warning("replay.left_out", record, why, "")).collect();
+    let of_left_out = report.left_out.iter().map(|(record, why)| {
+        let action = format!("once nothing waits, look at it with `{}`", records::recheck(*record));
+        Finding::warning("replay.left_out", records::name(*record), why.as_str(), action)
+    });
+    let mut findings: Vec<Finding> = of_left_out.chain(stale.iter().map(stays)).collect();
     findings.extend(report.stopped.as_ref().map(|why| {
         let found = format!("ended after {done} of {} records: {why}", plan.work());
         Finding::error("replay.stopped", "Replay", found, "run the same command again: it goes on there")
@@ -196,7 +232,7 @@ mod tests {
         let made = Plan::of(chosen, &Target::Pipeline, true, mark);
         let choice = Choice { records: BTreeSet::from([record]), ..Choice::default() };
         let command = command(&choice, &Target::Pipeline, true, &made.hash);
-        let text = plan_text(&plan(&made, "built in", &command, Privacy::Masked));
+        let text = plan_text(&plan(&made, &[], "built in", &command, Privacy::Masked));
         let end = format!("  rollcall replay --contact 39910 --resend --apply {}\n", made.hash);
         assert!(text.ends_with(&end), "{text}");
         assert!(
@@ -204,7 +240,7 @@ mod tests {
             "{text}"
         );
         assert!(!text.contains("Берёзкин"), "{text}");
-        let revealed = plan_text(&plan(&made, "built in", &command, Privacy::Revealed));
+        let revealed = plan_text(&plan(&made, &[], "built in", &command, Privacy::Revealed));
         assert!(revealed.contains("Берёзкин"), "{revealed}");
     }
 
@@ -212,8 +248,25 @@ mod tests {
     fn a_plan_without_work_offers_nothing_to_apply() {
         let mark = Mark { raw: 3, commands: 2, results: 1 };
         let made = Plan::of(Chosen::default(), &Target::Pipeline, false, mark);
-        let text = plan_text(&plan(&made, "built in", "rollcall replay", Privacy::Masked));
+        let text = plan_text(&plan(&made, &[], "built in", "rollcall replay", Privacy::Masked));
         assert!(text.contains("nothing to do") && !text.contains("rollcall replay"), "{text}");
+    }
+
+    #[test]
+    fn a_ticket_that_stays_is_told_with_what_a_person_has_to_do() {
+        let deal = RecordRef::deal(RecordId::try_new(7).unwrap());
+        let told = |today| stays(&StaleTicket { deal, today });
+        let finding = told(Instead::Fields(vec!["payment_method".into(), "selling_branchoffice".into()]));
+        assert_eq!(finding.code, "replay.ticket_stays");
+        assert_eq!(
+            finding.message,
+            "deal/7: its ticket stays as an earlier mapping made it; today's mapping gives it another \
+             payment_method, selling_branchoffice"
+        );
+        for finding in [finding, told(Instead::Refused), told(Instead::OutOfScope)] {
+            assert!(finding.action.contains("in otmechalka"), "{finding:?}");
+            assert!(finding.action.contains("`rollcall reconcile --deal 7`"), "{finding:?}");
+        }
     }
 
     #[test]
@@ -227,7 +280,7 @@ mod tests {
             stopped: Some("it was interrupted".into()),
             ..Report::default()
         };
-        let answer = report(&made, &stopped);
+        let answer = report(&made, &[], &stopped);
         assert!(!answer.ok);
         let text = report_text(&answer);
         assert!(text.contains("run the same command again") && text.contains("contact/1: a newer"), "{text}");
