@@ -302,6 +302,9 @@ pub struct Reconcile {
     pub from_start: bool,
     #[command(flatten)]
     pub records: Records,
+    /// Show personal data in what differs. Only of records that are named: the findings of a whole run are kept in NATS
+    #[arg(long, requires = "Records")]
+    pub reveal: bool,
     /// Most questions to otmechalka a second
     #[arg(long, default_value_t = 10.0, value_name = "N", value_parser = pace)]
     pub pace: f64,

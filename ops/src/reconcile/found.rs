@@ -3,7 +3,14 @@
 use schemas::{Entity, RecordId, RecordRef};
 use serde::{Deserialize, Serialize};
 
+use super::fields::Fields;
 use crate::answer::{Finding, Severity};
+use crate::comparison::{Difference, text};
+use crate::mask::Mask;
+use crate::records;
+
+/// Most characters of a value that are kept and shown.
+const LONGEST: usize = 200;
 
 /// What is wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -17,8 +24,10 @@ pub enum Code {
     Missing,
     /// otmechalka holds something else.
     Differs,
-    /// otmechalka holds another ticket than was sent; tickets are never changed from here.
+    /// otmechalka holds another ticket than today's mapping gives; it has no call that changes one.
     TicketDiffers,
+    /// otmechalka holds a ticket, and today's mapping refuses what it was made from.
+    TicketRefused,
     /// Today's mapping decides otherwise than was done.
     Outdated,
     /// The status field shows another text than was written last.
@@ -52,6 +61,7 @@ impl Code {
             Code::Missing => "reconcile.missing",
             Code::Differs => "reconcile.differs",
             Code::TicketDiffers => "reconcile.ticket_differs",
+            Code::TicketRefused => "reconcile.ticket_refused",
             Code::Outdated => "reconcile.outdated",
             Code::StatusDiffers => "reconcile.status_differs",
             Code::FalseSuccess => "reconcile.false_success",
@@ -71,6 +81,18 @@ impl Code {
         use Code::{Differs, FalseError, FalseSuccess, Missing, Outdated, StatusDiffers, Unread};
         matches!(self, Unread | Missing | Differs | Outdated | StatusDiffers | FalseSuccess | FalseError)
     }
+}
+
+/// Why a ticket is not as today's mapping would make it, though its deal did not change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cause {
+    /// Somebody changed it in otmechalka: it is not what was sent.
+    Hand,
+    /// It is what was sent, by an earlier mapping.
+    Mapping,
+    /// What was sent is no longer kept.
+    Unknown,
 }
 
 /// How far the repair of something is.
@@ -94,9 +116,12 @@ pub struct Found {
     pub record: RecordRef,
     /// What is wrong with it.
     pub code: Code,
-    /// Fields that differ.
+    /// Fields that differ: before is what otmechalka holds. What may not be shown is hidden.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
-    pub fields: Vec<String>,
+    pub fields: Vec<Difference>,
+    /// Why a ticket differs.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub cause: Option<Cause>,
     /// The contact that it is about besides.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub other: Option<RecordId>,
@@ -108,12 +133,31 @@ impl Found {
     /// Finds something.
     pub fn new(record: RecordRef, code: Code) -> Found {
         let repair = if code.is_mended_by_sending() { Repair::Possible } else { Repair::ByHand };
-        Found { record, code, fields: Vec::new(), other: None, repair }
+        Found { record, code, fields: Vec::new(), cause: None, other: None, repair }
     }
 
     /// Names the fields that differ.
     pub fn with_fields(self, fields: Vec<String>) -> Found {
-        Found { fields, ..self }
+        let named = |field| Difference { field, before: None, now: None };
+        Found { fields: fields.into_iter().map(named).collect(), ..self }
+    }
+
+    /// Says why a ticket differs.
+    pub fn caused_by(self, cause: Cause) -> Found {
+        Found { cause: Some(cause), ..self }
+    }
+
+    /// Adds what the fields that differ hold and what they should, as far as the mask lets it be seen.
+    pub fn with_values(mut self, held: &Fields, wanted: &Fields, mask: &Mask) -> Found {
+        for difference in &mut self.fields {
+            let field = difference.field.as_str();
+            let shown = |fields: &Fields| {
+                let value = fields.get(field).filter(|value| !value.is_null())?;
+                Some(bounded(text(&mask.value(field, value))))
+            };
+            (difference.before, difference.now) = (shown(held), shown(wanted));
+        }
+        self
     }
 
     /// Names the other contact.
@@ -146,12 +190,27 @@ impl Found {
     fn what(&self) -> String {
         let kind = if self.record.entity == Entity::Contact { "client" } else { "ticket" };
         let other = self.other.map_or("another contact".to_owned(), |id| format!("contact {id}"));
-        let fields = self.fields.join(", ");
+        let fields: Vec<&str> = self.fields.iter().map(|difference| difference.field.as_str()).collect();
+        let fields = fields.join(", ");
         match self.code {
             Code::Unread => "what Bitrix24 holds was never read, and polls cannot see it".to_owned(),
             Code::Unprocessed => "its newest version was read long ago and is not processed".to_owned(),
             Code::Missing => format!("otmechalka does not have its {kind}"),
-            Code::Differs | Code::TicketDiffers => format!("otmechalka holds something else in {fields}"),
+            Code::Differs => format!("otmechalka holds something else in {fields}"),
+            Code::TicketDiffers => match self.cause {
+                Some(Cause::Hand) => format!("somebody changed its ticket in otmechalka, in {fields}"),
+                Some(Cause::Mapping) => {
+                    format!("its ticket was made by an earlier mapping; today's gives it another {fields}")
+                }
+                Some(Cause::Unknown) | None => {
+                    format!(
+                        "today's mapping gives its ticket another {fields}; what was sent is no longer kept"
+                    )
+                }
+            },
+            Code::TicketRefused => {
+                "today's mapping refuses it, and otmechalka has its ticket from before".to_owned()
+            }
             Code::Outdated => "today's mapping decides otherwise about it than was done".to_owned(),
             Code::StatusDiffers => "its status is not the one that was written last".to_owned(),
             Code::FalseSuccess => "its status says success although it was refused".to_owned(),
@@ -169,30 +228,47 @@ impl Found {
     }
 
     fn remedy(&self, is_dry_run: bool) -> String {
-        let RecordRef { entity, id } = self.record;
+        let (look_again, option) = (self.look_again(), records::option(self.record));
+        let mend = format!("rollcall reconcile --repair {option}");
         match self.repair {
-            Repair::Possible if is_dry_run => return "--repair would send it round again".to_owned(),
-            Repair::Possible => return format!("rollcall reconcile --repair --{entity} {id}"),
-            Repair::Sent => {
-                return format!(
-                    "It was sent round again; look again with: rollcall reconcile --{entity} {id}"
-                );
-            }
-            Repair::Overtaken => {
-                return format!("It is being edited; look again with: rollcall reconcile --{entity} {id}");
-            }
-            Repair::ByHand => {}
+            Repair::Possible if is_dry_run => format!("would be sent round again by: {mend}"),
+            Repair::Possible => mend,
+            Repair::Sent => format!("It was sent round again; look again with: {look_again}"),
+            Repair::Overtaken => format!("It is being edited; look again with: {look_again}"),
+            Repair::ByHand => format!("{}; then look again with: {look_again}", self.deed()),
         }
+    }
+
+    /// Writes the command that tells whether it is mended.
+    fn look_again(&self) -> String {
+        match (self.code, self.other) {
+            // Only beside the contact that is gone a ticket of its is known to belong elsewhere.
+            (Code::MovedPupil, Some(gone)) => {
+                format!("rollcall reconcile --contact {gone} {}", records::option(self.record))
+            }
+            _ => records::recheck(self.record),
+        }
+    }
+
+    /// Says what a person has to do.
+    fn deed(&self) -> String {
+        let (entity, option) = (self.record.entity, records::option(self.record));
         let other = self.other.map_or("that contact".to_owned(), |id| format!("contact {id}"));
         match self.code {
             Code::Unprocessed => format!(
                 "Start what `rollcall status` says stands still; where it was given up (rollcall dead-letters list \
-                 --record {entity}/{id}), put the cause right, then: rollcall dead-letters redrive --record {entity}/{id}"
+                 {option}), put the cause right: rollcall dead-letters redrive {option}"
             ),
-            Code::TicketDiffers => {
-                "Somebody changed the ticket in otmechalka; if that was a mistake, correct it there"
-                    .to_owned()
-            }
+            Code::TicketDiffers => match self.cause {
+                Some(Cause::Hand) => "If that was a mistake, correct the ticket in otmechalka".to_owned(),
+                _ => {
+                    "Correct the ticket in otmechalka by hand; no call of otmechalka's changes one".to_owned()
+                }
+            },
+            Code::TicketRefused => format!(
+                "Correct the deal in Bitrix24 (rollcall preview {} says what is wrong) or cancel the ticket in otmechalka",
+                records::name(self.record)
+            ),
             Code::NoClient => match self.other {
                 Some(other) => format!(
                     "rollcall reconcile --repair --contact {other}; where Bitrix24 has no such contact, put the ticket \
@@ -212,17 +288,24 @@ impl Found {
                 "Archive the client in otmechalka, or correct products and branches of the contact".to_owned()
             }
             Code::Extra => "Cancel the ticket in otmechalka, or correct the branches of the deal".to_owned(),
-            Code::Unanswered => {
-                format!("Look at it in otmechalka, then look again: rollcall reconcile --{entity} {id}")
-            }
+            Code::Unanswered => "Look at it in otmechalka".to_owned(),
             _ => "Correct the record as its status says; it follows by itself".to_owned(),
         }
+    }
+}
+
+/// Cuts what is too long to be kept for many records.
+fn bounded(text: String) -> String {
+    match text.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     #[test]
     fn a_finding_names_the_record_and_the_command_that_mends_it() {
@@ -234,6 +317,54 @@ mod tests {
         assert_eq!(finding.action, "rollcall reconcile --repair --contact 39910");
         let sent = Found { repair: Repair::Sent, ..found };
         assert_eq!(sent.finding(false).severity, Severity::Warning);
+    }
+
+    #[test]
+    fn what_a_person_has_to_mend_is_told_with_the_command_that_looks_again() {
+        let id = |number| RecordId::try_new(number).unwrap();
+        for code in
+            [Code::TicketDiffers, Code::TicketRefused, Code::LeftSelection, Code::Gone, Code::NoClient]
+        {
+            let action = Found::new(RecordRef::deal(id(7)), code).finding(false).action;
+            assert!(action.ends_with("look again with: rollcall reconcile --deal 7"), "{action}");
+        }
+        let moved = Found::new(RecordRef::deal(id(7)), Code::MovedPupil).about(id(5));
+        let action = moved.finding(false).action;
+        assert!(action.ends_with("rollcall reconcile --contact 5 --deal 7"), "{action}");
+    }
+
+    #[test]
+    fn a_ticket_that_differs_is_told_with_who_made_it_differ() {
+        let found = |cause| {
+            let record = RecordRef::deal(RecordId::try_new(7).unwrap());
+            let found = Found::new(record, Code::TicketDiffers).with_fields(vec!["payment_method".into()]);
+            found.caused_by(cause).finding(false).message
+        };
+        assert_eq!(
+            found(Cause::Hand),
+            "deal 7: somebody changed its ticket in otmechalka, in payment_method"
+        );
+        let by_mapping = found(Cause::Mapping);
+        assert!(by_mapping.contains("earlier mapping") && !by_mapping.contains("somebody"), "{by_mapping}");
+        assert!(found(Cause::Unknown).contains("no longer kept"));
+    }
+
+    #[test]
+    fn values_are_hidden_and_bounded() {
+        let fields = |value: serde_json::Value| value.as_object().unwrap().clone();
+        let held = fields(json!({"last_name": "Чужой", "courses": ["1", "2"], "gender": "M".repeat(300)}));
+        let wanted = fields(json!({"last_name": "Берёзкин", "courses": [], "email": null}));
+        let names = ["last_name", "courses", "gender", "email"].map(str::to_owned).to_vec();
+        let found = Found::new(RecordRef::contact(RecordId::try_new(5).unwrap()), Code::Differs);
+        let found = found.with_fields(names);
+        let shown = found.clone().with_values(&held, &wanted, &Mask::default()).fields;
+        let values = |place: usize| (shown[place].before.as_deref(), shown[place].now.as_deref());
+        assert_eq!(values(0), (Some("*** (5)"), Some("*** (8)")));
+        assert_eq!(values(1), (Some("1, 2"), Some("")));
+        assert_eq!(values(2).0.map(|text| text.chars().count()), Some(LONGEST + 1));
+        assert_eq!(values(3), (None, None));
+        let shown = found.with_values(&held, &wanted, &Mask::default().revealing()).fields;
+        assert_eq!(shown[0].now.as_deref(), Some("Берёзкин"));
     }
 
     #[test]

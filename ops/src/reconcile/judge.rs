@@ -152,6 +152,8 @@ pub fn client_of(ticket: &Fields) -> Option<RecordId> {
 }
 
 /// Finds everything that disagrees. `has_client` tells whether otmechalka has [`Case::client_to_ask`].
+///
+/// A ticket that differs, or whose deal is refused, is a question here: [`super::ticket`] has the answer.
 pub fn judge(case: &Case, target: &Target, has_client: Option<bool>) -> Vec<Found> {
     let mut found: Vec<Found> = about_holding(case, target, has_client).into_iter().collect();
     let about_status = about_status(case);
@@ -180,7 +182,7 @@ fn about_holding(case: &Case, target: &Target, has_client: Option<bool>) -> Opti
             (_, Target::Present(_)) => find(Code::Extra),
             _ => None,
         },
-        (Expected::Refused(text), target) => about_refused(case, text, target),
+        (Expected::Refused(text), target) => about_refused(case, text, target, has_client),
     }
 }
 
@@ -208,12 +210,14 @@ fn about_fields(
     }
 }
 
-fn about_refused(case: &Case, text: &str, target: &Target) -> Option<Found> {
+fn about_refused(case: &Case, text: &str, target: &Target, has_client: Option<bool>) -> Option<Found> {
     let found = |code| Found::new(case.record, code);
     if case.record.entity == Entity::Deal && case.claim.is_success() {
-        // A ticket that otmechalka has is left alone, whatever becomes of its deal.
         return match (target, case.claim) {
-            (Target::Present(_), _) => None,
+            (Target::Present(ticket), _) => Some(match (has_client, client_of(ticket)) {
+                (Some(false), Some(client)) => found(Code::NoClient).about(client),
+                _ => found(Code::TicketRefused),
+            }),
             (_, Claim::InOtmechalka | Claim::Success) => Some(found(Code::Missing)),
             _ => Some(found(Code::Outdated)),
         };

@@ -46,7 +46,6 @@ fn what_agrees_gives_no_finding() {
         (contact(refused(), Claim::Refused(By::Unknown)), Target::NotAsked),
         (deal(Expected::Held(ticket("5")), Claim::InOtmechalka), Target::Present(ticket("5"))),
         (deal(Expected::Held(ticket("5")), Claim::Refused(By::WantOfClient)), Target::Absent),
-        (deal(refused(), Claim::InOtmechalka), Target::Present(ticket("5"))),
         (deal(refused(), Claim::Refused(By::Mapping)), Target::NotAsked),
         (deal(Expected::OutOfScope, Claim::OutOfScope), Target::Absent),
     ] {
@@ -73,7 +72,7 @@ fn a_success_that_otmechalka_lacks_is_missing() {
 fn fields_that_differ_are_named() {
     let case = contact(Expected::Held(client("Петров")), Claim::InOtmechalka);
     let found = judge(&case, &Target::Present(client("Сидоров")), None);
-    assert_eq!((found[0].code, found[0].fields.join(",")), (Code::Differs, "last_name".to_owned()));
+    assert_eq!((found[0].code, found[0].fields[0].field.as_str()), (Code::Differs, "last_name"));
     let mut other = ticket("5");
     other.insert("price_final".into(), json!("1.00"));
     let case = deal(Expected::Held(ticket("5")), Claim::InOtmechalka);
@@ -87,6 +86,15 @@ fn a_ticket_without_its_client_is_found_whatever_else_differs() {
     assert_eq!(case.client_to_ask(&target), Some(id(999)));
     let found = judge(&case, &target, Some(false));
     assert_eq!((found.len(), found[0].code, found[0].other), (1, Code::NoClient, Some(id(999))));
+}
+
+#[test]
+fn a_ticket_whose_deal_is_refused_is_asked_about() {
+    let case = deal(Expected::Refused(REFUSAL.into()), Claim::InOtmechalka);
+    let target = Target::Present(ticket("5"));
+    assert!(case.needs_target());
+    assert_eq!(codes(&case, target.clone(), Some(true)), [Code::TicketRefused]);
+    assert_eq!(codes(&case, target, Some(false)), [Code::NoClient]);
 }
 
 #[test]

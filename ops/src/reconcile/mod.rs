@@ -6,6 +6,7 @@ mod judge;
 mod memory;
 mod progress;
 mod target;
+mod ticket;
 mod walk;
 
 use std::collections::BTreeMap;
@@ -23,7 +24,9 @@ use crate::cli;
 use crate::doctor::Readable;
 use crate::environment::Environment;
 use crate::exit::{Exit, Failure};
-use crate::{nats, owner};
+use crate::ledger::Ledger;
+use crate::mask::Mask;
+use crate::{comparison, nats, owner, records};
 use found::Found;
 use memory::Streams;
 use progress::Progress;
@@ -56,9 +59,7 @@ pub async fn run(environment: &Environment, arguments: &cli::Reconcile, json: bo
     } else {
         some(&mut walk, arguments).await?
     };
-    answer(progress, arguments.dry_run).tell(json, |answer| {
-        format!("{}\n{}", findings_text(&answer.findings), answer.summary).trim_start().to_owned()
-    })
+    answer(progress, arguments.dry_run).tell(json, text)
 }
 
 async fn prepare(
@@ -82,11 +83,14 @@ async fn prepare(
     let client = portal_client(&config, &broker).await.map_err(Failure::settings)?;
     let unavailable = |error: runtime::BrokerError| Failure::environment(error.to_string());
     let streams = Streams::open(&broker).await.map_err(unavailable)?;
+    let mask = Mask::of(environment);
     Ok(Walk {
         overlap: config.spans.overlap,
         survey: Survey::new(config, client, CancellationToken::new()),
         remembered: [streams.ids(Entity::Contact).await?, streams.ids(Entity::Deal).await?],
         streams,
+        ledger: Ledger::open(broker.clone()).await?,
+        mask: if arguments.reveal { mask.revealing() } else { mask },
         otmechalka: Otmechalka::new(otmechalka, arguments.pace),
         rules,
         // Bounded by the command line.
@@ -132,8 +136,9 @@ async fn everything(walk: &mut Walk, arguments: &cli::Reconcile) -> Result<Progr
 
 async fn some(walk: &mut Walk, arguments: &cli::Reconcile) -> Result<Progress, Failure> {
     let mut progress = Progress::begin(walk.is_repair, Utc::now());
-    let records = &arguments.records;
-    for (entity, ids) in [(Entity::Contact, &records.contact), (Entity::Deal, &records.deal)] {
+    for (entity, ids) in
+        [(Entity::Contact, &arguments.records.contact), (Entity::Deal, &arguments.records.deal)]
+    {
         if !ids.is_empty() {
             let ids: Vec<u64> = ids.iter().map(|id| id.get()).collect();
             walk.only(&mut progress, entity, &ids).await?;
@@ -147,6 +152,22 @@ fn ago(age: TimeDelta) -> String {
     humantime::format_duration(std::time::Duration::from_secs(age.num_seconds().unsigned_abs())).to_string()
 }
 
+/// Writes the findings, and below them what differs in which record.
+fn text(answer: &Answer<Reconciled>) -> String {
+    let mut text = findings_text(&answer.findings);
+    let differing = answer.result.records.iter().filter(|found| !found.fields.is_empty());
+    let told = differing.map(|found| {
+        let lines = found.fields.iter().map(|field| format!("  {}\n", comparison::line(field)));
+        format!(
+            "{}, in otmechalka -> by today's mapping:\n{}",
+            records::name(found.record),
+            lines.collect::<String>()
+        )
+    });
+    text.extend(told);
+    format!("{text}\n{}", answer.summary).trim_start().to_owned()
+}
+
 fn answer(progress: Progress, is_dry_run: bool) -> Answer<Reconciled> {
     let compared = |entity| progress.compared.get(&entity).copied().unwrap_or_default();
     let (contacts, deals) = (compared(Entity::Contact), compared(Entity::Deal));
@@ -155,7 +176,7 @@ fn answer(progress: Progress, is_dry_run: bool) -> Answer<Reconciled> {
     let mut findings: Vec<Finding> = progress.found.iter().map(|found| found.finding(is_dry_run)).collect();
     let untold = total - findings.len() as u64;
     if untold > 0 {
-        let remedy = "Deal with these, then look again";
+        let remedy = "Deal with these, then look again with: rollcall reconcile";
         findings.push(Finding::error("reconcile.more", "Further findings", untold.to_string(), remedy));
     }
     let on_their_way = match progress.in_flight {

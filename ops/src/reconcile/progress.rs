@@ -15,8 +15,11 @@ use super::found::{Code, Found};
 /// Key in the bucket.
 const KEY: &str = "reconcile";
 
-/// Findings that are kept with their records; of more only the number. A value of the bucket holds a megabyte.
+/// Findings that are kept with their records; of more only the number.
 const MOST_FOUND: usize = 2_000;
+
+/// Most bytes that they may take. A value of the bucket holds a megabyte.
+const MOST_BYTES: usize = 600_000;
 
 /// Age from which on the findings of a run that was broken off are no longer true.
 const EXPIRY: TimeDelta = TimeDelta::hours(24);
@@ -40,6 +43,9 @@ pub struct Progress {
     pub counts: BTreeMap<Code, u64>,
     /// The first of them.
     pub found: Vec<Found>,
+    /// Bytes that they take.
+    #[serde(default)]
+    pub bytes: usize,
     /// Clients whose contacts are gone.
     pub gone: Vec<RecordId>,
     /// Tickets of these whose deals name another contact by now.
@@ -69,6 +75,7 @@ impl Progress {
             sent: 0,
             counts: BTreeMap::new(),
             found: Vec::new(),
+            bytes: 0,
             gone: Vec::new(),
             moved: Vec::new(),
         }
@@ -78,7 +85,10 @@ impl Progress {
     pub fn add(&mut self, found: Vec<Found>) {
         for found in found {
             *self.counts.entry(found.code).or_default() += 1;
-            if self.found.len() < MOST_FOUND {
+            // A struct of numbers and texts always serialises.
+            let bytes = serde_json::to_vec(&found).map_or(0, |bytes| bytes.len());
+            if self.found.len() < MOST_FOUND && self.bytes + bytes <= MOST_BYTES {
+                self.bytes += bytes;
                 self.found.push(found);
             }
         }
@@ -176,6 +186,16 @@ mod tests {
         let kept = serde_json::to_vec(&progress).unwrap();
         assert!(kept.len() < 1 << 20, "{}", kept.len());
         assert_eq!(serde_json::from_slice::<Progress>(&kept).unwrap(), progress);
+
+        let mut progress = Progress::begin(true, Utc::now());
+        let long = |number| {
+            let mut found = found(number).with_fields(vec!["courses".to_owned()]);
+            found.fields[0].before = Some("9".repeat(1_000));
+            found
+        };
+        progress.add((1..=MOST_FOUND as u64).map(long).collect());
+        assert!(progress.found.len() > 500 && progress.counts[&Code::Missing] == MOST_FOUND as u64);
+        assert!(serde_json::to_vec(&progress).unwrap().len() < 1 << 20);
     }
 
     #[test]

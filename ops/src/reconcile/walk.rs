@@ -10,17 +10,24 @@ use mapper::{Rules, map_record};
 use producer::missed::{Look, Standing, standing};
 use producer::{PollError, Reading, Stretch, Survey, sent_again};
 use runtime::{Broker, BrokerError, Bucket, PublishError, Published};
-use schemas::{Checkpoint, Entity, RecordRef};
+use schemas::{Checkpoint, Entity, RecordChanged, RecordRef};
 
+use super::fields::Fields;
 use super::found::{Code, Found, Repair};
 use super::judge::{Case, Claim, Expected, Target, client_of, judge};
 use super::memory::{Memory, Streams};
 use super::progress::{Moved, Progress};
 use super::target::Otmechalka;
+use super::ticket::{Origin, explain, wanted};
 use crate::exit::Failure;
+use crate::ledger::{Ledger, Mark};
+use crate::mask::Mask;
 
 /// Records that are asked about at the same time; the pace bounds how often.
 const AT_ONCE: usize = 4;
+
+/// Ids of a message that NATS may know already before a record is given up.
+const MOST_DUPLICATES: u32 = 20;
 
 /// Tries of a request to Bitrix24.
 const TRIES: u32 = 6;
@@ -38,6 +45,10 @@ pub struct Walk {
     pub overlap: TimeDelta,
     /// What the pipeline remembers.
     pub streams: Streams,
+    /// The same as it was stored.
+    pub ledger: Ledger,
+    /// Hides personal data in what is found.
+    pub mask: Mask,
     /// Asks otmechalka.
     pub otmechalka: Otmechalka,
     /// Today's mapping.
@@ -166,17 +177,51 @@ impl Walk {
             Some(client) => self.otmechalka.has_client(client).await?,
             None => None,
         };
-        let mut found = judge(&case, &target, has_client);
-        if found.iter().any(|found| found.code == Code::TicketDiffers)
-            && !self.streams.always_was(record, &reading.fingerprint).await?
-        {
-            // The deal was changed after its ticket was sent, and tickets are left alone.
-            found.retain(|found| found.code != Code::TicketDiffers);
-        }
+        let found = self.explained(judge(&case, &target, has_client), &case, &target, reading).await?;
         if !found.is_empty() && self.streams.memory(record).await.map_err(of_broker)? != *memory {
             return Ok(Examined { is_in_flight, ..nothing });
         }
         Ok(Examined { found, moved: moved(&case, &target), is_in_flight: false })
+    }
+
+    /// Asks the streams why a ticket differs, and adds the values of what differs.
+    async fn explained(
+        &self,
+        found: Vec<Found>,
+        case: &Case,
+        target: &Target,
+        reading: &Reading,
+    ) -> Result<Vec<Found>, Failure> {
+        let Target::Present(held) = target else { return Ok(found) };
+        let is_question = |found: &Found| matches!(found.code, Code::TicketDiffers | Code::TicketRefused);
+        let (questions, mut found): (Vec<Found>, Vec<Found>) = found.into_iter().partition(is_question);
+        let mut today = case.expected.clone();
+        if !questions.is_empty() {
+            let origin = self.origin(case.record, &reading.fingerprint).await?;
+            found.extend(explain(case.record, &case.expected, held, &origin));
+            if let Origin::Kept(_, then) = origin {
+                today = then;
+            }
+        }
+        let nothing = Fields::new();
+        let wanted = wanted(&case.expected, &today).unwrap_or(&nothing);
+        Ok(found.into_iter().map(|found| found.with_values(held, wanted, &self.mask)).collect())
+    }
+
+    /// Looks up what a ticket was made from.
+    async fn origin(&self, deal: RecordRef, fingerprint: &str) -> Result<Origin, Failure> {
+        if let Some(maker) = self.ledger.makers(&BTreeSet::from([deal]), Mark::END).await?.remove(&deal) {
+            let raw = self.ledger.raw_at(maker.version.raw_sequence).await?;
+            let changed = raw.and_then(|message| Some(message.decode::<RecordChanged>().ok()?.1));
+            let today = changed.map(|changed| map_record(&self.rules, deal, &changed).1);
+            if let (Some(today), Expected::Held(sent)) = (today, Expected::of(deal, &maker.mapping)) {
+                return Ok(Origin::Kept(sent, Expected::of(deal, &today)));
+            }
+        }
+        Ok(match self.streams.always_was(deal, fingerprint).await? {
+            true => Origin::AlwaysSo,
+            false => Origin::Lost,
+        })
     }
 
     /// Sends the records round again that this mends, as they are now. Returns how many.
@@ -216,13 +261,29 @@ impl Walk {
             return Ok(false);
         }
         let follows = known.map_or(0, |known| known.sequence);
-        let mut limit = self.broker.max_message_bytes();
+        let (mut limit, mut duplicates) = (self.broker.max_message_bytes(), 0);
         loop {
-            let message =
+            let mut message =
                 sent_again(reading, follows, limit).map_err(|error| Failure::trouble(error.to_string()))?;
+            if duplicates > 0 {
+                message.message_id = format!("{}:{duplicates}", message.message_id);
+            }
             match self.broker.publish(&message).await {
-                Ok(Published { duplicate, .. }) => return Ok(!duplicate),
-                Err(PublishError::NotLast) => return Ok(false),
+                Ok(Published { duplicate: false, .. }) => return Ok(true),
+                // The server has seen this id and stored nothing: take another.
+                Ok(_) if duplicates < MOST_DUPLICATES => duplicates += 1,
+                Ok(_) => {
+                    return Err(Failure::trouble(format!(
+                        "{} was not sent again: NATS takes it for one that it has. Try again in a day",
+                        reading.record
+                    )));
+                }
+                Err(PublishError::NotLast) => {
+                    let newest = self.ledger.newest_raw(reading.record).await?;
+                    // Our own, whose answer was lost, or what somebody else read.
+                    let id = newest.as_ref().and_then(|newest| newest.header("Nats-Msg-Id"));
+                    return Ok(id == Some(message.message_id.as_str()));
+                }
                 Err(PublishError::TooBig { .. }) if limit > 1 => limit /= 2,
                 Err(error) => return Err(Failure::environment(error.to_string())),
             }
