@@ -406,11 +406,15 @@ impl School {
         Ok(Told { code, out: text(&output.stdout), err: text(&output.stderr) })
     }
 
+    /// Starts `rollcall` with the settings of the stages, and does not wait for its end.
+    pub fn begin(&self, arguments: &[&str]) -> anyhow::Result<Program> {
+        let environment = self.environment.iter().map(|(name, value)| (name.as_str(), value.clone()));
+        Program::start("rollcall", arguments, environment, self.folder.path())
+    }
+
     /// Starts the status page; returns it and its address.
     pub async fn serve(&self) -> anyhow::Result<(Program, String)> {
-        let environment = self.environment.iter().map(|(name, value)| (name.as_str(), value.clone()));
-        let arguments = ["serve", "--listen", "127.0.0.1:0"];
-        let mut program = Program::start("rollcall", &arguments, environment, self.folder.path())?;
+        let mut program = self.begin(&["serve", "--listen", "127.0.0.1:0"])?;
         let line = program.first_line().await?;
         let address = line.split_whitespace().find(|word| word.starts_with("http"));
         let address = address.with_context(|| format!("no address in `{line}`"))?.to_owned();

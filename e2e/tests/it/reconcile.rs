@@ -2,12 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use e2e::{Bitrix24, School, Stage, eventually};
+use e2e::{Bitrix24, School, Stage, Told, eventually};
 use schemas::streams::{CHECKPOINTS, DEAD_LETTERS, RAW, mapper_consumer};
 use serde_json::{Value, json};
 
 use crate::flow::{client, good_contact, good_deal, good_rows, status_of, ticket};
-use crate::letters::{break_down, until_messages};
+use crate::letters::{break_down, occupy, until_messages};
 
 const STATUS: &str = "UF_CRM_SYNC_STATUS";
 
@@ -34,12 +34,16 @@ async fn elsewhere(bitrix24: &Bitrix24, product: u32) -> anyhow::Result<u64> {
 const HOUR: f64 = 3_600.0;
 
 /// What a run found, as `contact.5 missing`.
-fn found(answer: &Value) -> BTreeSet<String> {
+pub fn found(answer: &Value) -> BTreeSet<String> {
     let records = answer["result"]["records"].as_array().cloned().unwrap_or_default();
     let text = |found: &Value| {
         let (record, code) = (&found["record"], found["code"].as_str().unwrap_or_default());
-        let fields: Vec<&str> =
-            found["fields"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        let fields: Vec<&str> = found["fields"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(|field| field["field"].as_str())
+            .collect();
         let id = record["id"].as_str().unwrap_or_default();
         format!("{}.{id} {code} {}", record["entity"].as_str().unwrap_or_default(), fields.join(","))
             .trim_end()
@@ -59,10 +63,15 @@ async fn let_an_hour_pass(school: &School) -> anyhow::Result<()> {
     school.after_polls(4).await
 }
 
-async fn reconcile(school: &School, arguments: &[&str]) -> anyhow::Result<(i32, Value)> {
+pub async fn reconcile(school: &School, arguments: &[&str]) -> anyhow::Result<(i32, Value)> {
     let arguments: Vec<&str> = ["reconcile", "--pace", "500"].iter().chain(arguments).copied().collect();
     let told = school.rollcall(&[&arguments[..], &["--json"]].concat()).await?;
     Ok((told.code, told.json()?))
+}
+
+/// Reconciles, and returns what people are told.
+async fn reconcile_text(school: &School, arguments: &[&str]) -> anyhow::Result<Told> {
+    school.rollcall(&[&["reconcile", "--pace", "500"], arguments].concat()).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -123,7 +132,10 @@ async fn every_planted_fault_is_found_nothing_else_is_and_repair_mends_what_it_s
     let [moved, orphan, lost_ticket, changed_ticket, reopened, recalculated] = deals[..] else {
         unreachable!("six deals")
     };
+    let spoiled = bitrix24.create_deal(good_deal(pupil), good_rows()).await?;
     school.caught_up().await?;
+    // Like the price of another deal, this concerns a ticket that is there, and is left alone.
+    bitrix24.edit("deal", spoiled, json!({"UF_CRM_1470852549": []})).await?;
     let mut rows = good_rows();
     (rows[0]["PRICE"], rows[0]["PRICE_EXCLUSIVE"], rows[0]["DISCOUNT_SUM"]) =
         (json!(8000), json!(8000), json!(1000));
@@ -196,10 +208,30 @@ async fn every_planted_fault_is_found_nothing_else_is_and_repair_mends_what_it_s
     assert_eq!(code, 1);
     let texts = answer["findings"].to_string();
     assert!(texts.contains(&format!("rollcall reconcile --repair --contact {lost}")), "{texts}");
-    assert!(!texts.contains("Чужой") && !texts.contains("Берёзк") && !texts.contains("Лишний"), "{texts}");
+    assert!(texts.contains(&format!("rollcall reconcile --contact {merged} --deal {moved}")), "{texts}");
+    let whole = answer.to_string();
+    assert!(!whole.contains("Чужой") && !whole.contains("Берёзк") && !whole.contains("Лишний"), "{whole}");
+    for (record, field, held, wanted) in
+        [(changed, "last_name", "*** (5)", "*** (8)"), (changed_ticket, "employee", "*** (14)", "*** (17)")]
+    {
+        let records = answer["result"]["records"].as_array().unwrap();
+        let is_it = |found: &&Value| found["record"]["id"].as_str() == Some(&record.to_string());
+        let told = records.iter().find(is_it).unwrap();
+        let expected = json!([{"field": field, "before": held, "now": wanted}]);
+        assert_eq!(told["fields"], expected, "{told}");
+    }
+    assert_eq!(reconcile_text(&school, &["--reveal"]).await?.code, 2, "only of named records");
+    let (name, ticket_name) = (changed.to_string(), changed_ticket.to_string());
+    let named = ["--contact", &name, "--deal", &ticket_name];
+    let masked = reconcile_text(&school, &named).await?.out;
+    assert!(masked.contains("last_name: *** (5) -> *** (8)") && !masked.contains("Чужой"), "{masked}");
+    assert!(masked.contains("somebody changed its ticket in otmechalka, in employee"), "{masked}");
+    let revealed = reconcile_text(&school, &[&named[..], &["--reveal"]].concat()).await?.out;
+    assert!(revealed.contains("last_name: Чужой -> Берёзкин"), "{revealed}");
+    assert_eq!(reconcile_text(&school, &["--contact", "0"]).await?.code, 2);
 
     otmechalka.heal().await?;
-    let redrive = format!("dead-letters redrive --record contact/{stuck}");
+    let redrive = format!("dead-letters redrive --contact {stuck}");
     assert!(texts.contains(&format!("rollcall {redrive}")), "{texts}");
     let told = school.rollcall(&redrive.split(' ').collect::<Vec<_>>()).await?;
     assert_eq!((told.code, school.messages(DEAD_LETTERS.name).await?), (0, 0), "{told:?}");
@@ -237,6 +269,39 @@ async fn every_planted_fault_is_found_nothing_else_is_and_repair_mends_what_it_s
     }
     assert!(status_of(&school, "contact", refused).await?.contains("елефон"));
     assert!(client(&school, deleted).await?.is_some() && client(&school, merged).await?.is_some());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repair_whose_id_the_server_knows_is_really_sent() -> anyhow::Result<()> {
+    let mut school = School::builder().start().await?;
+    let id = school.bitrix24.create_contact(good_contact()).await?;
+    school.caught_up().await?;
+    school.otmechalka.remove("client", id).await?;
+    let subject = format!("b24.raw.contact.{id}");
+    let newest = async |school: &School| {
+        let stream = school.broker.jetstream().get_stream(RAW.name).await?;
+        anyhow::Ok(stream.get_last_raw_message_by_subject(&subject).await?)
+    };
+    let message = newest(&school).await?;
+    let fingerprint = message.headers.get("ce-fingerprint").unwrap().as_str()[..16].to_owned();
+    let message_id = format!("reconcile:contact.{id}:{}:{fingerprint}", message.sequence);
+    // The mapper would take it for a record.
+    school.stage(Stage::Mapper)?.stop().await?;
+    occupy(&school, RAW.name, "b24.raw.contact.1", &message_id).await?;
+    school.start(Stage::Mapper)?;
+
+    let name = id.to_string();
+    let (code, answer) = reconcile(&school, &["--repair", "--contact", &name]).await?;
+    assert_eq!((code, &answer["result"]["sent"]), (0, &json!(1)), "{answer}");
+    assert!(answer["findings"].to_string().contains("sent round again"), "{answer}");
+    let sent = newest(&school).await?;
+    let sent_id = sent.headers.get("Nats-Msg-Id").unwrap().as_str();
+    assert_eq!(sent_id, format!("{message_id}:1"), "the server did take the first for a duplicate");
+    school.caught_up().await?;
+    assert!(client(&school, id).await?.is_some());
+    let (code, answer) = reconcile(&school, &["--contact", &name]).await?;
+    assert_eq!((code, found(&answer)), (0, BTreeSet::new()), "{answer}");
     Ok(())
 }
 
