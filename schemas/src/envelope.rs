@@ -78,6 +78,12 @@ pub struct Encoded {
     pub payload: Vec<u8>,
 }
 
+/// Source of what stands in the place of erased messages.
+pub const ERASER: &str = "/rollcall/erase";
+
+/// Header of what an erasure leaves: the highest sequence in `B24_RAW` of the record's erased messages.
+pub const ERASED: &str = "ce-erased";
+
 /// Content type of all data.
 pub const CONTENT_TYPE: &str = "application/json";
 

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, FixedOffset};
+use schemas::envelope::{ERASED, ERASER};
 use schemas::streams::{RAW, RESULTS, STATUSES};
 use schemas::{
     Entity, Envelope, EnvelopeError, EventData, RecordChanged, RecordProcessed, StatusWritten, Version,
@@ -11,7 +12,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::php;
-use crate::rows::{self, Contact, Deal, DealRows, NoRow, Outcome, ProductRow, Record, Stage, Status, User};
+use crate::rows::{
+    self, Contact, Deal, DealRows, Erased, NoRow, Outcome, ProductRow, Record, Stage, Status, User,
+};
 
 /// A message of one of the streams.
 #[derive(Clone, Debug)]
@@ -58,6 +61,8 @@ pub struct Batch {
     pub outcomes: Newest<(&'static str, i64), Outcome>,
     /// What status fields hold.
     pub statuses: Newest<(&'static str, i64), Status>,
+    /// Up to where records are to be forgotten.
+    pub erased: Newest<(&'static str, i64), Erased>,
     /// What no row is made of.
     pub left_out: Vec<LeftOut>,
 }
@@ -83,6 +88,11 @@ impl<K: Ord, T> Newest<K, T> {
         }
     }
 
+    /// Tells whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Returns them in the order of their keys.
     pub fn values(&self) -> impl Iterator<Item = &T> {
         self.0.values().map(|(_, value)| value)
@@ -103,6 +113,7 @@ impl Batch {
 
     fn add(&mut self, message: &Said) -> Result<(), String> {
         match message.stream {
+            _ if message.header("ce-source") == Some(ERASER) => self.add_erased(message),
             stream if stream == RAW.name => self.add_record(message),
             stream if stream == RESULTS.name => self.add_outcome(message),
             stream if stream == STATUSES.name => self.add_status(message),
@@ -132,6 +143,17 @@ impl Batch {
                 }
             }
         }
+        Ok(())
+    }
+
+    /// Notes that a person was erased; what else the message says is about nobody.
+    fn add_erased(&mut self, message: &Said) -> Result<(), String> {
+        let envelope = Envelope::decode_headers(&|name: &str| message.header(name))
+            .map_err(|error| error.to_string())?;
+        let place = Place::at(&envelope, erased_version(message, &envelope)?)?;
+        let (entity, id) = place.key;
+        let erased = Erased { entity, id, raw_sequence: place.raw_sequence, redrive: place.redrive };
+        self.erased.put(place.key, place.version, erased);
         Ok(())
     }
 
@@ -172,6 +194,18 @@ impl Batch {
     }
 }
 
+/// The version up to which a record is erased.
+///
+/// Raw messages may be erased of which there is no outcome yet: then the message names them beside its own version.
+fn erased_version(message: &Said, envelope: &Envelope) -> Result<Version, String> {
+    let own = envelope.version.unwrap_or(Version { raw_sequence: 0, redrive: 0 });
+    let erased = match message.header(ERASED) {
+        Some(text) => text.parse().map_err(|_| format!("header `{ERASED}` is malformed"))?,
+        None => 0,
+    };
+    Ok(Version { raw_sequence: own.raw_sequence.max(erased), ..own })
+}
+
 /// Which record and version an event is about, as the database counts.
 struct Place {
     key: (&'static str, i64),
@@ -183,6 +217,10 @@ struct Place {
 impl Place {
     fn of(envelope: &Envelope) -> Result<Place, String> {
         let version = envelope.version.ok_or("header `ce-rawsequence` is missing")?;
+        Place::at(envelope, version)
+    }
+
+    fn at(envelope: &Envelope, version: Version) -> Result<Place, String> {
         let number = |number| rows::bigint(number).map_err(|NoRow(reason)| reason.to_owned());
         Ok(Place {
             key: (envelope.record.entity.token(), number(envelope.record.id.get())?),
@@ -194,9 +232,12 @@ impl Place {
 }
 
 impl Said {
+    fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+
     fn decode<T: EventData>(&self) -> Result<(Envelope, T), EnvelopeError> {
-        let header =
-            |name: &str| self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
+        let header = |name: &str| self.header(name);
         match std::str::from_utf8(&self.payload) {
             Ok(json) => Envelope::decode(header, php::clean(json).as_bytes()),
             Err(_) => Envelope::decode(header, &self.payload),

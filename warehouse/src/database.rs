@@ -16,8 +16,8 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 /// Longest wait for a connection to be made.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Number of this layout; another one found in the schema is left alone.
-const LAYOUT: i32 = 1;
+/// What makes each layout of the one before; the first makes the tables. A newer one found in the schema is left alone.
+const LAYOUTS: [&str; 2] = [include_str!("layout.sql"), include_str!("layout-2.sql")];
 
 /// Key of the lock under which tables and views are made; any number that nobody else is likely to take.
 const LOCK: i64 = 0x0072_6f6c_6c63_616c;
@@ -105,18 +105,32 @@ impl Database {
         if !row.get::<_, bool>(0) {
             transaction.batch_execute(&format!("CREATE SCHEMA \"{schema}\"")).await.map_err(told)?;
         }
-        if !row.get::<_, bool>(1) {
-            transaction.batch_execute(include_str!("layout.sql")).await.map_err(told)?;
-            tracing::info!("Made the tables in schema {schema}");
+        let found = match row.get(1) {
+            true => layout(&transaction).await?,
+            false => 0,
+        };
+        let missing = LAYOUTS.get(found..).with_context(|| {
+            let known = LAYOUTS.len();
+            format!(
+                "schema {schema} has layout {found} and this program needs {known}; see warehouse/README.md"
+            )
+        })?;
+        for step in missing {
+            transaction.batch_execute(step).await.map_err(told)?;
         }
-        let found: i32 =
-            transaction.query_typed_one("SELECT version FROM layout", &[]).await.map_err(told)?.get(0);
-        anyhow::ensure!(
-            found == LAYOUT,
-            "schema {schema} has layout {found} and this program needs {LAYOUT}; see warehouse/README.md"
-        );
-        transaction.commit().await.map_err(told)
+        transaction.commit().await.map_err(told)?;
+        if !missing.is_empty() {
+            tracing::info!("Schema {schema} has layout {} now, after {found}", LAYOUTS.len());
+        }
+        Ok(())
     }
+}
+
+/// Returns the number of the layout that is there.
+async fn layout(transaction: &tokio_postgres::Transaction<'_>) -> anyhow::Result<usize> {
+    let row = transaction.query_typed_one("SELECT version FROM layout", &[]).await.map_err(told)?;
+    let found: i32 = row.try_get(0).map_err(told)?;
+    Ok(usize::try_from(found)?)
 }
 
 /// Takes the lock under which tables and views are made, until the transaction ends.

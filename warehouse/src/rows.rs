@@ -17,6 +17,8 @@ pub trait Versioned {
     const KEY: &'static [&'static str];
     /// Columns that order its versions, the most significant first.
     const VERSION: &'static [&'static str];
+    /// What erasures call its records, as SQL says it; none where a row is about no such record.
+    const ENTITY: Option<&'static str>;
     /// The other columns, with blanks between them.
     const COLUMNS: &'static [&'static str];
 
@@ -76,6 +78,7 @@ pub struct Contact {
 
 impl Versioned for Contact {
     const TABLE: &'static str = "contacts";
+    const ENTITY: Option<&'static str> = Some("'contact'");
     const KEY: &'static [&'static str] = &["id"];
     const VERSION: &'static [&'static str] = &["raw_sequence"];
     const COLUMNS: &'static [&'static str] = &[
@@ -117,6 +120,7 @@ pub struct Deal {
 
 impl Versioned for Deal {
     const TABLE: &'static str = "deals";
+    const ENTITY: Option<&'static str> = Some("'deal'");
     const KEY: &'static [&'static str] = &["id"];
     const VERSION: &'static [&'static str] = &["raw_sequence"];
     const COLUMNS: &'static [&'static str] = &[
@@ -170,6 +174,7 @@ pub struct User {
 
 impl Versioned for User {
     const TABLE: &'static str = "users";
+    const ENTITY: Option<&'static str> = None;
     const KEY: &'static [&'static str] = &["id"];
     const VERSION: &'static [&'static str] = &["raw_sequence"];
     const COLUMNS: &'static [&'static str] = &["name last_name second_name active raw"];
@@ -209,6 +214,7 @@ pub struct Outcome {
 
 impl Versioned for Outcome {
     const TABLE: &'static str = "outcomes";
+    const ENTITY: Option<&'static str> = Some("known.entity");
     const KEY: &'static [&'static str] = &["entity", "id"];
     const VERSION: &'static [&'static str] = &["raw_sequence", "redrive"];
     const COLUMNS: &'static [&'static str] = &["modified outcome status problems target_id"];
@@ -235,9 +241,31 @@ pub struct Status {
 
 impl Versioned for Status {
     const TABLE: &'static str = "statuses";
+    const ENTITY: Option<&'static str> = Some("known.entity");
     const KEY: &'static [&'static str] = &["entity", "id"];
     const VERSION: &'static [&'static str] = &["raw_sequence", "redrive"];
     const COLUMNS: &'static [&'static str] = &["status how settled"];
+}
+
+/// A row of `erased`: up to which version a record is to be forgotten.
+#[derive(Debug, Clone, Serialize)]
+pub struct Erased {
+    /// `contact` or `deal`.
+    pub entity: &'static str,
+    /// The record.
+    pub id: i64,
+    /// The last version that is erased.
+    pub raw_sequence: i64,
+    /// How often that version was sent round again.
+    pub redrive: i64,
+}
+
+impl Versioned for Erased {
+    const TABLE: &'static str = "erased";
+    const ENTITY: Option<&'static str> = None;
+    const KEY: &'static [&'static str] = &["entity", "id"];
+    const VERSION: &'static [&'static str] = &["raw_sequence", "redrive"];
+    const COLUMNS: &'static [&'static str] = &[];
 }
 
 /// A record in the rows that it makes.
@@ -445,7 +473,7 @@ mod tests {
 
     /// Returns the columns of a table that rows fill, as the layout has them.
     fn columns_in_layout(table: &str) -> BTreeSet<String> {
-        let layout = include_str!("layout.sql");
+        let layout = [include_str!("layout.sql"), include_str!("layout-2.sql")].concat();
         let (_, rest) = layout.split_once(&format!("CREATE TABLE {table} (\n")).unwrap();
         let (lines, _) = rest.split_once("\n);").unwrap();
         let names = lines.lines().filter_map(|line| line.split_whitespace().next());
@@ -479,5 +507,6 @@ mod tests {
         assert_eq!(columns, columns_in_layout("product_rows"));
         assert_eq!(columns_of::<Outcome>(), columns_in_layout("outcomes"));
         assert_eq!(columns_of::<Status>(), columns_in_layout("statuses"));
+        assert_eq!(columns_of::<Erased>(), columns_in_layout("erased"));
     }
 }

@@ -8,7 +8,7 @@ use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Error, GenericClient, Transaction};
 
 use crate::batch::{Batch, LeftOut, Said};
-use crate::rows::{Contact, Deal, Outcome, PRODUCT_ROW_COLUMNS, ProductRow, Status, User, Versioned};
+use crate::rows::{Contact, Deal, Erased, Outcome, PRODUCT_ROW_COLUMNS, ProductRow, Status, User, Versioned};
 
 /// What became of a batch.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -67,6 +67,7 @@ fn is_about_values(error: &Error) -> bool {
 /// Applies a batch in one transaction, and tells whether it brought a field never seen.
 async fn apply(client: &mut Client, batch: &Batch) -> Result<bool, Error> {
     let transaction = client.transaction().await?;
+    forget(&transaction, batch).await?;
     // The same order of tables and rows everywhere, so that two processes do not wait for each other.
     upsert::<Contact>(&transaction, batch.contacts.values()).await?;
     let fresh = upsert::<Deal>(&transaction, batch.deals.values().map(|(deal, _)| deal)).await?;
@@ -85,6 +86,49 @@ async fn apply(client: &mut Client, batch: &Batch) -> Result<bool, Error> {
     Ok(new_fields > 0)
 }
 
+/// Deletes what is erased, and notes up to where, so that no older version comes back.
+///
+/// Two readers store beside each other. Whoever erases waits for those who have looked already at what is erased, and
+/// those who come later see it.
+async fn forget(transaction: &Transaction<'_>, batch: &Batch) -> Result<(), Error> {
+    if batch.erased.is_empty() {
+        return transaction.batch_execute("LOCK TABLE erased IN ROW SHARE MODE").await;
+    }
+    transaction.batch_execute("LOCK TABLE erased IN EXCLUSIVE MODE").await?;
+    upsert::<Erased>(transaction, batch.erased.values()).await?;
+    let erased: Vec<&Erased> = batch.erased.values().collect();
+    let erased = json(&erased);
+    let statements = [
+        forget_statement::<Contact>(),
+        forget_statement::<Deal>(),
+        forget_statement::<Outcome>(),
+        forget_statement::<Status>(),
+    ];
+    for sql in statements {
+        // The product rows go with their deals.
+        transaction.execute_typed(&sql, &[(&erased, Type::TEXT)]).await?;
+    }
+    Ok(())
+}
+
+fn forget_statement<T: Versioned>() -> String {
+    format!(
+        "DELETE FROM {} AS known USING json_populate_recordset(NULL::erased, $1::json) AS erased WHERE {}",
+        T::TABLE,
+        is_erased::<T>(),
+    )
+}
+
+/// Returns the condition that a row called `known` is erased.
+fn is_erased<T: Versioned>() -> String {
+    let entity = T::ENTITY.unwrap_or("NULL");
+    let redrive = if T::VERSION.contains(&"redrive") { "known.redrive" } else { "0" };
+    format!(
+        "(erased.entity, erased.id) = ({entity}, known.id) \
+         AND (known.raw_sequence, {redrive}) <= (erased.raw_sequence, erased.redrive)"
+    )
+}
+
 /// A field that a record has.
 #[derive(Serialize)]
 struct Seen<'b> {
@@ -92,7 +136,7 @@ struct Seen<'b> {
     code: &'b str,
 }
 
-/// Inserts rows, or replaces older versions of them. Returns the ids of those that are new now.
+/// Inserts rows that are not erased, or replaces older versions of them. Returns the ids of those that are new now.
 async fn upsert<'r, T: Versioned + Serialize + 'r>(
     transaction: &Transaction<'_>,
     rows: impl Iterator<Item = &'r T>,
@@ -114,9 +158,13 @@ fn upsert_statement<T: Versioned>() -> String {
         let columns: Vec<String> = T::VERSION.iter().map(|column| format!("{prefix}.{column}")).collect();
         columns.join(", ")
     };
+    let kept = match T::ENTITY {
+        Some(_) => format!("NOT EXISTS (SELECT FROM erased WHERE {})", is_erased::<T>()),
+        None => "true".to_owned(),
+    };
     format!(
         "INSERT INTO {table} ({columns}) \
-         SELECT {columns} FROM json_populate_recordset(NULL::{table}, $1::json) \
+         SELECT {columns} FROM json_populate_recordset(NULL::{table}, $1::json) AS known WHERE {kept} \
          ON CONFLICT ({key}) DO UPDATE SET {}, stored_at = now() WHERE ({}) > ({}) \
          RETURNING id",
         assigned.join(", "),

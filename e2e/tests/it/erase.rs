@@ -6,9 +6,9 @@ use std::time::Duration;
 use anyhow::Context;
 use async_nats::jetstream::consumer::DeliverPolicy;
 use async_nats::jetstream::consumer::pull::OrderedConfig;
-use e2e::{School, eventually};
+use e2e::{School, Stage, eventually};
 use futures::{StreamExt, TryStreamExt};
-use schemas::DeadLetter;
+use schemas::{DeadLetter, RecordId, RecordRef, subjects};
 use serde_json::{Value, json};
 
 use crate::flow::{client, good_contact, good_deal, good_rows, status_of, ticket, writes};
@@ -191,4 +191,30 @@ async fn what_waits_for_another_try_is_erased_as_well() -> anyhow::Result<()> {
     school.caught_up().await?;
     assert!(client(&school, one).await?.is_some());
     school.assert_consistent().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn those_who_keep_copies_are_told_up_to_which_raw_version_a_record_is_erased() -> anyhow::Result<()> {
+    let mut school = School::builder().start().await?;
+    let one = school.bitrix24.create_contact(person("8 (926) 777-12-34")).await?;
+    school.caught_up().await?;
+    // An edit that is read, and that no stage works on before it is erased.
+    school.stage(Stage::Mapper)?.stop().await?;
+    let before = school.messages("B24_RAW").await?;
+    school.bitrix24.edit("contact", one, json!({"UF_CRM_1608028374": "Еремей"})).await?;
+    let raw = eventually("the edit is read", PATIENCE, || async {
+        let messages = school.messages("B24_RAW").await?;
+        Ok((messages > before).then_some(messages))
+    })
+    .await?;
+    let told = school.rollcall(&["erase", &format!("contact/{one}"), "--yes"]).await?;
+    assert_eq!(told.code, 0, "{told:?}");
+    let record = RecordRef::contact(RecordId::try_new(one)?);
+    let results = school.broker.stream("CRM_RESULT").await?;
+    let left = school.broker.last_message(&results, "CRM_RESULT", &subjects::result(record)).await?;
+    let left = left.context("what stands in the place of the outcome")?;
+    assert_eq!(left.header("ce-source"), Some("/rollcall/erase"));
+    assert_eq!(left.header("ce-rawsequence"), Some("1"), "the version is that of the outcome");
+    assert_eq!(left.header("ce-erased"), Some(raw.to_string().as_str()));
+    Ok(())
 }

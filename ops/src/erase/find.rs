@@ -33,6 +33,8 @@ pub struct Found {
     pub messages: BTreeMap<&'static str, Vec<u64>>,
     /// The records that they are about.
     pub records: BTreeSet<RecordRef>,
+    /// The newest raw message about each record.
+    pub newest_raw: BTreeMap<RecordRef, u64>,
     /// Dead letters that do not say whom they are about.
     pub unknown_letters: Vec<u64>,
 }
@@ -97,6 +99,10 @@ impl Found {
     fn note(&mut self, stream: &'static str, record: Option<RecordRef>, sequence: u64) {
         self.messages.entry(stream).or_default().push(sequence);
         self.records.extend(record);
+        if let Some(record) = record.filter(|_| stream == RAW.name) {
+            let newest = self.newest_raw.entry(record).or_default();
+            *newest = sequence.max(*newest);
+        }
     }
 
     /// A letter quotes its message; one without a record in its subject may still have it inside.

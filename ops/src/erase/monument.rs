@@ -6,6 +6,7 @@
 use chrono::{DateTime, FixedOffset};
 use runtime::broker::StoredMessage;
 use runtime::{Broker, Outgoing, PublishError};
+use schemas::envelope::{ERASED, ERASER};
 use schemas::problem::SUCCESS;
 use schemas::streams::{RESULTS, STATUSES};
 use schemas::{
@@ -17,15 +18,12 @@ use super::find::Found;
 use crate::exit::Failure;
 use crate::ledger::Ledger;
 
-/// Who publishes, as events say it.
-pub const SOURCE: &str = "/rollcall/erase";
-
 /// Tries to publish behind the newest message of a record that keeps being published to.
 const MOST_TRIES: usize = 20;
 
 /// Tells whether a message is what an erasure left.
 pub fn is_one(message: &StoredMessage) -> bool {
-    message.header("ce-source") == Some(SOURCE)
+    message.header("ce-source") == Some(ERASER)
 }
 
 /// Puts content-free fences behind those that are about to be deleted.
@@ -35,30 +33,40 @@ pub async fn raise(broker: &Broker, found: &Found) -> Result<(), Failure> {
     };
     let ledger = Ledger::open(broker.clone()).await?;
     for record in found.records.iter().copied() {
+        let raw = found.newest_raw.get(&record).copied();
+        // An edit that came while the person was being erased is to be forgotten by others as well.
+        let goes = |message: &StoredMessage, stream: &str| {
+            goes(message, stream) || is_one(message) && erased_to(message) < raw
+        };
         let result = ledger.newest_result(record).await?.filter(|message| goes(message, RESULTS.name));
         let result = result.and_then(|message| message.decode::<RecordProcessed>().ok());
         if let Some((envelope, processed)) = result {
             // The status first: an outcome of a version whose status is settled makes nobody write one.
-            settle_status(&ledger, record, envelope.version).await?;
+            settle_status(&ledger, record, envelope.version, raw).await?;
             let version = envelope.version;
-            let blank = blank_result(&envelope, &processed).map_err(Failure::trouble)?;
+            let blank = marked(blank_result(&envelope, &processed).map_err(Failure::trouble)?, version, raw);
             publish(&ledger, Fence::Result, record, version, blank).await?;
             continue;
         }
         // Of a record of which nothing but a status is kept.
         if ledger.newest_status(record).await?.is_some_and(|message| goes(&message, STATUSES.name)) {
-            settle_status(&ledger, record, None).await?;
+            settle_status(&ledger, record, None, raw).await?;
         }
     }
     Ok(())
 }
 
 /// Leaves a status without content, of the newest settled version or of the outcome's, whichever is newer.
-async fn settle_status(ledger: &Ledger, record: RecordRef, outcome: Option<Version>) -> Result<(), Failure> {
+async fn settle_status(
+    ledger: &Ledger,
+    record: RecordRef,
+    outcome: Option<Version>,
+    raw: Option<u64>,
+) -> Result<(), Failure> {
     let newest = ledger.newest_status(record).await?;
     let known = newest.and_then(|message| message.decode::<StatusWritten>().ok());
     let (envelope, written) = match known {
-        Some((envelope, written)) if envelope.source != SOURCE || outcome > envelope.version => {
+        Some((envelope, written)) if envelope.source != ERASER || outcome > envelope.version => {
             (envelope, Some(written))
         }
         Some(_) => return Ok(()),
@@ -67,13 +75,25 @@ async fn settle_status(ledger: &Ledger, record: RecordRef, outcome: Option<Versi
     let version = envelope.version.max(outcome);
     let blank =
         blank_status(&Envelope { version, ..envelope }, written.as_ref()).map_err(Failure::trouble)?;
-    publish(ledger, Fence::Status, record, version, blank).await
+    publish(ledger, Fence::Status, record, version, marked(blank, version, raw)).await
+}
+
+/// Tells up to where the raw messages of its record are erased, for those who keep copies.
+fn erased_to(message: &StoredMessage) -> Option<u64> {
+    message.header(ERASED)?.parse().ok()
+}
+
+/// Says up to where the raw messages of the record are erased, which may be behind the newest outcome.
+fn marked(mut blank: Encoded, version: Option<Version>, raw: Option<u64>) -> Encoded {
+    let erased = version.map(|version| version.raw_sequence).max(raw);
+    blank.headers.extend(erased.map(|erased| (ERASED.to_owned(), erased.to_string())));
+    blank
 }
 
 fn nobody(record: RecordRef) -> Envelope {
     Envelope {
         record,
-        source: SOURCE.into(),
+        source: ERASER.into(),
         pupil: None,
         modified: DateTime::UNIX_EPOCH.fixed_offset(),
         fingerprint: String::new(),

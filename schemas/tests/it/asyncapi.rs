@@ -256,6 +256,7 @@ fn envelope_schema() -> Value {
             "ce-attempt": number("Which try at otmechalka this is; absent for the first."),
             "ce-answered": {
                 "type": "string",
+            "ce-erased": number("Highest sequence in B24_RAW of the record's erased messages; only where ce-source is `/rollcall/erase`."),
                 "pattern": "^[a-z_]+ [a-z_]+( [1-5][0-9][0-9])?$",
                 "description": "What otmechalka answered to the try before, or when it refused: call, kind, status. Absent where it took the record.",
             },

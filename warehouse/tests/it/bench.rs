@@ -10,6 +10,7 @@ use runtime::broker::NatsSettings;
 use runtime::health::Health;
 use runtime::local_nats::LocalNats;
 use runtime::{Broker, CancellationToken, Context, Metrics, Outgoing, Source, Stage};
+use schemas::envelope::{ERASED, ERASER};
 use schemas::streams::{RAW, RESULTS, STATUSES};
 use schemas::{Encoded, Envelope, Outcome, RecordChanged, RecordId, RecordProcessed, RecordRef, Shown};
 use schemas::{StatusSettled, StatusWritten, Version, subjects};
@@ -24,8 +25,8 @@ use crate::postgres::LocalPostgres;
 pub const PATIENCE: Duration = Duration::from_secs(90);
 
 /// The tables that records make.
-pub const TABLES: [&str; 8] =
-    ["contacts", "deals", "product_rows", "users", "stages", "outcomes", "statuses", "left_out"];
+pub const TABLES: [&str; 9] =
+    ["contacts", "deals", "product_rows", "users", "stages", "outcomes", "statuses", "erased", "left_out"];
 
 pub struct Bench {
     pub postgres: LocalPostgres,
@@ -166,6 +167,22 @@ impl Bench {
             StatusWritten { status: text.to_owned(), how: StatusSettled::Written, settled: moment()? };
         let encoded = envelope(record, Some(version))?.encode(&settled)?;
         self.publish(subjects::status(record), encoded).await
+    }
+
+    /// Publishes what an erasure leaves of a record: nothing but up to where it is erased.
+    pub async fn erasure(&self, record: RecordRef, version: (u64, u64), raw: u64) -> anyhow::Result<u64> {
+        let processed = RecordProcessed {
+            outcome: Outcome::Updated,
+            status: "Успешно".to_owned(),
+            problems: Vec::new(),
+            target_id: Some("12456".to_owned()),
+            body_digest: None,
+            shown: Shown { status: None, observed: moment()? },
+        };
+        let envelope = Envelope { source: ERASER.to_owned(), ..envelope(record, Some(version))? };
+        let mut encoded = envelope.encode(&processed)?;
+        encoded.headers.push((ERASED.to_owned(), raw.to_string()));
+        self.publish(subjects::result(record), encoded).await
     }
 
     /// Has every stream delivered again from its beginning.

@@ -2,8 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use anyhow::Context;
 use async_nats::ConnectOptions;
 use e2e::{PATIENCE, Program, School, eventually};
+use serde_json::json;
+use tokio_postgres::Client;
 
 use crate::bench::value;
 use crate::postgres::LocalPostgres;
@@ -27,17 +30,7 @@ async fn beside_a_school_the_tables_hold_what_the_streams_and_the_portal_hold() 
     let mut program = Program::start("warehouse", &[], settings, logs.path())?;
     school.caught_up().await?;
 
-    let client = eventually("everything is stored", PATIENCE, || async {
-        let Ok(client) = postgres.connect().await else { return Ok(None) };
-        let mut is_there = true;
-        for stream in ["B24_RAW", "CRM_RESULT", "B24_STATUS"] {
-            let last = school.broker.jetstream().get_stream(stream).await?.cached_info().state.last_sequence;
-            let sql = format!("SELECT max(sequence) FROM positions WHERE stream = '{stream}'");
-            is_there &= value(&client, &sql).await.ok().flatten() == Some(last.to_string());
-        }
-        Ok(is_there.then_some(client))
-    })
-    .await?;
+    let client = all_is_stored(&school, &postgres).await?;
     let records = |stream: &'static str, entity: &'static str| {
         let school = &school;
         async move {
@@ -92,6 +85,81 @@ async fn beside_a_school_the_tables_hold_what_the_streams_and_the_portal_hold() 
     }
     assert_eq!(violations(&school)?, [] as [String; 0]);
     try_to_meddle(&school).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_person_whom_the_operator_erases_is_gone_from_the_tables_as_well() -> anyhow::Result<()> {
+    let postgres = LocalPostgres::start().await?;
+    let school = School::builder().demo(20, 40, 3).guarded(&[CONSUMER]).start().await?;
+    let logs = tempfile::tempdir()?;
+    let own = [
+        ("NATS_URL", school.nats.url()),
+        ("NATS_NKEY_SEED_FILE", school.seed("consumers/warehouse").display().to_string()),
+        ("STATE_DIR", logs.path().display().to_string()),
+    ];
+    let settings: Vec<_> = own.into_iter().chain(postgres.settings()).collect();
+    let mut program = Program::start("warehouse", &[], settings.clone(), logs.path())?;
+    school.caught_up().await?;
+    let client = all_is_stored(&school, &postgres).await?;
+    let sql = "SELECT contact_id FROM deals JOIN product_rows ON deal_id = deals.id \
+        WHERE contact_id IN (SELECT id FROM contacts) ORDER BY 1 LIMIT 1";
+    let person = value(&client, sql).await?.context("a contact with a deal")?;
+    let deals: Vec<i64> = client
+        .query(&format!("SELECT id FROM deals WHERE contact_id = {person}"), &[])
+        .await?
+        .iter()
+        .map(|row| row.get(0))
+        .collect();
+    let left = format!(
+        "SELECT (SELECT count(*) FROM contacts WHERE id = {person}) \
+           + (SELECT count(*) FROM deals WHERE contact_id = {person}) \
+           + (SELECT count(*) FROM product_rows WHERE deal_id = ANY('{{{deals}}}')) \
+           + (SELECT count(*) FROM outcomes WHERE (entity, id) = ('contact', {person}) \
+                OR entity = 'deal' AND id = ANY('{{{deals}}}')) \
+           + (SELECT count(*) FROM statuses WHERE (entity, id) = ('contact', {person}) \
+                OR entity = 'deal' AND id = ANY('{{{deals}}}'))",
+        deals = deals.iter().map(i64::to_string).collect::<Vec<_>>().join(","),
+    );
+    let all = "SELECT count(*) FROM contacts";
+    let before: u64 = value(&client, all).await?.context("contacts")?.parse()?;
+    assert_ne!(value(&client, &left).await?.as_deref(), Some("0"));
+
+    let told = school.rollcall(&["erase", "contact", &person, "--yes"]).await?;
+    assert_eq!(told.code, 0, "{told:?}");
+    all_is_stored(&school, &postgres).await?;
+    assert_eq!(value(&client, &left).await?.as_deref(), Some("0"));
+    assert_eq!(value(&client, all).await?, Some((before - 1).to_string()), "the others stay");
+
+    // Everything that the streams still hold comes again, to a warehouse that was killed.
+    program.kill().await?;
+    client.batch_execute("DELETE FROM positions").await?;
+    let mut program = Program::start("warehouse", &[], settings, logs.path())?;
+    all_is_stored(&school, &postgres).await?;
+    assert_eq!(value(&client, &left).await?.as_deref(), Some("0"));
+
+    // The record is still in Bitrix24: its next edit is news.
+    school.bitrix24.edit("contact", person.parse()?, json!({"COMMENTS": "снова здесь"})).await?;
+    school.caught_up().await?;
+    all_is_stored(&school, &postgres).await?;
+    let comments = format!("SELECT comments FROM contacts WHERE id = {person}");
+    assert_eq!(value(&client, &comments).await?.as_deref(), Some("снова здесь"));
+    assert_eq!(program.stop().await?, 0);
+    school.assert_consistent().await
+}
+
+/// Waits until the tables hold everything that the streams hold.
+async fn all_is_stored(school: &School, postgres: &LocalPostgres) -> anyhow::Result<Client> {
+    eventually("everything is stored", PATIENCE, || async {
+        let Ok(client) = postgres.connect().await else { return Ok(None) };
+        let mut is_there = true;
+        for stream in ["B24_RAW", "CRM_RESULT", "B24_STATUS"] {
+            let last = school.broker.jetstream().get_stream(stream).await?.cached_info().state.last_sequence;
+            let sql = format!("SELECT max(sequence) FROM positions WHERE stream = '{stream}'");
+            is_there &= value(&client, &sql).await.ok().flatten() == Some(last.to_string());
+        }
+        Ok(is_there.then_some(client))
+    })
+    .await
 }
 
 /// Returns the lines in which the server says that somebody wanted more than is allowed.

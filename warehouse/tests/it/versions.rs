@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use e2e::eventually;
+use runtime::Metrics;
 use schemas::{RecordId, RecordRef};
 use serde_json::json;
 
@@ -97,6 +98,94 @@ async fn in_whatever_order_and_however_often_versions_come_the_newest_stays() ->
         newest.into_iter().map(|(id, version)| (id, format!("{version:?}"))).collect();
     assert_eq!(stored, expected);
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_erased_is_gone_from_every_table_and_no_redelivery_brings_it_back() -> anyhow::Result<()> {
+    let mut bench = Bench::open().await?;
+    let deal = RecordRef::deal(RecordId::try_new(9)?);
+    let (rows, seller) = (json!([{"ID": 1, "PRICE": 100}]), json!({"ID": "5", "LAST_NAME": "Новая"}));
+    bench.contact(1, json!({"NAME": "Никанора"})).await?;
+    bench.contact(2, json!({"NAME": "Анна"})).await?;
+    bench.deal(9, json!({"COMMENTS": "Никанора"}), rows.clone(), seller.clone()).await?;
+    // Nobody had worked on this version when it was erased.
+    let raw = bench.contact(1, json!({"NAME": "Никанора вторая"})).await?;
+    for (record, version) in [(contact(1)?, (1, 1)), (contact(2)?, (2, 0)), (deal, (3, 0))] {
+        bench.outcome(record, version, "текст").await?;
+        bench.status(record, version, "текст").await?;
+    }
+    bench.start_warehouse().await?;
+    let client = bench.caught_up().await?;
+    let erased_rows = "SELECT (SELECT count(*) FROM contacts WHERE id = 1) + (SELECT count(*) FROM deals) \
+        + (SELECT count(*) FROM product_rows) + (SELECT count(*) FROM outcomes WHERE id <> 2) \
+        + (SELECT count(*) FROM statuses WHERE id <> 2)";
+    assert_eq!(value(&client, erased_rows).await?.as_deref(), Some("7"));
+
+    bench.erasure(contact(1)?, (1, 1), raw).await?;
+    bench.erasure(deal, (3, 0), 3).await?;
+    bench.caught_up().await?;
+    assert_eq!(value(&client, erased_rows).await?.as_deref(), Some("0"));
+    let others = "SELECT (SELECT string_agg(name, ',') FROM contacts) || (SELECT count(*) FROM users) \
+        || (SELECT count(*) FROM outcomes) || (SELECT count(*) FROM statuses) || (SELECT count(*) FROM left_out)";
+    assert_eq!(value(&client, others).await?.as_deref(), Some("Анна1110"));
+
+    // These streams still hold the older versions, which come again, beside the erasure and behind it.
+    let before = tables(&client).await?;
+    bench.redeliver(&client).await?;
+    bench.caught_up().await?;
+    assert_eq!(tables(&client).await?, before);
+    bench.outcome(contact(1)?, (1, 1), "опоздал").await?;
+    bench.status(deal, (3, 0), "опоздал").await?;
+    bench.caught_up().await?;
+    assert_eq!(tables(&client).await?, before);
+
+    // What comes later is news.
+    let later = bench.contact(1, json!({"NAME": "Никанора третья"})).await?;
+    bench.outcome(contact(1)?, (later, 0), "новый").await?;
+    bench.deal(9, json!({"COMMENTS": "ещё раз"}), rows, seller).await?;
+    bench.caught_up().await?;
+    let name = "SELECT name FROM contacts WHERE id = 1";
+    assert_eq!(value(&client, name).await?.as_deref(), Some("Никанора третья"));
+    assert_eq!(value(&client, erased_rows).await?.as_deref(), Some("4"));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tables_of_the_first_layout_learn_what_was_erased_before() -> anyhow::Result<()> {
+    let mut bench = Bench::open().await?;
+    let raw = bench.contact(1, json!({"NAME": "Никанора"})).await?;
+    bench.erasure(contact(1)?, (raw, 0), raw).await?;
+    bench.start_warehouse().await?;
+    let client = bench.caught_up().await?;
+    bench.stop_warehouse().await?;
+    // As an older warehouse left it.
+    client.batch_execute("DROP TABLE erased; UPDATE layout SET version = 1").await?;
+    client
+        .batch_execute(
+            "INSERT INTO outcomes VALUES ('contact', 1, 'updated', 'Успешно', '[]', '1', now(), 1, 0); \
+             INSERT INTO contacts (id, name, phones, emails, custom, raw, trimmed, fingerprint, observed, raw_sequence) \
+             VALUES (1, 'Никанора', '{}', '{}', '{}', '{}', '{}', 'ab', now(), 1)",
+        )
+        .await?;
+    bench.start_warehouse().await?;
+    // Until it has looked at the tables, everything is read as far as they know.
+    eventually("what was erased is forgotten", PATIENCE, || async {
+        let rows = "SELECT concat_ws(' ', (SELECT count(*) FROM contacts), (SELECT count(*) FROM outcomes), \
+            (SELECT count(*) FROM erased))";
+        Ok(value(&client, rows).await.ok().flatten().filter(|rows| rows == "0 0 1"))
+    })
+    .await?;
+    bench.caught_up().await?;
+    bench.stop_warehouse().await?;
+    client.batch_execute("UPDATE layout SET version = 3").await?;
+    bench.metrics = Metrics::new("warehouse");
+    bench.start_warehouse().await?;
+    eventually("a newer layout is left alone", PATIENCE, || async {
+        let text = bench.metrics.render();
+        let failed = text.lines().find(|line| line.starts_with("rollcall_warehouse_failures_total{"));
+        Ok(failed.filter(|line| !line.ends_with(" 0")).map(|_| ()))
+    })
+    .await
 }
 
 #[tokio::test(flavor = "multi_thread")]
