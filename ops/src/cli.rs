@@ -277,7 +277,7 @@ pub struct Credentials {
     /// Folder to write to
     #[arg(long, value_name = "FOLDER", default_value = "./secrets/nats")]
     pub into: PathBuf,
-    /// An extra consumer that may only read, for example `warehouse` or `warehouse:B24_RAW,CRM_RESULT`; may be repeated
+    /// An extra consumer that may only read, with a name of its own: `report` or `report:B24_RAW,CRM_RESULT`; may be repeated
     #[arg(long, value_name = "NAME[:STREAM,…]")]
     pub consumer: Vec<String>,
     /// Only tell what would be made

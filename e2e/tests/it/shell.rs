@@ -170,6 +170,27 @@ async fn every_container_is_shut_in_and_published_on_this_machine_only() -> anyh
     Ok(())
 }
 
+#[tokio::test]
+async fn subscribers_reach_nats_from_this_machine_only() -> anyhow::Result<()> {
+    let (whole, more) = (compose().await?, compose_file("deploy/subscribers.yml").await?);
+    let services = more["services"].as_object().context("services")?;
+    assert_eq!(services.keys().collect::<Vec<_>>(), ["nats"]);
+    let mut server = whole["services"]["nats"].clone();
+    assert!(server["ports"].is_null(), "without this file nothing is published");
+    for (key, value) in services["nats"].as_object().context("nats")? {
+        assert_eq!(key, "ports", "it changes nothing else");
+        server[key] = value.clone();
+    }
+    assert_shut_in("nats", &server);
+    let [port] = texts(&server["ports"])[..] else { anyhow::bail!("{}", server["ports"]) };
+    let (outside, inside) = port.rsplit_once(':').context("a port inside")?;
+    assert_eq!((outside, inside), ("127.0.0.1:${NATS_PORT:-4222}", "4222"));
+    // What the page tells subscribers is this address.
+    let page = include_str!("../../../docs/subscribing.md");
+    assert!(page.contains("deploy/subscribers.yml") && page.contains("--server nats://127.0.0.1:4222"));
+    Ok(())
+}
+
 fn assert_shut_in(name: &str, service: &Value) {
     let user = service["user"].as_str().unwrap_or_default();
     assert!(!user.is_empty() && user != "root" && !user.starts_with('0'), "{name} runs as {user:?}");
