@@ -12,7 +12,7 @@ COPY . .
 RUN cargo build --locked --release --bins \
         -p producer -p mapper -p pusher -p status-writer -p simulators -p ops -p warehouse \
     && mkdir -p /out/bin /out/state \
-    && for user in server producer mapper pusher status-writer ops consumers consumers/warehouse; do \
+    && for user in server producer mapper pusher status-writer page ops consumers consumers/warehouse; do \
         mkdir -p /out/credentials/$user; done \
     && cp target/release/producer target/release/mapper target/release/pusher target/release/status-writer \
         target/release/rollcall target/release/bitrix24-sim target/release/otmechalka-sim target/release/warehouse /out/bin/

@@ -414,7 +414,12 @@ impl School {
 
     /// Starts the status page; returns it and its address.
     pub async fn serve(&self) -> anyhow::Result<(Program, String)> {
-        let mut program = self.begin(&["serve", "--listen", "127.0.0.1:0"])?;
+        let seed = Some(self.seed("page")).filter(|seed| seed.is_file());
+        let seed = seed.map(|seed| ("NATS_NKEY_SEED_FILE", seed.display().to_string()));
+        let environment =
+            self.environment.iter().map(|(name, value)| (name.as_str(), value.clone())).chain(seed);
+        let arguments = ["serve", "--listen", "127.0.0.1:0"];
+        let mut program = Program::start("rollcall", &arguments, environment, self.folder.path())?;
         let line = program.first_line().await?;
         let address = line.split_whitespace().find(|word| word.starts_with("http"));
         let address = address.with_context(|| format!("no address in `{line}`"))?.to_owned();

@@ -8,6 +8,7 @@ use runtime::health::Health;
 use runtime::settings::SettingsError;
 use runtime::{Broker, CancellationToken, Reader};
 
+use crate::credentials::permissions::PAGE;
 use crate::environment::Environment;
 use crate::exit::Failure;
 
@@ -62,6 +63,20 @@ pub async fn connect_as(
     let settings = NatsSettings::read(&reader);
     let settings = reader.finish(|| settings)?;
     connect_named(user, &settings).await
+}
+
+/// Connects by the settings `NATS_URL` and its companions, as the status page: its user, where there are users, may only read.
+pub async fn connect_page(environment: &Environment) -> Result<Broker, NatsError> {
+    let source = environment.source();
+    let reader = Reader::new(&source);
+    let settings = NatsSettings::read(&reader);
+    let settings = reader.finish(|| settings)?;
+    connect_named(PAGE, &settings).await
+}
+
+/// Tells whether a connection is the status page's: answers come to an inbox that has the user's name.
+pub fn is_page(broker: &Broker) -> bool {
+    broker.client().new_inbox().starts_with(&format!("_INBOX_{PAGE}."))
 }
 
 /// Connects and makes sure that JetStream answers.

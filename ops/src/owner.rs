@@ -37,6 +37,15 @@ pub fn portal_address(environment: &Environment) -> Option<String> {
     address(webhook.expose_secret())
 }
 
+/// Returns the same from the streams, which are marked with the name of their portal; real portals speak HTTPS.
+pub async fn marked_address(broker: &Broker) -> Option<String> {
+    let stream = broker.jetstream().get_stream(RAW.name).await.ok()?;
+    let name = stream.cached_info().config.metadata.get(MARK)?.clone();
+    let address = format!("https://{name}");
+    Url::parse(&address).ok().filter(|url| !matches!(is_here(url.as_str()), Some(true)))?;
+    Some(address)
+}
+
 /// Refuses a double of one CRM beside the other CRM itself: invented records must not reach a real one, nor may the real
 /// one be told that a double took its records.
 pub fn check_both_crms(environment: &Environment) -> Result<(), Failure> {

@@ -5,15 +5,42 @@ use std::time::Duration;
 
 use async_nats::jetstream::consumer::pull::{Config, OrderedConfig};
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy};
+use async_nats::jetstream::stream::Stream;
 use futures::StreamExt;
 use runtime::Broker;
 use runtime::broker::StoredMessage;
 
+use tokio::sync::{Mutex, MutexGuard};
+
+use crate::credentials::permissions::PAGE;
 use crate::exit::Failure;
+use crate::nats;
 use crate::progress::Progress;
 
 /// Longest wait for the next message of a stream that has one.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Held by whoever reads for the status page, which may have one consumer on each stream.
+static PAGE_READS: Mutex<()> = Mutex::const_new(());
+
+/// The name that a consumer has to have, and until when nobody else may take it; none where any name will do.
+struct Named(Option<MutexGuard<'static, ()>>);
+
+impl Named {
+    /// Waits for the name, and frees it of what a reader left that was broken off.
+    async fn take(broker: &Broker, stream: &Stream<()>) -> Named {
+        if !nats::is_page(broker) {
+            return Named(None);
+        }
+        let turn = PAGE_READS.lock().await;
+        let _there_was_none = stream.delete_consumer(PAGE).await;
+        Named(Some(turn))
+    }
+
+    fn name(&self) -> Option<String> {
+        self.0.as_ref().map(|_| PAGE.to_owned())
+    }
+}
 
 /// Which messages of a stream are read.
 pub struct Choice {
@@ -43,7 +70,9 @@ pub async fn count(
 ) -> Result<u64, Failure> {
     let failed = |error: &dyn std::fmt::Display| Failure::trouble(format!("cannot count {stream}: {error}"));
     let handle = broker.stream(stream).await.map_err(Failure::trouble)?;
+    let named = Named::take(broker, &handle).await;
     let config = Config {
+        name: named.name(),
         deliver_policy: DeliverPolicy::ByStartSequence { start_sequence },
         ack_policy: AckPolicy::None,
         filter_subject: filter.to_owned(),
@@ -70,7 +99,9 @@ pub async fn read(
     let failed = |error: &dyn std::fmt::Display| Failure::trouble(format!("cannot read {stream}: {error}"));
     let handle = broker.stream(stream).await.map_err(Failure::trouble)?;
     let Choice { filters, from, headers_only, bar } = choice;
+    let named = Named::take(broker, &handle).await;
     let config = OrderedConfig {
+        name: named.name(),
         deliver_policy: from,
         filter_subjects: filters,
         headers_only,

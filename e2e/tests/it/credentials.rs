@@ -156,7 +156,7 @@ async fn the_doctor_names_what_a_user_may_too_little_and_too_much() -> anyhow::R
         Ok(ours.map(|found| format!("{} {}", found["severity"], found["message"])).collect())
     };
     let before = told().await?;
-    assert_eq!(before.len(), 5, "{before:#?}");
+    assert_eq!(before.len(), 6, "{before:#?}");
     assert!(
         before.iter().all(|line| line.starts_with("\"ok\"") && line.contains("nothing else")),
         "{before:#?}"
@@ -176,12 +176,12 @@ async fn the_doctor_names_what_a_user_may_too_little_and_too_much() -> anyhow::R
     };
     assert!(named("\"error\"", "may not publish to b24.status.>"), "{after:#?}");
     assert!(named("\"warning\"", "may publish to b24.other.>"), "{after:#?}");
-    assert_eq!(after.len(), 6, "{after:#?}");
+    assert_eq!(after.len(), 7, "{after:#?}");
     Ok(())
 }
 
 /// What each stage may not do, besides what nobody but the operator may.
-const FORBIDDEN: [(&str, &[&str]); 4] = [
+const FORBIDDEN: [(&str, &[&str]); 5] = [
     (
         "producer",
         &[
@@ -238,6 +238,30 @@ const FORBIDDEN: [(&str, &[&str]); 4] = [
             "$JS.API.CONSUMER.MSG.NEXT.CRM_CMD.pusher-00",
             "$JS.API.DIRECT.GET.KV_waiting.$KV.waiting.1.2",
             "$JS.API.STREAM.MSG.GET.B24_RAW",
+        ],
+    ),
+    (
+        "page",
+        &[
+            "b24.raw.contact.1",
+            "crm.cmd.00.contact.1",
+            "crm.later.00.contact.1",
+            "crm.result.00.contact.1",
+            "b24.status.00.contact.1",
+            "dlq.mapper.contact.1",
+            "sandbox.report.contact.1",
+            "$KV.checkpoint.contact",
+            "$KV.budget.bitrix24",
+            "$KV.waiting.1.2",
+            "$JS.ACK.B24_RAW.mapper.1.1.1.1.1",
+            "$JS.ACK.B24_RAW.page.1.1.1.1.1",
+            "$JS.API.CONSUMER.MSG.NEXT.B24_RAW.mapper",
+            "$JS.API.CONSUMER.MSG.NEXT.CRM_CMD.pusher-00",
+            "$JS.API.CONSUMER.CREATE.B24_RAW",
+            "$JS.API.CONSUMER.CREATE.B24_RAW.other",
+            "$JS.API.CONSUMER.DURABLE.CREATE.B24_RAW.page",
+            "$JS.API.DIRECT.GET.KV_waiting.$KV.waiting.1.2",
+            "$JS.API.DIRECT.GET.KV_claims.$KV.claims.1",
         ],
     ),
 ];

@@ -236,7 +236,7 @@ async fn no_log_line_holds_a_secret_or_a_personal_datum() -> anyhow::Result<()> 
     forbidden.add("the webhook's address", &format!("/rest/1/{}", &CODE[..2]));
     forbidden.secret("the token", TOKEN);
     forbidden.secret("the collector's key", KEY);
-    for user in ["producer", "mapper", "pusher", "status-writer", "ops"] {
+    for user in ["producer", "mapper", "pusher", "status-writer", "page", "ops"] {
         forbidden.secret("an nkey's seed", std::fs::read_to_string(school.seed(user))?.trim());
     }
     let secrets = forbidden.0.len();

@@ -13,7 +13,7 @@ const NOT_FOR_CONTAINERS: [&str; 6] = [
     // A volume and fixed addresses inside the containers.
     "STATE_DIR",
     "HEALTH_LISTEN",
-    // No service: `docker compose run` with --publish, see ops/README.md.
+    // A fixed address inside the container.
     "SERVE_LISTEN",
     // Only against doubles whose clock was sped up.
     "PORTAL_CLOCK_SPEED",

@@ -275,12 +275,21 @@ async fn each_container_sees_the_secrets_of_its_own_program_only() -> anyhow::Re
     let portal = BTreeSet::from(["bootstrap", "producer", "rollcall", "status-writer", "warehouse"]);
     assert_eq!(who("BITRIX24_WEBHOOK_URL"), portal);
     assert_eq!(who("OTMECHALKA_TOKEN"), BTreeSet::from(["pusher", "rollcall"]));
-    for user in ["producer", "mapper", "pusher", "status-writer"] {
+    for user in ["producer", "mapper", "pusher", "status-writer", "page"] {
         let mount = format!("nats-{user}:/run/nats:ro");
         let mounted =
             services.iter().filter(|(_, service)| texts(&service["volumes"]).contains(&mount.as_str()));
         assert_eq!(mounted.map(|(name, _)| name.as_str()).collect::<Vec<_>>(), [user]);
     }
+    // A volume that the image has no folder for would be root's, and nobody could write to it.
+    let dockerfile = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../Dockerfile"))?;
+    let (_, made) = dockerfile.split_once("for user in ").context("the folders of the credentials")?;
+    let made: Vec<&str> = made.split(';').next().unwrap_or_default().split_whitespace().collect();
+    let written: Vec<&str> = texts(&services["credentials"]["volumes"])
+        .into_iter()
+        .filter_map(|volume| volume.split_once(":/var/lib/credentials/").map(|(_, folder)| folder))
+        .collect();
+    assert_eq!(made, written);
     Ok(())
 }
 

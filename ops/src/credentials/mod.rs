@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use crate::answer::Answer;
+use crate::answer::{Answer, Finding, findings_text};
 use crate::cli;
 use crate::exit::{Exit, Failure};
 pub use folder::Folder;
@@ -49,7 +49,7 @@ impl MadeUser {
 pub fn run(arguments: &cli::Credentials, json: bool) -> Result<Exit, Failure> {
     let folder = Folder::new(&arguments.into);
     let dry = arguments.dry_run;
-    let subscribers = subscribers(&folder, &arguments.consumer)?;
+    let (subscribers, findings) = subscribers(&folder, &arguments.consumer)?;
     let (mut users, mut made) = (Vec::new(), Vec::new());
     for user in permissions::own_users() {
         let key = folder::key(&folder.seed_of(&user), dry)?;
@@ -72,20 +72,35 @@ pub fn run(arguments: &cli::Credentials, json: bool) -> Result<Exit, Failure> {
         folder.write_server_file(&text)?;
     }
     let made = Made { server_file, server_file_changed: changed, users: made };
-    Answer::new(summary(&made, dry), made, Vec::new()).tell(json, told)
+    Answer::new(summary(&made, dry), made, findings).tell(json, told)
 }
 
-/// Puts those that are known together with those that were named; what is named anew wins.
-fn subscribers(folder: &Folder, named: &[String]) -> Result<Vec<Subscriber>, Failure> {
-    let mut all = folder.subscribers()?;
+/// Puts those that are known together with those that were named. Naming one again never takes a stream from it.
+fn subscribers(folder: &Folder, named: &[String]) -> Result<(Vec<Subscriber>, Vec<Finding>), Failure> {
+    let (mut all, mut findings) = (folder.subscribers()?, Vec::new());
     for text in named {
         let subscriber = Subscriber::parse(text)
             .map_err(|reason| Failure::settings(format!("--consumer {text}: {reason}.")))?;
-        all.retain(|known| known.name != subscriber.name);
-        all.push(subscriber);
+        match all.iter_mut().find(|known| known.name == subscriber.name) {
+            Some(known) => findings.extend(known.also_reads(&subscriber.streams).then(|| kept(known))),
+            None => all.push(subscriber),
+        }
     }
     all.sort();
-    Ok(all)
+    Ok((all, findings))
+}
+
+fn kept(known: &Subscriber) -> Finding {
+    let Subscriber { name, streams } = known;
+    Finding::warning(
+        "credentials.known",
+        format!("Extra consumer {name}"),
+        format!("known already, with other streams; it keeps them all: {}", streams.join(", ")),
+        format!(
+            "give another program another name: two under one name take each other's messages. To take a stream from \
+             {name}, strike it from consumers/{name}/streams and run this again"
+        ),
+    )
 }
 
 fn summary(made: &Made, dry: bool) -> String {
@@ -104,9 +119,8 @@ fn summary(made: &Made, dry: bool) -> String {
 }
 
 fn told(answer: &Answer<Made>) -> String {
-    let mut lines: Vec<String> = answer.result.users.iter().map(line).collect();
-    lines.push(answer.summary.clone());
-    lines.join("\n")
+    let lines: Vec<String> = answer.result.users.iter().map(line).collect();
+    format!("{}\n{}{}", lines.join("\n"), findings_text(&answer.findings), answer.summary)
 }
 
 fn line(user: &MadeUser) -> String {
@@ -165,13 +179,46 @@ mod tests {
     }
 
     #[test]
+    fn a_name_that_is_given_again_takes_nothing_from_who_has_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let streams = |name: &str| {
+            let file = folder.path().join("consumers").join(name).join("streams");
+            std::fs::read_to_string(file).unwrap().split_whitespace().map(str::to_owned).collect::<Vec<_>>()
+        };
+        let compose = include_str!("../../../docker-compose.yml");
+        let (_, rest) = compose.split_once("--consumer, \"").unwrap();
+        let of_compose = rest.split('"').next().unwrap();
+        run(&arguments(folder.path(), &[of_compose]), true).unwrap();
+        assert_eq!(streams("warehouse"), ["B24_RAW", "CRM_RESULT", "B24_STATUS"]);
+
+        // A stranger who takes the name of the one in the compose file gets a warning, and takes nothing away.
+        let (all, found) = subscribers(&Folder::new(folder.path()), &["warehouse:DLQ".to_owned()]).unwrap();
+        assert_eq!(all[0].streams, ["B24_RAW", "CRM_RESULT", "B24_STATUS", "DLQ"]);
+        assert!(
+            found[0].message.contains("warehouse") && found[0].action.contains("another name"),
+            "{found:?}"
+        );
+
+        // What an operator let in stays as it is whenever compose makes its own once more.
+        run(&arguments(folder.path(), &["report:CRM_RESULT", "warehouse:CRM_CMD"]), true).unwrap();
+        let before = everything(folder.path());
+        let (_, found) = subscribers(&Folder::new(folder.path()), &[of_compose.to_owned()]).unwrap();
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert_eq!(run(&arguments(folder.path(), &[of_compose]), true).unwrap(), Exit::Fine);
+        assert_eq!(everything(folder.path()), before);
+        assert_eq!(streams("report"), ["CRM_RESULT"]);
+        let (_, found) = subscribers(&Folder::new(folder.path()), &["report:CRM_RESULT".to_owned()]).unwrap();
+        assert_eq!(found, []);
+    }
+
+    #[test]
     fn secrets_are_for_their_owner_and_the_servers_file_holds_none() {
         use std::os::unix::fs::PermissionsExt;
         let folder = tempfile::tempdir().unwrap();
         run(&arguments(folder.path(), &["warehouse"]), true).unwrap();
         let files = everything(folder.path());
         let seeds: Vec<_> = files.iter().filter(|(path, _)| path.ends_with("seed")).collect();
-        assert_eq!(seeds.len(), 6);
+        assert_eq!(seeds.len(), 7);
         let server = &files.iter().find(|(path, _)| path.ends_with("users.conf")).unwrap().1;
         for (path, seed) in seeds {
             assert!(seed.starts_with("SU"), "{}", path.display());

@@ -13,6 +13,9 @@ pub const API_PREFIX: &str = "rollcall";
 /// The user of `rollcall` itself.
 pub const OPERATOR: &str = "ops";
 
+/// The user of the status page, and the only name that its consumers may have.
+pub const PAGE: &str = "page";
+
 /// Where a user asks the server what it may do.
 pub const WHO_AM_I: &str = "$SYS.REQ.USER.INFO";
 
@@ -87,6 +90,20 @@ impl User {
         self
     }
 
+    /// May read a stream from end to end, through one consumer of its own name, and see who else reads it.
+    fn looks_through(mut self, stream: &str) -> User {
+        let name = &self.name;
+        self.publish.extend([
+            format!("$JS.API.CONSUMER.LIST.{stream}"),
+            format!("$JS.API.CONSUMER.CREATE.{stream}.{name}"),
+            format!("$JS.API.CONSUMER.CREATE.{stream}.{name}.>"),
+            format!("$JS.API.CONSUMER.DELETE.{stream}.{name}"),
+            format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{name}"),
+            format!("$JS.API.DIRECT.GET.{stream}"),
+        ]);
+        self.reads(stream)
+    }
+
     /// May work off these consumers, and note which of their messages it began with.
     fn works_off(self, consumers: &[ConsumerDefinition]) -> User {
         let begin = self.reads_bucket(&ATTEMPTS);
@@ -97,9 +114,9 @@ impl User {
     }
 }
 
-/// Returns the users of the four stages and of `rollcall` itself.
+/// Returns the users of the four stages, of the status page and of `rollcall` itself.
 pub fn own_users() -> Vec<User> {
-    vec![producer(), mapper(), pusher(), status_writer(), operator()]
+    vec![producer(), mapper(), pusher(), status_writer(), page(), operator()]
 }
 
 fn producer() -> User {
@@ -145,6 +162,12 @@ fn status_writer() -> User {
         .writes_bucket(&BUDGET)
 }
 
+/// The status page reads the streams through consumers of its own name, and otherwise only looks.
+fn page() -> User {
+    let looks = STREAMS.iter().fold(User::new(PAGE), |user, stream| user.looks_through(stream.name));
+    looks.reads_bucket(&CHECKPOINTS).reads_bucket(&BUDGET).reads_bucket(&LEASES)
+}
+
 /// The operator makes and repairs everything.
 fn operator() -> User {
     User { name: OPERATOR.into(), publish: vec![">".into()], subscribe: vec![">".into()] }
@@ -180,6 +203,16 @@ impl Subscriber {
             Some(unknown) => Err(format!("no stream is called `{unknown}`; there are {}", all.join(", "))),
             None => Ok(Subscriber { name: name.to_owned(), streams }),
         }
+    }
+
+    /// Lets it read these streams too, and tells whether it could read others than these before.
+    pub fn also_reads(&mut self, streams: &[String]) -> bool {
+        let is_other =
+            self.streams.len() != streams.len() || !streams.iter().all(|name| self.streams.contains(name));
+        let missing = streams.iter().filter(|name| !self.streams.contains(name)).cloned();
+        let missing: Vec<String> = missing.collect();
+        self.streams.extend(missing);
+        is_other
     }
 
     /// Returns its account's name in nats.conf.
@@ -253,6 +286,7 @@ mod tests {
             "a b",
             "mapper",
             "ops",
+            "page",
             "pusher-07",
             "status-writer-deal",
         ] {

@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use crate::answer::Finding;
 use crate::credentials::Folder;
-use crate::credentials::permissions::{OPERATOR, User, WHO_AM_I, own_users};
+use crate::credentials::permissions::{OPERATOR, PAGE, User, WHO_AM_I, own_users};
 use crate::environment::Environment;
 use crate::nats;
 
@@ -74,9 +74,9 @@ pub async fn look(environment: &Environment, broker: &Broker, folder: &Path) -> 
     findings
 }
 
-/// Names a stage for the connection; its inbox has its user's name.
+/// Names a user for the connection; its inbox has its name.
 fn stage(name: &str) -> &'static str {
-    crate::stages::STAGES.into_iter().find(|stage| *stage == name).unwrap_or(OPERATOR)
+    crate::stages::STAGES.into_iter().chain([PAGE]).find(|user| *user == name).unwrap_or(OPERATOR)
 }
 
 async fn ask(broker: &Broker) -> Result<Info, String> {

@@ -80,6 +80,11 @@ fn address(environment: &Environment, argument: Option<SocketAddr>) -> Result<So
 pub async fn run(environment: &Environment, arguments: &cli::Serve, json: bool) -> Result<Exit, Failure> {
     let listen = address(environment, arguments.listen)?;
     let mut signals = Signals::listen()?;
+    let broker = nats::connect_page(environment).await?;
+    let portal = match owner::portal_address(environment) {
+        None => owner::marked_address(&broker).await,
+        known => known,
+    };
     let shown = Shown {
         broker: nats::connect(environment).await?,
         portal: owner::portal_address(environment),
