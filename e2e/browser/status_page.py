@@ -7,6 +7,7 @@ is otherwise. Prints how many pages were looked at.
 
 import json
 import os
+import re
 import sys
 from urllib.parse import urlsplit
 
@@ -84,6 +85,10 @@ def front_page_in_english(visitor):
     assert set(flow) == {"mapper", "pusher", "status-writer"}, flow
     assert int(flow["mapper"][0]) + int(flow["mapper"][1]) == expected["waiting_for_mapper"], flow
     assert flow["pusher"][2] == flow["status-writer"][2] == "idle", flow
+    assert [row[0] for row in visitor.rows("#at-work")] == ["producer", "status-writer"]
+    budgets = {row[0]: row[1:] for row in visitor.rows("#budgets")}
+    assert "ago" in budgets["requests"][2] and "crm.contact.list" in budgets, budgets
+    assert visitor.text("#findings").strip(), "what stands still, or that nothing does"
     outcomes = {row[0]: row[1:] for row in visitor.rows("#outcomes")}
     assert int(outcomes["created"][1]) == expected["created"], outcomes
     assert int(outcomes["refused"][1]) >= expected["problems"]["contact"], outcomes
@@ -192,6 +197,11 @@ def main():
             see(english)
         plain = Visitor(browser, expected, locale="ru-RU", java_script_enabled=False)
         assert plain.open("/") == 200 and plain.language() == "ru"
+        ages = [row[1] for row in plain.rows("#reading")] + [row[3] for row in plain.rows("#at-work")]
+        assert all(re.search(r"\d (с|мин|ч|д) назад", age) for age in ages), ages
+        # In the zone of the portal, as its watermarks are.
+        zones = {re.search(r"[+-]\d\d:\d\d", text)[0] for text in [plain.text("footer"), *ages[:2]]}
+        assert len(zones) == 1, zones
         for visitor in (plain, english):
             the_story_of_a_problem(visitor)
             any_record_can_be_asked_for(visitor)

@@ -32,7 +32,7 @@ use crate::owner;
 use crate::signals::Signals;
 use page::Choice;
 use view::View;
-use words::Language;
+use words::{Language, Zone};
 
 /// A view is shown to everybody who asks within this time: reading one takes a walk through the outcomes.
 const FRESH: Duration = Duration::from_secs(5);
@@ -86,8 +86,8 @@ pub async fn run(environment: &Environment, arguments: &cli::Serve, json: bool) 
         known => known,
     };
     let shown = Shown {
-        broker: nats::connect(environment).await?,
-        portal: owner::portal_address(environment),
+        broker,
+        portal,
         mask: Mask::of(environment),
         stories: Semaphore::new(STORIES_AT_ONCE),
         newest: Mutex::default(),
@@ -158,7 +158,11 @@ async fn story(
     };
     let record = RecordRef { entity, id };
     match shown.story(record).await {
-        Ok(told) => page(StatusCode::OK, story::story(&told, record, language, shown.portal.as_deref())),
+        Ok(told) => {
+            // The watermarks tell the portal's zone; without them it is not worth an error.
+            let zone = shown.view().await.map_or(Zone::UTC, |view| view.zone());
+            page(StatusCode::OK, story::story(&told, record, zone, language, shown.portal.as_deref()))
+        }
         Err(reason) => page(StatusCode::SERVICE_UNAVAILABLE, story::refused(&reason, language)),
     }
 }
@@ -202,5 +206,24 @@ impl Shown {
         let _turn = self.stories.acquire().await.map_err(|error| error.to_string())?;
         let told = history::read(&self.broker, record, &self.mask, MOST_ENTRIES).await;
         told.map_err(|failure| failure.text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_listens_on_this_machine_only_unless_somebody_says_otherwise() {
+        let mut environment = Environment::default();
+        environment.set("SERVE_LISTEN", "");
+        assert_eq!(address(&environment, None).unwrap().to_string(), "127.0.0.1:8080");
+        environment.set("SERVE_LISTEN", "[::1]:9000");
+        assert_eq!(address(&environment, None).unwrap().to_string(), "[::1]:9000");
+        let named = Some("10.0.0.1:1".parse().unwrap());
+        assert_eq!(address(&environment, named).unwrap().to_string(), "10.0.0.1:1", "the command line wins");
+        environment.set("SERVE_LISTEN", "8080");
+        let failure = address(&environment, None).unwrap_err();
+        assert!(failure.text.contains("SERVE_LISTEN") && failure.exit == Exit::Settings, "{}", failure.text);
     }
 }

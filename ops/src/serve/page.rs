@@ -1,6 +1,6 @@
 //! The page as HTML. Pure. It works without scripts and loads nothing but its style sheet.
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::TimeDelta;
 use maud::{DOCTYPE, Markup, html};
 use schemas::problem::catalogue;
 use schemas::{Entity, RecordRef};
@@ -8,7 +8,8 @@ use schemas::{Entity, RecordRef};
 use super::english;
 use super::view::{ProblemRecord, View};
 use super::words::Language;
-use crate::status::{Condition, Reading, Status, rounded};
+use crate::answer::Severity;
+use crate::status::{Condition, Reading, Status};
 
 /// Problem records on one page.
 const ON_A_PAGE: usize = 50;
@@ -68,13 +69,16 @@ pub fn front(view: &View, choice: &Choice, language: Language, portal: Option<&s
                 (language.pick("English", "По-русски"))
             }
         }
-        (reading(status, language))
+        (findings(view, language))
+        (reading(view, language))
         (flow(status, language))
+        (at_work(status, language))
+        (budgets(status, language))
         (outcomes(status, language))
         (problems(view, choice, language, portal))
         (search(language))
         footer {
-            (language.pick("Состояние на", "As of")) " " (moment(status.at)) ". "
+            (language.pick("Состояние на", "As of")) " " (view.zone().moment(status.at)) ". "
             a href="/status.json" { "status.json" }
         }
     };
@@ -108,15 +112,34 @@ pub fn document(language: Language, refresh_seconds: Option<u32>, body: &Markup)
     page.into_string()
 }
 
-fn reading(status: &Status, language: Language) -> Markup {
+/// What somebody should look at, first of all.
+fn findings(view: &View, language: Language) -> Markup {
+    html! {
+        @if view.findings.is_empty() {
+            p id="findings" { span.good { (language.pick("Ничто не стоит.", "Nothing stands still.")) } }
+        } @else {
+            ul id="findings" { @for finding in &view.findings {
+                li.bad[finding.severity == Severity::Error] { (language.finding(finding)) }
+            } }
+        }
+    }
+}
+
+fn reading(view: &View, language: Language) -> Markup {
+    let status = &view.status;
+    let is_stale = |entity: &str| {
+        view.findings.iter().any(|finding| finding.code == "watermark" && finding.message.starts_with(entity))
+    };
     let line = |entity: Entity, reading: &Reading| {
+        let name = format!("{}s", entity.token());
         html! {
             tr {
                 th scope="row" { (language.records(entity)) }
                 td {
                     @match reading.watermark {
-                        Some(watermark) => {
-                            (watermark.format("%Y-%m-%d %H:%M:%S %:z")) " (" (ago(reading.age_seconds, language)) ")"
+                        Some(watermark) => span.bad[is_stale(&name)] {
+                            (watermark.format("%Y-%m-%d %H:%M:%S %:z"))
+                            " (" (language.ago(TimeDelta::seconds(reading.age_seconds.unwrap_or(0)))) ")"
                         }
                         None => span.bad { (language.pick("ещё не читались", "never read")) }
                     }
@@ -175,6 +198,58 @@ fn flow(status: &Status, language: Language) -> Markup {
     }
 }
 
+fn at_work(status: &Status, language: Language) -> Markup {
+    html! {
+        @if !status.at_work.is_empty() {
+            h2 { (language.pick("Кто работает", "At work")) }
+            table id="at-work" {
+                thead { tr {
+                    th scope="col" { (language.pick("Этап", "Stage")) }
+                    th scope="col" { (language.pick("процесс", "process")) }
+                    th scope="col" { (language.pick("начал", "began")) }
+                    th scope="col" { (language.pick("был на связи", "last heard of")) }
+                } }
+                tbody { @for worker in &status.at_work { tr {
+                    th scope="row" { (worker.stage) }
+                    td { (worker.replica) }
+                    td { (language.ago(status.at - worker.since)) }
+                    td { (language.ago(status.at - worker.renewed)) }
+                } } }
+            }
+        }
+    }
+}
+
+fn budgets(status: &Status, language: Language) -> Markup {
+    html! {
+        @if status.bucket_requests.is_some() || !status.operating.is_empty() {
+            h2 { (language.pick("Запас запросов к Битрикс24", "Budgets of Bitrix24")) }
+            table id="budgets" {
+                thead { tr {
+                    th scope="col" {}
+                    th.number scope="col" { (language.pick("занято", "used")) }
+                    th.number scope="col" { (language.pick("можно", "of")) }
+                    th scope="col" { (language.pick("когда", "when")) }
+                } }
+                tbody {
+                    @if let (Some(requests), Some(at)) = (status.bucket_requests, status.bucket_at) { tr {
+                        th scope="row" { (language.pick("запросы", "requests")) }
+                        td.number { (format!("{requests:.0}")) }
+                        td.number { (status.bucket_capacity.map(|most| format!("{most:.0}")).unwrap_or_default()) }
+                        td { (language.ago(status.at - at)) }
+                    } }
+                    @for told in &status.operating { tr {
+                        th scope="row" { (told.method) }
+                        td.number { (format!("{:.1}", told.used_seconds)) " " (language.pick("с", "s")) }
+                        td.number { (format!("{:.0}", told.limit_seconds)) " " (language.pick("с", "s")) }
+                        td { (language.ago(status.at - told.at)) }
+                    } }
+                }
+            }
+        }
+    }
+}
+
 fn outcomes(status: &Status, language: Language) -> Markup {
     let counts = &status.outcomes;
     html! {
@@ -215,7 +290,7 @@ fn problems(view: &View, choice: &Choice, language: Language, portal: Option<&st
                     ul { @for code in &problem.codes { li { (meaning(code, language)) } } }
                     p.status lang="ru" { (problem.status) }
                 }
-                td { (moment(problem.since)) }
+                td { (view.zone().moment(problem.since)) }
                 td { a href=(story_address(problem.record, language)) { (language.pick("история", "history")) } }
             } } }
         }
@@ -306,24 +381,15 @@ pub fn meaning(code: &str, language: Language) -> String {
     words.map_or_else(|| code.to_owned(), |words| format!("{words} ({code})"))
 }
 
-pub fn moment(moment: DateTime<Utc>) -> String {
-    moment.format("%Y-%m-%d %H:%M UTC").to_string()
-}
-
-fn ago(seconds: Option<i64>, language: Language) -> String {
-    let age = rounded(TimeDelta::seconds(seconds.unwrap_or(0)));
-    match language {
-        Language::Russian => format!("{age} назад"),
-        Language::English => format!("{age} ago"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
 
+    use chrono::DateTime;
+
     use super::*;
     use crate::status::facts::Facts;
+    use crate::status::findings;
 
     fn view(problems: usize) -> View {
         let at = DateTime::from_timestamp(1_800_000_000, 0).unwrap();
@@ -339,7 +405,9 @@ mod tests {
             status: "В поле «Телефон» не номер телефона: «***».".into(),
             since: at,
         };
-        View { status: Status::of(Facts::default(), at), problems: (1..=problems).map(problem).collect() }
+        let facts = Facts::default();
+        let findings = findings(&facts, at);
+        View { status: Status::of(facts, at), findings, problems: (1..=problems).map(problem).collect() }
     }
 
     fn draw(choice: &Choice, language: Language) -> String {
@@ -362,6 +430,35 @@ mod tests {
         let none =
             draw(&Choice::new(Some("contact"), Some("contact.missing".into()), None), Language::English);
         assert!(none.contains("Records to be corrected: 0"), "{none}");
+    }
+
+    #[test]
+    fn what_stands_still_comes_first_in_the_readers_own_words() {
+        let now = DateTime::from_timestamp(1_800_000_000, 0).unwrap();
+        let old =
+            (now - TimeDelta::minutes(25)).with_timezone(&chrono::FixedOffset::east_opt(10_800).unwrap());
+        let mut facts = Facts::default();
+        facts.snapshot.contacts.watermark = Some(old);
+        facts.snapshot.deals.watermark = Some(now.fixed_offset());
+        facts.snapshot.dead_letters.stored = 3;
+        facts.bucket = Some(runtime::budget::Level { level: 12.0, at: now });
+        let findings = findings(&facts, now);
+        let mut view = View { status: Status::of(facts, now), findings, problems: Vec::new() };
+        let draw = |view: &View, language| front(view, &Choice::new(None, None, None), language, None);
+        let russian = draw(&view, Language::Russian);
+        assert!(russian.contains(r#"<li class="bad">Контакты: давно ничего не прочитано."#), "{russian}");
+        assert!(
+            russian.contains(r#"<span class="bad">2027-01-15 10:35:00 +03:00 (25 мин назад)"#),
+            "{russian}"
+        );
+        assert!(russian.contains(r#"<span class="">2027-01-15 08:00:00 +00:00 (0 с назад)"#), "{russian}");
+        assert!(russian.contains(r#"<li class="">Есть сообщения, которым нужен человек"#), "{russian}");
+        assert!(russian.contains("Состояние на 2027-01-15 11:00 +03:00"), "{russian}");
+        let english = draw(&view, Language::English);
+        assert!(english.contains("contacts: active but frozen: nothing read for 25m. Look at"), "{english}");
+        assert!(english.contains(r#"<td class="number">12</td>"#), "{english}");
+        view.findings.clear();
+        assert!(draw(&view, Language::English).contains("Nothing stands still."));
     }
 
     #[test]

@@ -4,12 +4,18 @@ use maud::{Markup, html};
 use schemas::{Outcome, Problem, RecordRef, StatusSettled};
 use serde_json::Value;
 
-use super::page::{document, link, meaning, moment, search};
-use super::words::Language;
+use super::page::{document, link, meaning, search};
+use super::words::{Language, Zone};
 use crate::history::{Change, Entry, Made, Story, What, of_otmechalka};
 
 /// Draws the story of a record.
-pub fn story(story: &Story, record: RecordRef, language: Language, portal: Option<&str>) -> String {
+pub fn story(
+    story: &Story,
+    record: RecordRef,
+    zone: Zone,
+    language: Language,
+    portal: Option<&str>,
+) -> String {
     let name = format!("{} {}", language.record(record.entity), record.id);
     let body = html! {
         (head(&name, &super::page::story_address(record, language.other()), language))
@@ -25,7 +31,7 @@ pub fn story(story: &Story, record: RecordRef, language: Language, portal: Optio
                 "Nothing is known of this record: it was not changed since the sync began, or longer ago than the streams keep.",
             )) }
         } @else {
-            (timeline(story, language))
+            (timeline(story, zone, language))
         }
         (search(language))
         footer { (language.pick(
@@ -56,7 +62,7 @@ fn head(title: &str, elsewhere: &str, language: Language) -> Markup {
     }
 }
 
-fn timeline(story: &Story, language: Language) -> Markup {
+fn timeline(story: &Story, zone: Zone, language: Language) -> Markup {
     html! {
         @if story.left_out > 0 {
             p { (language.pick("Более ранних событий, которых здесь нет", "Older entries that are not here")) ": " (story.left_out) }
@@ -68,7 +74,7 @@ fn timeline(story: &Story, language: Language) -> Markup {
                 th scope="col" { (language.pick("Что было", "What happened")) }
             } }
             tbody { @for entry in &story.entries { tr {
-                td { (moment(entry.at)) }
+                td { (zone.moment(entry.at)) }
                 td { (version(entry)) }
                 td { (what(&entry.what, language)) }
             } } }
@@ -220,7 +226,13 @@ mod tests {
 
     fn draw(entries: Vec<Entry>, language: Language) -> String {
         let told = Story { record: "contact/39910".into(), left_out: 0, entries };
-        story(&told, RecordRef::parse("contact.39910").unwrap(), language, Some("https://school.example"))
+        story(
+            &told,
+            RecordRef::parse("contact.39910").unwrap(),
+            Zone::UTC,
+            language,
+            Some("https://school.example"),
+        )
     }
 
     #[test]

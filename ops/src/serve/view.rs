@@ -7,15 +7,19 @@ use chrono::{DateTime, Utc};
 use runtime::Broker;
 use schemas::{Entity, Outcome, RecordRef};
 
+use super::words::Zone;
+use crate::answer::Finding;
 use crate::mask::Mask;
 use crate::results;
-use crate::status::{Status, facts};
+use crate::status::{Status, facts, findings};
 
 /// Everything that the page shows, at one moment.
 #[derive(Debug)]
 pub struct View {
     /// How far everything is.
     pub status: Status,
+    /// What somebody should look at, as `rollcall status` says it.
+    pub findings: Vec<Finding>,
     /// Records that a person has to correct, the newest first.
     pub problems: Vec<ProblemRecord>,
 }
@@ -37,7 +41,9 @@ impl View {
     /// Reads everything.
     pub async fn read(broker: &Broker, mask: &Mask) -> Result<View, String> {
         let now = Utc::now();
-        let status = Status::of(facts::read(broker, now).await?, now);
+        let facts = facts::read(broker, now).await?;
+        let findings = findings(&facts, now);
+        let status = Status::of(facts, now);
         let mut newest = Newest::default();
         results::each(broker, DeliverPolicy::LastPerSubject, |ended| {
             let problem = ProblemRecord {
@@ -49,7 +55,13 @@ impl View {
             newest.note(ended.processed.outcome, problem);
         })
         .await?;
-        Ok(View { status, problems: newest.problems() })
+        Ok(View { status, findings, problems: newest.problems() })
+    }
+
+    /// Returns the portal's zone, which its watermarks are in.
+    pub fn zone(&self) -> Zone {
+        let watermark = self.status.contacts.watermark.or(self.status.deals.watermark);
+        watermark.map_or(Zone::UTC, |watermark| Zone::of(&watermark))
     }
 
     /// Returns the codes of all problems with the number of records that have them, the most frequent first.

@@ -17,7 +17,7 @@ use crate::exit::{Exit, Failure};
 use crate::nats;
 use crate::signals::Signals;
 use crate::terminal;
-pub use judge::{Condition, rounded};
+pub use judge::{Condition, findings, rounded};
 pub use told::{Reading, Status};
 
 /// Clears a terminal.

@@ -43,10 +43,9 @@ async fn the_page_shows_problem_records_without_what_people_typed() {
     rollcall(nats.folder(), &settings, &["bootstrap"]).await;
     refuse(&nats, RecordRef::parse("contact.39910").unwrap()).await;
     settings.push(("BITRIX24_WEBHOOK_URL", "https://school.example/rest/1/hunter2/".to_owned()));
+    settings.push(("SERVE_LISTEN", "127.0.0.1:0".to_owned()));
     let mut serving = command("rollcall", nats.folder());
-    serving
-        .args(["serve", "--listen", "127.0.0.1:0"])
-        .envs(settings.iter().map(|(name, value)| (name, value)));
+    serving.args(["serve"]).envs(settings.iter().map(|(name, value)| (name, value)));
     let mut serving = Running::start(serving);
     let said = serving.hears("The status page is at").await;
     let address = said.split_whitespace().find(|word| word.starts_with("http")).unwrap();
@@ -60,6 +59,8 @@ async fn the_page_shows_problem_records_without_what_people_typed() {
     assert!(page.contains(r#"href="https://school.example/crm/contact/details/39910/""#), "{page}");
     assert!(page.contains("Вместо телефона что-то другое (phone.invalid)"), "{page}");
     assert!(!page.contains("Анне") && !page.contains("hunter2"), "{page}");
+    // Nobody has read anything yet, which `rollcall status` says as well.
+    assert!(page.contains("Контакты: ещё не читались"), "{page}");
 
     let english = http().get(format!("{address}?lang=en&entity=deal")).send().await.unwrap();
     let english = english.text().await.unwrap();
