@@ -94,7 +94,12 @@ async fn the_doctor_says_nothing_of_a_healthy_school_and_names_each_ill_with_its
         ("warning", "nats.streams", "stream B24_RAW: ", "nats stream edit"),
         ("warning", "nats.streams", "consumer mapper", "nats consumer edit"),
         ("error", "nats.streams", "consumer pusher-07 of stream CRM_CMD: missing", "rollcall bootstrap"),
-        ("warning", "otmechalka.visitors", "of 5000 that may be active; at the rate", "Archive pupils"),
+        (
+            "warning",
+            "otmechalka.visitors",
+            "of 5000 that may be active; no forecast in the first week",
+            "Archive pupils",
+        ),
         ("warning", "otmechalka.names", "«6 КМС индивидуальные 45 мин»", "replay --entity deal"),
     ];
     let (code, ills_found) = ills(&school).await?;
