@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use otmechalka::Called;
-use runtime::{Broker, Context, Door, Reader, Stage, Tracer, consume};
+use runtime::{Broker, Context, Door, Reader, Stage, Tracer, consume, letters};
 use schemas::streams::{
     ATTEMPTS, CHECKPOINTS, CLAIMS, COMMANDS, ConsumerDefinition, DEAD_LETTERS, RAW, RESULTS, WAITING,
     pusher_consumers,
@@ -52,6 +52,7 @@ impl Stage for Pusher {
         let streams = [&RAW, &COMMANDS, &RESULTS, &DEAD_LETTERS];
         broker.wait_for(&streams, &pusher_consumers(), &[&CHECKPOINTS, &WAITING, &ATTEMPTS, &CLAIMS]).await?;
         health.set_bound(true);
+        letters::keep_counting(&broker, Pusher::NAME);
         let metrics = PusherMetrics::register(broker.metrics());
         let (counting, tracer) = (metrics.clone(), broker.tracer().clone());
         let otmechalka = config.otmechalka.observed_by(move |called| {

@@ -10,6 +10,7 @@ pub mod faults;
 pub mod health;
 pub mod inbox;
 pub mod lease;
+pub mod letters;
 pub mod local_nats;
 pub mod logs;
 pub mod metrics;

@@ -10,7 +10,7 @@ use futures::{StreamExt, stream};
 use runtime::budget::{SharedBudget, Spending};
 use runtime::{
     Broker, BrokerError, CancellationToken, Context, Delivery, Inbox, Leadership, Stage, Verdict, lease,
-    outside,
+    letters, outside,
 };
 use schemas::problem::STATUS_MAX_CHARS;
 use schemas::streams::{
@@ -74,6 +74,7 @@ pub async fn run(config: Config, context: Context) -> anyhow::Result<()> {
     let mut notes = JoinSet::new();
     let asked = office.client.clone();
     let counts = move || metrics::counts(&asked);
+    letters::keep_counting(&broker, StatusWriter::NAME);
     notes.spawn(Spending::keep_noting(broker.clone(), StatusWriter::NAME, config.bucket, counts));
     let state_dir = office.state_dir.clone();
     lease::lead(&broker, StatusWriter::NAME, &state_dir, |leadership| write(&office, leadership)).await

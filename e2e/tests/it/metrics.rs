@@ -186,3 +186,16 @@ async fn what_calls_for_an_alert_is_counted() -> anyhow::Result<()> {
     .await?;
     Ok(())
 }
+    // The letter lies there until somebody takes it, however long ago it was written.
+    let letters = async || anyhow::Ok(school.metrics(Stage::Mapper).await?.sum("rollcall_dead_letters", &[]));
+    eventually("the letter is counted", Duration::from_secs(60), || async {
+        Ok((letters().await? == 1.0).then_some(()))
+    })
+    .await?;
+    let told = school.rollcall(&["dead-letters", "discard", "1", "--yes"]).await?;
+    assert_eq!(told.code, 0, "{told:?}");
+    eventually("nothing lies there", Duration::from_secs(60), || async {
+        Ok((letters().await? == 0.0).then_some(()))
+    })
+    .await?;
+    assert_eq!(pusher.sum("rollcall_dead_letters", &[]), 0.0, "another stage's is not its own");

@@ -15,6 +15,7 @@ pub(crate) struct ShellMetrics {
     in_flight: Gauge,
     redelivered: Counter,
     pending: Gauges<1>,
+    letters: Gauge,
     published: Counters<2>,
     publish_retries: Counter,
 }
@@ -42,6 +43,10 @@ impl ShellMetrics {
                 "Messages that the consumer had not delivered yet when it was last heard of.",
                 ["consumer"],
             ),
+            letters: metrics.gauge(
+                "rollcall_dead_letters",
+                "Dead letters of this stage that lie there and need a person, when they were last counted.",
+            ),
             published: metrics.counters(
                 "rollcall_messages_published_total",
                 "Messages that a stream took; duplicate=\"true\" for those that it had already.",
@@ -65,6 +70,10 @@ impl ShellMetrics {
 
     pub(crate) fn note_pending(&self, consumer: &str, pending: u64) {
         self.pending.set([consumer], pending as f64);
+    }
+
+    pub(crate) fn note_letters(&self, letters: u64) {
+        self.letters.set(letters as f64);
     }
 
     pub(crate) fn note_settled(&self, outcome: &'static str, held: Duration) {
