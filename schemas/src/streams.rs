@@ -6,6 +6,9 @@ use crate::record::{Entity, Partition};
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// Oldest NATS server that will do: the first that publishes messages later, on which waiting tickets depend.
+pub const OLDEST_SERVER: (u64, u64) = (2, 12);
+
 /// Window in which JetStream drops a message id it has seen. Longer than any redelivery can be late.
 pub const DUPLICATE_WINDOW: Duration = DAY;
 

@@ -2,15 +2,12 @@
 
 use runtime::Broker;
 use runtime::bootstrap::{Finding as Bootstrapped, Keeping, Mode, StorageType, apply};
-use schemas::streams::{COMMANDS, DEAD_LETTERS, RAW, RESULTS, STATUSES};
+use schemas::streams::{COMMANDS, DEAD_LETTERS, OLDEST_SERVER, RAW, RESULTS, STATUSES};
 
 use crate::answer::Finding;
 use crate::environment::Environment;
 use crate::nats::{self, NatsError};
 use crate::owner;
-
-/// First server that publishes messages later, on which waiting tickets depend.
-const OLDEST_SERVER: (u64, u64) = (2, 12);
 
 /// Smallest largest message in which every record fits after trimming.
 const SMALLEST_MESSAGE: usize = 1 << 20;

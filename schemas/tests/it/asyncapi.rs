@@ -1,7 +1,9 @@
 //! The AsyncAPI 3.0 document of the streams: made from the types, held to the AsyncAPI project's own schema.
 
 use schemars::generate::{SchemaGenerator, SchemaSettings};
-use schemas::streams::{COMMANDS, DEAD_LETTERS, RAW, RESULTS, STATUSES, STREAMS, StreamDefinition};
+use schemas::streams::{
+    COMMANDS, DEAD_LETTERS, OLDEST_SERVER, RAW, RESULTS, STATUSES, STREAMS, StreamDefinition,
+};
 use schemas::{
     DeadLetter, Encoded, Entity, EventData, Partition, RecordChanged, RecordMapped, RecordProcessed,
     StatusWritten,
@@ -97,7 +99,7 @@ fn document() -> Value {
         "servers": {"nats": {
             "host": "nats:4222",
             "protocol": "nats",
-            "description": "NATS with JetStream, 2.14 or newer",
+            "description": format!("NATS with JetStream, {}.{} or newer", OLDEST_SERVER.0, OLDEST_SERVER.1),
             "security": [{"type": "asymmetricEncryption", "description": "An nkey: `rollcall credentials` makes them."}],
         }},
         "channels": map(CHANNELS.iter().map(|channel| (channel.name.to_owned(), channel_object(channel)))),
@@ -254,9 +256,9 @@ fn envelope_schema() -> Value {
             "ce-rawsequence": number("Sequence of the version in B24_RAW: the order of all versions. Absent on changed records, whose own sequence it is."),
             "ce-redrive": number("How often the version was sent round again on purpose; compared after ce-rawsequence."),
             "ce-attempt": number("Which try at otmechalka this is; absent for the first."),
+            "ce-erased": number("Highest sequence in B24_RAW of the record's erased messages; only where ce-source is `/rollcall/erase`."),
             "ce-answered": {
                 "type": "string",
-            "ce-erased": number("Highest sequence in B24_RAW of the record's erased messages; only where ce-source is `/rollcall/erase`."),
                 "pattern": "^[a-z_]+ [a-z_]+( [1-5][0-9][0-9])?$",
                 "description": "What otmechalka answered to the try before, or when it refused: call, kind, status. Absent where it took the record.",
             },
