@@ -399,7 +399,11 @@ impl Example {
         let mut child = command
             .arg(name)
             .env("NATS_URL", school.nats.url())
-            .env("NATS_NKEY_SEED_FILE", school.seed(&format!("consumers/{name}")))
+            .envs(
+                Some(school.seed(&format!("consumers/{name}")))
+                    .filter(|seed| seed.is_file())
+                    .map(|seed| ("NATS_NKEY_SEED_FILE", seed)),
+            )
             .stdout(Stdio::piped())
             .kill_on_drop(true)
             .spawn()?;
@@ -455,22 +459,30 @@ pub async fn publish_outcome(school: &School, contact: u64, raw_sequence: u64) -
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_examples_read_from_the_beginning_and_live_and_pass_over_what_is_old() -> anyhow::Result<()> {
-    let school = School::builder().guarded(&["in-rust", "in-python"]).open().await?;
-    publish_outcome(&school, 7, 10).await?;
-    publish_outcome(&school, 7, 9).await?;
-    publish_outcome(&school, 7, 10).await?;
+    let program = include_str!("../../../examples/subscribe.py");
+    assert!(program.lines().count() < 40, "it is to be read at a glance");
+    let guarded = School::builder().guarded(&["in-rust", "in-python"]).open().await?;
+    the_examples_read(&guarded).await?;
+    // Without users, as that of `./run`.
+    the_examples_read(&School::builder().open().await?).await
+}
+
+async fn the_examples_read(school: &School) -> anyhow::Result<()> {
+    publish_outcome(school, 7, 10).await?;
+    publish_outcome(school, 7, 9).await?;
+    publish_outcome(school, 7, 10).await?;
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/subscribe.py");
     let mut python = Command::new(std::env::var("ROLLCALL_PYTHON").context("ROLLCALL_PYTHON; run ./test")?);
     python.arg(script);
     let mut examples = [
-        Example::start(&school, "in-rust", Command::new(program_path("subscribe")?))?,
-        Example::start(&school, "in-python", python)?,
+        Example::start(school, "in-rust", Command::new(program_path("subscribe")?))?,
+        Example::start(school, "in-python", python)?,
     ];
     for example in &mut examples {
         assert!(example.next_line().await?.ends_with(": status 10"));
     }
-    publish_outcome(&school, 7, 8).await?;
-    publish_outcome(&school, 7, 11).await?;
+    publish_outcome(school, 7, 8).await?;
+    publish_outcome(school, 7, 11).await?;
     for example in &mut examples {
         assert!(example.next_line().await?.ends_with(": status 11"));
     }

@@ -1,11 +1,15 @@
 //! What every stage tells at `/metrics`, after a run whose result is known.
 
 use std::collections::BTreeSet;
+use std::process::Stdio;
 use std::time::Duration;
 
+use anyhow::{Context, ensure};
 use axum::body::Bytes;
 use e2e::{School, Scrape, Stage, eventually};
 use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt;
+use tokio::process::Command;
 
 use crate::flow::good_contact;
 
@@ -105,8 +109,78 @@ async fn every_stage_counts_what_it_did_and_names_nobody() -> anyhow::Result<()>
         assert_eq!(school.ask(stage, "/livez").await?.0, 200);
         assert_eq!(school.ask(stage, "/readyz").await?.0, 200);
         assert_names_nobody(&scrape, stage, &forbidden);
+        is_as_prometheus_wants_it(&school.ask(stage, "/metrics").await?.1).await?;
     }
     Ok(())
+}
+
+/// Names counters in the older form of the text, which the checker reads, as the newer one has them: with `_total`.
+fn in_the_older_form(metrics: &str) -> String {
+    let is_counter = |name: &str| metrics.contains(&format!("# TYPE {name} counter\n"));
+    let lines = metrics.lines().map(|line| match line.splitn(4, ' ').collect::<Vec<_>>()[..] {
+        ["#", word, name, rest] if is_counter(name) => format!("# {word} {name}_total {rest}\n"),
+        _ => format!("{line}\n"),
+    });
+    lines.collect()
+}
+
+/// Has Prometheus' own checker look at names, units and descriptions; where `./test` found none, it said so.
+async fn is_as_prometheus_wants_it(metrics: &str) -> anyhow::Result<()> {
+    let promtool = std::env::var("PROMTOOL").context("PROMTOOL names no promtool; run ./test")?;
+    if promtool.is_empty() {
+        eprintln!("NOT TESTED: the names of the metrics. There is no promtool here.");
+        return Ok(());
+    }
+    let mut checking = Command::new(promtool)
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    checking.stdin.take().context("its input")?.write_all(in_the_older_form(metrics).as_bytes()).await?;
+    let told = checking.wait_with_output().await?;
+    let complaints =
+        format!("{}{}", String::from_utf8_lossy(&told.stdout), String::from_utf8_lossy(&told.stderr));
+    ensure!(told.status.success() && complaints.trim().is_empty(), "{complaints}");
+    Ok(())
+}
+
+/// Waits until every stage answers so at the paths of readiness; it is alive all the while.
+async fn readiness(school: &School, what: &'static str, expected: u16) -> anyhow::Result<()> {
+    for stage in Stage::ALL {
+        eventually(what, Duration::from_secs(60), || async {
+            // Until its port is open a stage answers nothing.
+            let Ok((alive, _)) = school.ask(stage, "/livez").await else { return Ok(None) };
+            ensure!(alive == 200, "{stage:?} says that it is not alive: {alive}");
+            let answers = [school.ask(stage, "/readyz").await?.0, school.ask(stage, "/healthz").await?.0];
+            Ok((answers == [expected; 2]).then_some(()))
+        })
+        .await?;
+        let ready = school.metrics(stage).await?.sum("rollcall_ready", &[]);
+        ensure!(ready == f64::from(u8::from(expected == 200)), "{stage:?}: rollcall_ready {ready}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stage_is_alive_and_not_ready_while_nats_or_what_it_needs_there_is_missing() -> anyhow::Result<()> {
+    let mut school = School::builder().plain(2, 2).observed().open().await?;
+    // One of which each stage needs something.
+    for stream in ["B24_RAW", "CRM_CMD", "CRM_RESULT", "B24_STATUS"] {
+        school.broker.jetstream().delete_stream(stream).await?;
+    }
+    for stage in Stage::ALL {
+        school.start(stage)?;
+    }
+    readiness(&school, "a stage without its streams is not ready", 503).await?;
+    assert_eq!(school.rollcall(&["bootstrap"]).await?.code, 0);
+    readiness(&school, "a stage that finds its streams is ready", 200).await?;
+    school.nats.kill().await?;
+    readiness(&school, "a stage without NATS is not ready", 503).await?;
+    school.nats.restart().await?;
+    readiness(&school, "a stage that has NATS back is ready", 200).await?;
+    school.caught_up().await?;
+    school.assert_consistent().await
 }
 
 /// Returns every text and id of the school's records that could tell who somebody is.
@@ -169,7 +243,20 @@ async fn what_calls_for_an_alert_is_counted() -> anyhow::Result<()> {
     let mapper = school.metrics(Stage::Mapper).await?;
     assert_eq!(mapper.sum("rollcall_messages_total", &[("outcome", "dead_letter")]), 1.0);
     assert_eq!(mapper.sum("rollcall_messages_published_total", &[("stream", "DLQ")]), 1.0);
+    // The letter lies there until somebody takes it, however long ago it was written.
+    let letters = async || anyhow::Ok(school.metrics(Stage::Mapper).await?.sum("rollcall_dead_letters", &[]));
+    eventually("the letter is counted", Duration::from_secs(60), || async {
+        Ok((letters().await? == 1.0).then_some(()))
+    })
+    .await?;
+    let told = school.rollcall(&["dead-letters", "discard", "1", "--yes"]).await?;
+    assert_eq!(told.code, 0, "{told:?}");
+    eventually("nothing lies there", Duration::from_secs(60), || async {
+        Ok((letters().await? == 0.0).then_some(()))
+    })
+    .await?;
     let pusher = school.metrics(Stage::Pusher).await?;
+    assert_eq!(pusher.sum("rollcall_dead_letters", &[]), 0.0, "another stage's is not its own");
     assert_eq!(pusher.sum("rollcall_otmechalka_visitor_limit_refusals_total", &[]), 15.0);
     assert_eq!(pusher.sum("rollcall_records_processed_total", &[("outcome", "refused")]), 15.0);
     assert_eq!(pusher.sum("rollcall_refusal_problems_total", &[]), 15.0);
@@ -186,16 +273,3 @@ async fn what_calls_for_an_alert_is_counted() -> anyhow::Result<()> {
     .await?;
     Ok(())
 }
-    // The letter lies there until somebody takes it, however long ago it was written.
-    let letters = async || anyhow::Ok(school.metrics(Stage::Mapper).await?.sum("rollcall_dead_letters", &[]));
-    eventually("the letter is counted", Duration::from_secs(60), || async {
-        Ok((letters().await? == 1.0).then_some(()))
-    })
-    .await?;
-    let told = school.rollcall(&["dead-letters", "discard", "1", "--yes"]).await?;
-    assert_eq!(told.code, 0, "{told:?}");
-    eventually("nothing lies there", Duration::from_secs(60), || async {
-        Ok((letters().await? == 0.0).then_some(()))
-    })
-    .await?;
-    assert_eq!(pusher.sum("rollcall_dead_letters", &[]), 0.0, "another stage's is not its own");

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use anyhow::ensure;
 use axum::body::Bytes;
 use axum::http::{HeaderMap, StatusCode};
 use e2e::{School, Stage, eventually};
@@ -152,6 +153,27 @@ async fn one_records_way_through_four_processes_is_one_trace() -> anyhow::Result
     assert!(!school.logs()?.contains("hunter2"));
     school.caught_up().await?;
     school.assert_consistent().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_nobody_collects_traces_no_message_carries_one() -> anyhow::Result<()> {
+    for (endpoint, is_traced) in [("", false), ("http://127.0.0.1:9", true)] {
+        let school = School::builder().env("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint).start().await?;
+        let pupil = school.bitrix24.create_contact(good_contact()).await?;
+        school.bitrix24.create_deal(good_deal(pupil), good_rows()).await?;
+        school.caught_up().await?;
+        for stream in ["B24_RAW", "CRM_CMD", "CRM_RESULT", "B24_STATUS"] {
+            let stored = school.broker.jetstream().get_stream(stream).await?;
+            let last = stored.cached_info().state.last_sequence;
+            ensure!(last >= 2, "{stream} has messages");
+            for sequence in 1..=last {
+                let headers = stored.get_raw_message(sequence).await?.headers;
+                let carries = headers.get("traceparent").is_some();
+                ensure!(carries == is_traced, "{stream} {sequence} with `{endpoint}`: {headers:?}");
+            }
+        }
+    }
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
