@@ -71,7 +71,8 @@ async fn prepare(
     let reader = Reader::new(&source);
     let config = producer::Config::read(&reader);
     let config = reader.finish(|| config).map_err(Failure::settings)?;
-    let unreadable = |what: &str| Failure::settings(format!("{what}: run `rollcall doctor`"));
+    let unreadable =
+        |what: &str| Failure::settings(what).remedy("`rollcall doctor` says what is wrong with it");
     let Readable { portal, otmechalka } = Readable::read(environment);
     let otmechalka =
         otmechalka.ok_or_else(|| unreadable("OTMECHALKA_URL and what belongs to it cannot be used"))?;

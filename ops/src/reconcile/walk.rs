@@ -111,8 +111,9 @@ impl Walk {
         match checkpoint {
             Some(checkpoint) if checkpoint.polls > 0 => Ok(checkpoint.watermark - self.overlap),
             _ => Err(Failure::trouble(format!(
-                "The first poll of {entity}s has not ended: there is nothing to compare yet. Look at `rollcall status`"
-            ))),
+                "The first poll of {entity}s has not ended: there is nothing to compare yet"
+            ))
+            .remedy("`rollcall status` shows how far it is")),
         }
     }
 
@@ -431,10 +432,9 @@ impl Patience {
     async fn after(&mut self, error: PollError) -> Result<(), Failure> {
         let is_refused = matches!(&error, PollError::Portal(error) if error.class() == ErrorClass::Refused);
         if is_refused || self.tries >= TRIES {
-            return Err(Failure::environment(format!(
-                "Bitrix24: {error}. `rollcall doctor` says what to do; run the same command afterwards: it goes on \
-                 where it was"
-            )));
+            return Err(Failure::environment(format!("Bitrix24: {error}")).remedy(
+                "`rollcall doctor` says what to do; run the same command afterwards: it goes on where it was",
+            ));
         }
         tokio::time::sleep(self.pause).await;
         (self.tries, self.pause) = (self.tries + 1, self.pause * 2);

@@ -88,7 +88,7 @@ pub async fn run(environment: &Environment, arguments: &cli::Serve, json: bool) 
         newest: Mutex::default(),
     };
     let cannot_listen = |error: std::io::Error| {
-        Failure::environment(format!("Cannot listen at {listen}: {error}. Choose another --listen"))
+        Failure::environment(format!("Cannot listen at {listen}: {error}")).remedy("Choose another --listen")
     };
     let listener = tokio::net::TcpListener::bind(listen).await.map_err(cannot_listen)?;
     let address: SocketAddr = listener.local_addr().map_err(cannot_listen)?;

@@ -3,6 +3,7 @@
 mod bootstrap;
 mod contract;
 mod doctor;
+mod envelope;
 mod serve;
 mod support;
 mod up;
