@@ -4,6 +4,7 @@ mod bootstrap;
 mod contract;
 mod doctor;
 mod envelope;
+mod letters;
 mod serve;
 mod support;
 mod up;
