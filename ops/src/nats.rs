@@ -75,8 +75,15 @@ async fn connect_named(name: &str, settings: &NatsSettings) -> Result<Broker, Na
     let broker = Broker::connect(name, settings, Health::default(), CancellationToken::new())
         .await
         .map_err(|error| no_answer(error.to_string()))?;
+    answers(&broker).await?;
+    Ok(broker)
+}
+
+/// Makes sure that JetStream answers.
+pub async fn answers(broker: &Broker) -> Result<(), NatsError> {
+    let no_answer = |reason: String| NatsError::NoAnswer { reason };
     match tokio::time::timeout(PATIENCE, broker.jetstream().query_account()).await {
-        Ok(Ok(_)) => Ok(broker),
+        Ok(Ok(_)) => Ok(()),
         Ok(Err(error)) => Err(no_answer(error.to_string())),
         Err(_) => Err(no_answer(format!(
             "nothing came for {} s; check the address, the credentials and that JetStream is on",

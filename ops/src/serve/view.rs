@@ -35,9 +35,9 @@ pub struct ProblemRecord {
 
 impl View {
     /// Reads everything.
-    pub async fn read(broker: &Broker, mask: &Mask) -> Result<View, String> {
+    pub async fn read(broker: &Broker, mask: &Mask, recent: &mut facts::Recent) -> Result<View, String> {
         let now = Utc::now();
-        let status = Status::of(facts::read(broker, now).await?, now);
+        let status = Status::of(facts::read(broker, recent, now).await?, now);
         let mut newest = Newest::default();
         results::each(broker, DeliverPolicy::LastPerSubject, |ended| {
             let problem = ProblemRecord {
