@@ -5,6 +5,8 @@ mod contract;
 mod doctor;
 mod envelope;
 mod letters;
+mod looks;
+mod precedence;
 mod serve;
 mod support;
 mod up;
