@@ -88,6 +88,20 @@ impl Walk {
         Ok(())
     }
 
+    /// Counts the records of which a result is kept.
+    pub fn known(&self) -> u64 {
+        self.remembered.iter().map(|ids| ids.len() as u64).sum()
+    }
+
+    /// Counts those of them that come before a place; all where everything is read.
+    pub fn known_before(&self, reading: Option<(Entity, u64)>) -> u64 {
+        let Some((entity, after)) = reading else { return self.known() };
+        let (before, at) = self.remembered.split_at(place(entity));
+        let whole: usize = before.iter().map(BTreeSet::len).sum();
+        let part = at.first().map_or(0, |ids| ids.range(..=after).count());
+        (whole + part) as u64
+    }
+
     /// Compares some records only.
     pub async fn only(
         &mut self,
