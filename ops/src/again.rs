@@ -162,17 +162,17 @@ pub async fn send_again(
             }
             Ok(Err(error)) => return Err(Failure::trouble(format!("{record} was not sent again: {error}"))),
             Err(_) => {
-                return Err(Failure::trouble(format!(
-                    "NATS did not confirm {record} within {} s. Whether it was stored is not known; sending it once \
-                     more does no harm. A full stream or disk shows in the log of nats-server",
-                    PATIENCE.as_secs()
-                )));
+                let seconds = PATIENCE.as_secs();
+                let found =
+                    format!("NATS did not confirm {record} within {seconds} s; it may be stored or not");
+                return Err(Failure::trouble(found).remedy(
+                    "Send it once more, which does no harm. A full stream or disk shows in the log of nats-server",
+                ));
             }
         }
     }
-    Err(Failure::trouble(format!(
-        "{record} was not sent again: others kept publishing commands of it. Try again when that is over"
-    )))
+    let found = format!("{record} was not sent again: others kept publishing commands of it");
+    Err(Failure::trouble(found).remedy("Try again when that is over"))
 }
 
 /// What the streams tell about the versions of a record.

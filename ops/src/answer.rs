@@ -56,8 +56,9 @@ impl Finding {
         found: impl Into<String>,
         action: impl Into<String>,
     ) -> Finding {
-        let finding = Finding::ok(code, what, found);
-        Finding { severity: Severity::Warning, action: action.into(), ..finding }
+        let (finding, action) = (Finding::ok(code, what, found), action.into());
+        debug_assert!(!action.is_empty(), "{code} does not say what to do");
+        Finding { severity: Severity::Warning, action, ..finding }
     }
 
     /// Finds something that does not work.
@@ -108,23 +109,31 @@ impl<T: Serialize> Answer<T> {
     }
 }
 
-/// Prints a failure in the shape of an answer.
-pub fn tell_failure(failure: &Failure) {
-    let code = match failure.exit {
-        Exit::Fine | Exit::Trouble => "failed",
-        Exit::Settings => "settings",
-        Exit::Environment => "environment",
-    };
+/// Tells a failure: with `json` in the shape of an answer, otherwise on standard error.
+pub fn tell_failure(failure: &Failure, json: bool) {
+    if json {
+        // A failure holds nothing but text, which always serialises.
+        print(&terminal::json(&serde_json::to_string_pretty(&of_failure(failure)).unwrap_or_default()));
+    } else {
+        eprintln!("rollcall: {}", terminal::text(&failure_text(failure)));
+    }
+}
+
+/// Puts a failure into the shape of an answer.
+pub fn of_failure(failure: &Failure) -> Answer<()> {
     let finding = Finding {
         severity: Severity::Error,
-        code,
+        code: failure.code,
         message: failure.text.clone(),
-        action: String::new(),
+        action: failure.action.clone(),
         is_setting: failure.exit == Exit::Settings,
     };
-    let answer = Answer::new(failure.text.clone(), (), vec![finding]);
-    // A failure holds nothing but text, which always serialises.
-    print(&terminal::json(&serde_json::to_string_pretty(&answer).unwrap_or_default()));
+    Answer::new(failure.text.clone(), (), vec![finding])
+}
+
+/// Tells a failure to people.
+pub fn failure_text(failure: &Failure) -> String {
+    format!("{}\n  -> {}", failure.text, failure.action)
 }
 
 /// Prints to standard output. Whoever closed the pipe has read enough.

@@ -1,13 +1,15 @@
 //! The words that `rollcall` understands.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use schemas::Outcome;
 
 use crate::erase::Erase;
-use crate::exit::EXPLANATION;
+use crate::exit::{EXPLANATION, Failure};
 use crate::history::History;
 use crate::letters::DeadLetters;
 use crate::moment::Moment;
@@ -326,10 +328,59 @@ fn pace(text: &str) -> Result<f64, String> {
     pace.ok_or_else(|| "a number from 0.1 to 1000".to_owned())
 }
 
+/// Tells whether JSON is wanted, of a command line that could not be understood.
+pub fn wants_json(arguments: impl Iterator<Item = OsString>) -> bool {
+    arguments.skip(1).take_while(|argument| argument != "--").any(|argument| argument == "--json")
+}
+
+/// Makes a failure of what clap says about a command line: its first words are what is wrong, its tips what to do.
+pub fn failure(error: &clap::Error) -> Failure {
+    let said = error.render().to_string();
+    let mut parts = said.split("\n\n");
+    let wrong = match error.kind() {
+        // That is the whole help, and nothing else.
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => "nothing says what to do",
+        _ => parts.next().unwrap_or_default(),
+    };
+    let wrong = wrong.trim().trim_start_matches("error: ");
+    let tips = parts.filter_map(|part| part.trim().strip_prefix("tip: "));
+    let help = "the same command with --help tells what it takes";
+    let action = tips.chain([help]).collect::<Vec<_>>().join("; ");
+    Failure::settings(wrong).called("arguments").remedy(action)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use clap::CommandFactory;
+
+    #[test]
+    fn what_is_wrong_with_a_command_line_and_what_to_do_are_told_apart() {
+        let failure = |arguments: &[&str]| {
+            let words = ["rollcall", "--json"].iter().chain(arguments);
+            let error = CommandLine::try_parse_from(words).err().unwrap();
+            let told = failure(&error);
+            (told.text, told.action)
+        };
+        let (wrong, action) = failure(&["status", "--watc"]);
+        assert_eq!(wrong, "unexpected argument '--watc' found");
+        assert!(action.starts_with("a similar argument exists: '--watch'; "), "{action}");
+        let (wrong, action) = failure(&["completions", "abacus"]);
+        assert!(wrong.contains("'abacus'") && wrong.contains("bash, elvish"), "{wrong}");
+        assert!(!wrong.contains("Usage") && action.contains("--help"), "{wrong} {action}");
+        let (wrong, _) = failure(&["dead-letters", "show"]);
+        assert!(wrong.contains("not provided") && wrong.contains("<SEQUENCE>"), "{wrong}");
+        let (wrong, _) = failure(&[]);
+        assert!(!wrong.is_empty() && !wrong.contains("Exit codes"), "{wrong}");
+    }
+
+    #[test]
+    fn json_is_wanted_where_it_is_an_argument_of_ours() {
+        let wants = |arguments: &[&str]| wants_json(arguments.iter().map(OsString::from));
+        assert!(wants(&["rollcall", "status", "--bogus", "--json"]));
+        assert!(!wants(&["--json", "status"]), "the program's own name is no argument");
+        assert!(!wants(&["rollcall", "status", "--", "--json"]));
+    }
 
     #[test]
     fn the_command_line_is_consistent() {

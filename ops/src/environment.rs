@@ -27,11 +27,14 @@ impl Environment {
             None if Path::new(DEFAULT_FILE).is_file() => PathBuf::from(DEFAULT_FILE),
             None => return Ok(Environment::default()),
         };
-        let text = std::fs::read(&path)
-            .map_err(|error| Failure::settings(format!("Cannot read {}: {error}", path.display())))?;
+        let text = std::fs::read(&path).map_err(|error| {
+            Failure::settings(format!("Cannot read {}: {error}", path.display()))
+                .remedy("Name a readable file with --env-file, or leave it away")
+        })?;
         let pairs = parse(&text).map_err(|line| {
             // The line itself may hold a secret.
             Failure::settings(format!("{}: line {line} is not NAME=value", path.display()))
+                .remedy("Put that line right, or begin it with # to leave it out")
         })?;
         let mut environment = Environment::default();
         environment.set_absent(pairs);

@@ -31,23 +31,46 @@ pub const EXPLANATION: &str = "Exit codes: 0 fine; 1 something failed or was fou
 pub struct Failure {
     /// The exit code.
     pub exit: Exit,
-    /// What to tell the operator: whole sentences, no secrets.
+    /// Stable name of the kind of failure: `nats.connection`.
+    pub code: &'static str,
+    /// What was wrong and where: whole sentences, no secrets.
     pub text: String,
+    /// What to do next; never empty.
+    pub action: String,
 }
 
 impl Failure {
     /// Gives up because of settings.
     pub fn settings(text: impl fmt::Display) -> Failure {
-        Failure { exit: Exit::Settings, text: text.to_string() }
+        let action = "Put it right and run the command again; --help explains its arguments, .env.sample every setting";
+        Failure::new(Exit::Settings, "settings", text, action)
     }
 
     /// Gives up because something is missing around us.
     pub fn environment(text: impl fmt::Display) -> Failure {
-        Failure { exit: Exit::Environment, text: text.to_string() }
+        let action =
+            "Make it available and run the command again; `rollcall doctor` looks at everything around it";
+        Failure::new(Exit::Environment, "environment", text, action)
     }
 
     /// Gives up because something failed.
     pub fn trouble(text: impl fmt::Display) -> Failure {
-        Failure { exit: Exit::Trouble, text: text.to_string() }
+        let action =
+            "Run the command again; if that does not help, `rollcall doctor` says what is wrong around it";
+        Failure::new(Exit::Trouble, "failed", text, action)
+    }
+
+    fn new(exit: Exit, code: &'static str, text: impl fmt::Display, action: &str) -> Failure {
+        Failure { exit, code, text: text.to_string(), action: action.to_owned() }
+    }
+
+    /// Says what to do next, where more is known than the kind of failure.
+    pub fn remedy(self, action: impl Into<String>) -> Failure {
+        Failure { action: action.into(), ..self }
+    }
+
+    /// Names the kind of failure.
+    pub fn called(self, code: &'static str) -> Failure {
+        Failure { code, ..self }
     }
 }

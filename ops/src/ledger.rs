@@ -352,6 +352,6 @@ async fn waiting(stream: &Stream<()>, name: &str, stage: &str) -> Result<u64, Fa
 async fn last_sequence(stream: &Stream<()>, name: &str) -> Result<u64, Failure> {
     let info = stream.get_info().await;
     info.map(|info| info.state.last_sequence).map_err(|error| {
-        Failure::trouble(format!("Cannot look at {name}: {error}. Run `rollcall bootstrap`"))
+        Failure::trouble(format!("Cannot look at {name}: {error}")).remedy("`rollcall bootstrap` makes it")
     })
 }

@@ -35,35 +35,55 @@ mod wire;
 
 use std::process::ExitCode;
 
+use answer::Answer;
 use clap::{CommandFactory, Parser};
-
+use clap_complete::Shell;
 use cli::{CommandLine, Verb};
 use environment::Environment;
 use exit::{Exit, Failure};
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
-    let command_line = CommandLine::parse();
+    let command_line = match CommandLine::try_parse() {
+        Ok(command_line) => command_line,
+        // Help and the version are asked for as text.
+        Err(error) if !error.use_stderr() || !cli::wants_json(std::env::args_os()) => error.exit(),
+        Err(error) => {
+            let failure = cli::failure(&error);
+            answer::tell_failure(&failure, true);
+            return failure.exit.into();
+        }
+    };
     // Nothing of it may wait for a runtime: it has to outlive a process that was killed.
     if let Verb::Reap { lock } = &command_line.verb {
         return up::reap(lock).into();
     }
-    if let Verb::Completions { shell } = &command_line.verb {
-        clap_complete::generate(*shell, &mut CommandLine::command(), "rollcall", &mut std::io::stdout());
-        return Exit::Fine.into();
-    }
-    let outcome = start(&command_line);
+    let outcome = match &command_line.verb {
+        // It takes no settings, so none can be in its way.
+        Verb::Completions { shell } => completions(*shell, command_line.json),
+        _ => start(&command_line),
+    };
     match outcome {
         Ok(exit) => exit.into(),
         Err(failure) => {
-            if command_line.json {
-                answer::tell_failure(&failure);
-            } else {
-                eprintln!("rollcall: {}", terminal::text(&failure.text));
-            }
+            answer::tell_failure(&failure, command_line.json);
             failure.exit.into()
         }
     }
+}
+
+fn completions(shell: Shell, json: bool) -> Result<Exit, Failure> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut CommandLine::command(), "rollcall", &mut script);
+    let script = String::from_utf8(script).map_err(Failure::trouble)?;
+    if !json {
+        // As it is: a shell reads it, not a terminal.
+        answer::print(script.trim_end());
+        return Ok(Exit::Fine);
+    }
+    let summary = format!("A script that completes rollcall in {shell} is in result.script.");
+    let result = serde_json::json!({"shell": shell.to_string(), "script": script});
+    Answer::new(summary, result, Vec::new()).tell(json, |answer| answer.summary.clone())
 }
 
 fn start(command_line: &CommandLine) -> Result<Exit, Failure> {

@@ -22,7 +22,7 @@ pub enum NatsError {
     #[error(transparent)]
     Settings(#[from] SettingsError),
     /// No server answered.
-    #[error("NATS did not answer as JetStream within {} s: {reason}", PATIENCE.as_secs())]
+    #[error("NATS did not answer as JetStream: {reason}")]
     NoAnswer {
         /// The last word about it.
         reason: String,
@@ -33,9 +33,9 @@ impl From<NatsError> for Failure {
     fn from(error: NatsError) -> Failure {
         match error {
             NatsError::Settings(error) => Failure::settings(error),
-            error @ NatsError::NoAnswer { .. } => Failure::environment(format!(
-                "{error}. Set NATS_URL as the stages have it, or start `rollcall up` with the same STATE_DIR"
-            )),
+            error @ NatsError::NoAnswer { .. } => Failure::environment(error)
+                .called("nats.connection")
+                .remedy("Set NATS_URL as the stages have it, or start `rollcall up` with the same STATE_DIR"),
         }
     }
 }
@@ -90,9 +90,19 @@ async fn connect_named(name: &str, settings: &NatsSettings) -> Result<Broker, Na
     let broker = Broker::connect(name, settings, Health::default(), CancellationToken::new())
         .await
         .map_err(|error| no_answer(error.to_string()))?;
+    answers(&broker).await?;
+    Ok(broker)
+}
+
+/// Makes sure that JetStream answers.
+pub async fn answers(broker: &Broker) -> Result<(), NatsError> {
+    let no_answer = |reason: String| NatsError::NoAnswer { reason };
     match tokio::time::timeout(PATIENCE, broker.jetstream().query_account()).await {
-        Ok(Ok(_)) => Ok(broker),
+        Ok(Ok(_)) => Ok(()),
         Ok(Err(error)) => Err(no_answer(error.to_string())),
-        Err(_) => Err(no_answer("check the address, the credentials and that JetStream is on".into())),
+        Err(_) => Err(no_answer(format!(
+            "nothing came for {} s; check the address, the credentials and that JetStream is on",
+            PATIENCE.as_secs()
+        ))),
     }
 }

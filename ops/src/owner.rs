@@ -61,9 +61,9 @@ pub fn check_both_crms(environment: &Environment) -> Result<(), Failure> {
         _ => return Ok(()),
     };
     Err(Failure::settings(format!(
-        "{lone}: found an address on this machine, as that of a double, or nothing, though the other CRM is a real one. \
-         Set both, or neither for the demo"
-    )))
+        "{lone}: found an address on this machine, as that of a double, or nothing, though the other CRM is a real one"
+    ))
+    .remedy("Set both, or neither for the demo"))
 }
 
 /// Tells whether an address is on this machine's loopback.
@@ -93,9 +93,13 @@ pub async fn check(broker: &Broker, portal: &str, change: Change) -> Result<Opti
     let Ok(stream) = broker.jetstream().get_stream(RAW.name).await else { return Ok(None) };
     match stream.cached_info().config.metadata.get(MARK) {
         Some(owner) if owner != portal && change == Change::Refuse => Err(Failure::settings(format!(
-            "the streams in NATS hold the records of {owner}, and the settings name {portal}. Use another NATS, or \
-             another volume for it. Should the portal only have a new name: rollcall bootstrap --portal-renamed."
-        ))),
+            "the streams in NATS hold the records of {owner}, and the settings name {portal}"
+        ))
+        .called("nats.owner")
+        .remedy(
+            "Use another NATS, or another volume for it. Should the portal only have a new name: `rollcall bootstrap \
+             --portal-renamed`",
+        )),
         owner => Ok(owner.filter(|owner| *owner != portal).cloned()),
     }
 }

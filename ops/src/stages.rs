@@ -26,16 +26,18 @@ pub fn folder() -> Result<PathBuf, Failure> {
 /// Asks every stage whether its settings will do, and refuses them with all mistakes at once.
 pub async fn check_settings(folder: &Path, environment: &Environment) -> Result<(), Failure> {
     let problems = setting_problems(folder, environment).await?;
-    if problems.is_empty() { Ok(()) } else { Err(Failure::settings(all_problems(&problems))) }
+    if problems.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::settings(all_problems(&problems)).remedy(".env.sample explains every setting"))
 }
 
 fn all_problems(problems: &[String]) -> String {
-    let mut text = "these settings are to be put right before anything can start:".to_owned();
+    let mut text = "these settings are to be put right:".to_owned();
     for problem in problems {
         text.push_str("\n  ");
         text.push_str(problem);
     }
-    text.push_str("\n.env.sample explains every setting.");
     text
 }
 
@@ -93,8 +95,7 @@ mod tests {
 
     #[test]
     fn each_mistake_is_a_line_of_its_own() {
-        let said =
-            "mapper: 2 settings to put right before anything can start:\n  A: found nothing\n  B: found `x`";
+        let said = "mapper: 2 settings to put right:\n  A: found nothing\n  B: found `x`";
         assert_eq!(lines(said), ["A: found nothing", "B: found `x`"]);
         assert_eq!(lines("panicked\n"), ["panicked"]);
     }

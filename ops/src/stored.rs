@@ -108,7 +108,8 @@ pub async fn read(
         ..OrderedConfig::default()
     };
     let consumer = handle.create_consumer(config).await.map_err(|error| {
-        Failure::environment(format!("cannot read stream {stream}: {error}. `rollcall bootstrap` makes it"))
+        Failure::environment(format!("cannot read stream {stream}: {error}"))
+            .remedy("`rollcall bootstrap` makes it")
     })?;
     let mut left = consumer.cached_info().num_pending;
     if left == 0 {

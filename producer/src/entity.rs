@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use runtime::faults;
-use schemas::Entity;
+use schemas::{Entity, Poll};
 
 use crate::walk::Moment;
 
@@ -54,6 +54,11 @@ pub struct EntitySettings {
 }
 
 impl Plan {
+    /// Tells of a poll of it, while the portal's clock showed `observed`.
+    pub fn poll(&self, observed: Moment) -> Poll {
+        Poll { observed, interval_seconds: self.interval.as_secs_f64().ceil() as u64 }
+    }
+
     /// Returns the plan of contacts.
     pub fn contacts(created_from: Moment, settings: EntitySettings) -> Plan {
         Plan {

@@ -67,6 +67,9 @@ impl Stage for Producer {
         health.set_bound(true);
         let client = portal_client(&config, &broker).await?;
         let metrics = ProducerMetrics::register(broker.metrics());
+        for plan in [&config.contacts, &config.deals] {
+            metrics.note_interval(plan.entity, plan.interval);
+        }
         let _refreshes = metrics.follow(broker.metrics(), client.clone());
         // In a set, so that it ends with this future.
         let mut notes = JoinSet::new();

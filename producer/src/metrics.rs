@@ -1,6 +1,7 @@
 //! What the producer counts.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bitrix24::Client;
 use chrono::Utc;
@@ -18,6 +19,7 @@ pub struct ProducerMetrics {
     read: Counters<1>,
     published: Counters<1>,
     watermark: Gauges<1>,
+    interval: Gauges<1>,
     age: Gauges<1>,
     watermarks: Arc<Mutex<[Option<Moment>; 2]>>,
 }
@@ -41,6 +43,11 @@ impl ProducerMetrics {
             watermark: metrics.gauges(
                 "rollcall_watermark_timestamp_seconds",
                 "Modification time up to which everything is published, on the portal's clock, in seconds since 1970.",
+                ["entity"],
+            ),
+            interval: metrics.gauges(
+                "rollcall_poll_interval_seconds",
+                "Time from one poll to the next, as it is set.",
                 ["entity"],
             ),
             age: metrics.gauges(
@@ -75,6 +82,11 @@ impl ProducerMetrics {
     /// Counts a poll that ended early.
     pub fn note_failure(&self, needs_a_person: bool) {
         self.failures.add([if needs_a_person { "person" } else { "time" }], 1);
+    }
+
+    /// Notes how often an entity is polled.
+    pub fn note_interval(&self, entity: Entity, interval: Duration) {
+        self.interval.set([entity.token()], interval.as_secs_f64());
     }
 
     /// Notes how far an entity was read.

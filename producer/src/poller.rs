@@ -214,7 +214,9 @@ impl Poller {
         let readings = self.complete(place, records, answered.observed, lane).await?;
         let cause = span.as_ref().map(Span::context);
         let first = self.jobs[place].plan.first_watermark;
-        let step = walk::advance(self.spans, first, stored.checkpoint.as_ref(), question, answered, ceiling);
+        let mut step =
+            walk::advance(self.spans, first, stored.checkpoint.as_ref(), question, answered, ceiling);
+        step.checkpoint.poll = Some(self.jobs[place].plan.poll(answered.observed));
         let is_early = faults::is_planted("checkpoint-before-publish");
         if is_early {
             self.checkpoints.store(entity, &stored, &step.checkpoint).await?;

@@ -83,11 +83,19 @@ pub fn advance(
     match answered.next {
         Some(cursor) if question.from < until => {
             let window = Window { from: question.from, until, cursor };
-            Step { checkpoint: Checkpoint { watermark, window: Some(window), polls }, read_until: None }
+            Step {
+                checkpoint: Checkpoint { watermark, window: Some(window), polls, poll: None },
+                read_until: None,
+            }
         }
         // Where nothing lies below the end of the window, there is nothing to walk, however many rows came.
         _ => Step {
-            checkpoint: Checkpoint { watermark: watermark.max(until), window: None, polls: polls + 1 },
+            checkpoint: Checkpoint {
+                watermark: watermark.max(until),
+                window: None,
+                polls: polls + 1,
+                poll: None,
+            },
             read_until: Some(until),
         },
     }
@@ -153,7 +161,7 @@ mod tests {
     }
 
     fn polled(watermark: i64, polls: u64) -> Checkpoint {
-        Checkpoint { watermark: at(watermark), window: None, polls }
+        Checkpoint { watermark: at(watermark), window: None, polls, poll: None }
     }
 
     fn ask(stored: Option<&Checkpoint>) -> Question {
@@ -180,7 +188,7 @@ mod tests {
     fn a_full_page_freezes_a_window_that_is_walked_to_its_end() {
         let opened = answer(Some(&polled(1_000, 4)), 1_060, Some(77)).checkpoint;
         let window = Window { from: at(880), until: at(1_058), cursor: 77 };
-        assert_eq!(opened, Checkpoint { watermark: at(1_000), window: Some(window), polls: 4 });
+        assert_eq!(opened, Checkpoint { watermark: at(1_000), window: Some(window), polls: 4, poll: None });
 
         let further = answer(Some(&opened), 1_090, Some(99)).checkpoint;
         assert_eq!(ask(Some(&further)), Question { from: at(880), until: Some(at(1_058)), after: 99 });
@@ -242,7 +250,7 @@ mod tests {
     #[test]
     fn a_first_watermark_in_the_future_is_not_undercut() {
         let future = at(50_000);
-        let stored = Checkpoint { watermark: future, window: None, polls: 1 };
+        let stored = Checkpoint { watermark: future, window: None, polls: 1, poll: None };
         let clock = follow_clock(SPANS, None, at(10), future, None);
         assert_eq!(question(SPANS, future, Some(&stored), clock.floor).from, at(49_880));
     }

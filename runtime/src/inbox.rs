@@ -1,6 +1,7 @@
 //! A consumer as the stages see it: deliveries come in, verdicts go out. Only here is anything acked.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -11,6 +12,7 @@ use async_nats::jetstream::{AckKind, Message};
 use async_nats::{HeaderMap, Subject};
 use base64::Engine;
 use bytes::Bytes;
+use chrono::{DateTime, SecondsFormat, Utc};
 use futures::{FutureExt, StreamExt};
 use schemas::streams::{ATTEMPTS, ConsumerDefinition};
 use schemas::{DeadLetter, Encoded, Envelope, EnvelopeError, EventData, RecordRef};
@@ -20,6 +22,7 @@ use tokio::time::Instant;
 use crate::broker::{Broker, BrokerError, Bucket, jitter};
 use crate::faults;
 use crate::metrics::HeldDelivery;
+use crate::outside;
 use crate::publish::{Outgoing, PublishError};
 use crate::trace::{self, Kind, Span, SpanContext, TRACEPARENT, Tracer};
 
@@ -337,6 +340,37 @@ async fn report_progress(message: Incoming, progress: Arc<Progress>) {
     }
 }
 
+/// Deliveries of a message that were begun and never ended, as the bucket keeps them: `3 2026-01-10T10:00:00Z`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Unfinished {
+    count: u64,
+    /// When that was first noticed; not told where an earlier version began to count.
+    since: Option<DateTime<Utc>>,
+}
+
+impl Unfinished {
+    fn parse(value: &[u8]) -> Option<Unfinished> {
+        let text = std::str::from_utf8(value).ok()?;
+        let (count, since) = text.split_once(' ').map_or((text, None), |(count, since)| (count, Some(since)));
+        let since = since.and_then(|since| DateTime::parse_from_rfc3339(since).ok());
+        Some(Unfinished { count: count.parse().ok()?, since: since.map(|since| since.to_utc()) })
+    }
+
+    /// Counts one that was noticed now.
+    fn another(self, now: DateTime<Utc>) -> Unfinished {
+        let since = if self.count == 0 { Some(now) } else { self.since };
+        Unfinished { count: self.count + 1, since }
+    }
+}
+
+impl fmt::Display for Unfinished {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.count)?;
+        let since = self.since.map(|since| since.to_rfc3339_opts(SecondsFormat::AutoSi, true));
+        since.map_or(Ok(()), |since| write!(f, " {since}"))
+    }
+}
+
 /// Where a delivery stands in its stream and consumer.
 struct Place {
     sequence: u64,
@@ -546,7 +580,7 @@ impl Inbox {
     ///
     /// Costs nothing for a first delivery.
     pub async fn is_suspect(&self, delivery: &Delivery) -> Result<bool, BrokerError> {
-        Ok(delivery.deliveries > 1 && self.unfinished(delivery).await? > 0)
+        Ok(delivery.deliveries > 1 && self.unfinished(delivery).await?.count > 0)
     }
 
     /// Waits until no other suspect of this process is in hand. Who died more often lets the others go first.
@@ -554,7 +588,7 @@ impl Inbox {
         &self,
         delivery: &Delivery,
     ) -> Result<OwnedSemaphorePermit, BrokerError> {
-        let unfinished = self.unfinished(delivery).await?;
+        let unfinished = self.unfinished(delivery).await?.count;
         self.broker.pause(AFTER_OTHERS * u32::try_from(unfinished.saturating_sub(1)).unwrap_or(0)).await?;
         let stopping = self.broker.stopping().clone();
         tokio::select! {
@@ -572,16 +606,17 @@ impl Inbox {
             return Ok(true);
         }
         let unfinished = self.unfinished(delivery).await?;
-        if unfinished >= MAX_UNFINISHED {
+        if unfinished.count >= MAX_UNFINISHED {
             return Ok(false);
         }
-        self.attempts.put(&delivery.attempt_key, Bytes::from((unfinished + 1).to_string())).await?;
+        let another = unfinished.another(outside::now());
+        self.attempts.put(&delivery.attempt_key, another.to_string().into()).await?;
         Ok(true)
     }
 
-    async fn unfinished(&self, delivery: &Delivery) -> Result<u64, BrokerError> {
+    async fn unfinished(&self, delivery: &Delivery) -> Result<Unfinished, BrokerError> {
         let stored = self.attempts.get(&delivery.attempt_key).await?;
-        Ok(stored.and_then(|(value, _)| std::str::from_utf8(&value).ok()?.parse().ok()).unwrap_or(0))
+        Ok(stored.and_then(|(value, _)| Unfinished::parse(&value)).unwrap_or_default())
     }
 
     /// Does what a verdict says. After an error the message will come again.
@@ -617,20 +652,26 @@ impl Inbox {
     /// Has a delivery come again whose handler panicked; the count of unfinished deliveries stands.
     pub async fn return_after_panic(&self, mut delivery: Delivery) -> Result<(), BrokerError> {
         if delivery.deliveries <= 1 {
-            self.attempts.put(&delivery.attempt_key, Bytes::from_static(b"1")).await?;
+            let first = Unfinished::default().another(outside::now());
+            self.attempts.put(&delivery.attempt_key, first.to_string().into()).await?;
         }
         self.note_settled(&mut delivery, "panicked");
         delivery.message.acknowledge(AckKind::Nak(Some(PANIC_PAUSE))).await
     }
 
     async fn bury(&self, delivery: Delivery, reason: &str) -> Result<(), BrokerError> {
-        let letter = self.letter(&delivery, reason);
+        // One that never failed before fails now.
+        let before =
+            if delivery.deliveries > 1 { self.unfinished(&delivery).await? } else { Unfinished::default() };
+        let first_failed = before.another(outside::now()).since;
+        let letter = self.letter(&delivery, reason, first_failed);
         match trace::within(delivery.trace_context(), self.broker.publish(&letter)).await {
             Ok(_) => {}
             Err(PublishError::TooBig { .. }) => {
                 // The message itself stays in its stream; the letter says where.
                 let mut short = letter;
-                short.encoded.payload = self.letter_payload(&delivery, reason, String::new(), false);
+                short.encoded.payload =
+                    self.letter_payload(&delivery, reason, first_failed, String::new(), false);
                 self.broker.publish(&short).await.map_err(|_| BrokerError::Stopping)?;
             }
             Err(_) => return Err(BrokerError::Stopping),
@@ -639,7 +680,7 @@ impl Inbox {
         self.finish(delivery, AckKind::Term, "dead_letter").await
     }
 
-    fn letter(&self, delivery: &Delivery, reason: &str) -> Outgoing {
+    fn letter(&self, delivery: &Delivery, reason: &str, first_failed: Option<DateTime<Utc>>) -> Outgoing {
         let subject = match delivery.record() {
             Some(record) => schemas::subjects::dead_letter(self.stage, record),
             None => schemas::subjects::dead_letter_unknown(self.stage),
@@ -650,7 +691,7 @@ impl Inbox {
         };
         let encoded = Encoded {
             headers: vec![("content-type".to_owned(), schemas::envelope::CONTENT_TYPE.to_owned())],
-            payload: self.letter_payload(delivery, reason, payload, is_base64),
+            payload: self.letter_payload(delivery, reason, first_failed, payload, is_base64),
         };
         Outgoing::new(
             subject,
@@ -663,6 +704,7 @@ impl Inbox {
         &self,
         delivery: &Delivery,
         reason: &str,
+        first_failed: Option<DateTime<Utc>>,
         payload: String,
         payload_is_base64: bool,
     ) -> Vec<u8> {
@@ -673,6 +715,7 @@ impl Inbox {
             sequence: delivery.sequence,
             subject: delivery.subject().to_owned(),
             deliveries: delivery.deliveries,
+            first_failed,
             headers: delivery.headers(),
             payload,
             payload_is_base64,
@@ -731,5 +774,28 @@ impl Inbox {
             return;
         }
         let _gone = self.broker.client().flush().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unfinished_deliveries_are_counted_with_the_time_of_the_first() {
+        let now = |seconds: i64| DateTime::from_timestamp(1_800_000_000 + seconds, 0).unwrap();
+        let first = Unfinished::default().another(now(0));
+        assert_eq!(first.to_string(), "1 2027-01-15T08:00:00Z");
+        let second = Unfinished::parse(first.to_string().as_bytes()).unwrap().another(now(60));
+        assert_eq!(second, Unfinished { count: 2, since: Some(now(0)) });
+        let of_earlier = Unfinished::parse(b"3").unwrap();
+        assert_eq!(
+            of_earlier.another(now(0)),
+            Unfinished { count: 4, since: None },
+            "not told, so not made up"
+        );
+        assert_eq!(of_earlier.to_string(), "3");
+        assert_eq!(Unfinished::parse(b"2 soon"), Some(Unfinished { count: 2, since: None }));
+        assert_eq!(Unfinished::parse(b"many"), None);
     }
 }

@@ -146,7 +146,7 @@ pub struct SettingsError(pub Vec<SettingProblem>);
 
 impl fmt::Display for SettingsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} to put right before anything can start:", count(self.0.len(), "setting"))?;
+        write!(f, "{} to put right:", count(self.0.len(), "setting"))?;
         for problem in &self.0 {
             let SettingProblem { name, found, expected, example } = problem;
             write!(f, "\n  {name}: found {found}; expected {expected}, for example {name}={example}")?;

@@ -15,6 +15,18 @@ pub struct Checkpoint {
     /// Polls completed since the bucket was made; tells a caller that another one has gone by.
     #[serde(default)]
     pub polls: u64,
+    /// The poll that stored this, for whoever judges how old it is; none where an earlier version did.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub poll: Option<Poll>,
+}
+
+/// A poll, as its checkpoint tells of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Poll {
+    /// What the portal's clock showed.
+    pub observed: DateTime<FixedOffset>,
+    /// Seconds from one poll to the next.
+    pub interval_seconds: u64,
 }
 
 /// A frozen stretch of modification time `[from, until)` that is being walked by id.

@@ -1,6 +1,6 @@
 //! The facts that travel: one struct for the data of each event type.
 
-use chrono::{DateTime, FixedOffset, NaiveDate};
+use chrono::{DateTime, FixedOffset, NaiveDate, Utc};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -268,6 +268,9 @@ pub struct DeadLetter {
     pub subject: String,
     /// How often it was delivered.
     pub deliveries: u64,
+    /// When it first failed, as far as the stage noticed: one that was killed notices when the message comes again.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub first_failed: Option<DateTime<Utc>>,
     /// Its headers.
     pub headers: Vec<(String, String)>,
     /// Its payload: text where it is UTF-8, otherwise base64 of the bytes.

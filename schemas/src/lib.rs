@@ -10,7 +10,7 @@ pub mod streams;
 pub mod subjects;
 
 pub use answered::Answered;
-pub use checkpoint::{Checkpoint, Window};
+pub use checkpoint::{Checkpoint, Poll, Window};
 pub use envelope::{Encoded, Envelope, EnvelopeError, Version};
 pub use events::{
     Client, DeadLetter, EventData, Mapping, Outcome, RecordChanged, RecordMapped, RecordProcessed, Shown,

@@ -83,6 +83,7 @@ async fn bury(school: &School, subject: String, contact: u64) -> anyhow::Result<
         sequence: 1,
         subject: format!("b24.raw.contact.{contact}"),
         deliveries: 5,
+        first_failed: None,
         headers: Vec::new(),
         payload: person("8 926 777").to_string(),
         payload_is_base64: false,

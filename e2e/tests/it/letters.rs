@@ -267,6 +267,7 @@ async fn a_letter_that_arrives_during_a_redrive_stays() -> anyhow::Result<()> {
         sequence: 1,
         subject: subjects::command(contact.id, contact),
         deliveries: 1,
+        first_failed: None,
         headers: vec![("ce-rawsequence".into(), "1".into())],
         payload: String::new(),
         payload_is_base64: false,

@@ -130,6 +130,7 @@ fn dead_letters() -> Vec<Vec<u8>> {
         sequence: 7,
         subject: "crm.cmd.01.contact.39910".into(),
         deliveries: 5,
+        first_failed: None,
         headers: vec![("ce-id".into(), "x".into())],
         payload: "{\"mapping\":1}".into(),
         payload_is_base64: false,

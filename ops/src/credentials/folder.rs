@@ -102,10 +102,8 @@ pub fn key(file: &Path, dry: bool) -> Result<Key, Failure> {
     match std::fs::read_to_string(file) {
         Ok(seed) => {
             let pair = KeyPair::from_seed(seed.trim()).map_err(|_| {
-                Failure::trouble(format!(
-                    "{} holds no seed of an nkey. Remove it, and run this again to have a new one.",
-                    file.display()
-                ))
+                let action = "Remove it, and run the command again to have a new one";
+                Failure::trouble(format!("{} holds no seed of an nkey", file.display())).remedy(action)
             })?;
             Ok(made(pair.public_key(), false))
         }

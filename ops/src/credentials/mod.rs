@@ -28,17 +28,18 @@ struct Made {
 #[derive(Debug, Serialize)]
 struct MadeUser {
     name: String,
-    public_key: String,
+    /// None where the key would be made: it would be another one.
+    public_key: Option<String>,
     seed_file: PathBuf,
     /// Tells whether the key was made just now.
     is_new: bool,
 }
 
 impl MadeUser {
-    fn new(name: &str, key: &Key) -> MadeUser {
+    fn new(name: &str, key: &Key, dry: bool) -> MadeUser {
         MadeUser {
             name: name.to_owned(),
-            public_key: key.public.clone(),
+            public_key: (!(dry && key.is_new)).then(|| key.public.clone()),
             seed_file: key.file.clone(),
             is_new: key.is_new,
         }
@@ -53,7 +54,7 @@ pub fn run(arguments: &cli::Credentials, json: bool) -> Result<Exit, Failure> {
     let (mut users, mut made) = (Vec::new(), Vec::new());
     for user in permissions::own_users() {
         let key = folder::key(&folder.seed_of(&user), dry)?;
-        made.push(MadeUser::new(&user.name, &key));
+        made.push(MadeUser::new(&user.name, &key, dry));
         users.push((user, key.public));
     }
     let mut keyed = Vec::new();
@@ -62,7 +63,7 @@ pub fn run(arguments: &cli::Credentials, json: bool) -> Result<Exit, Failure> {
         if !dry {
             folder.keep(&subscriber)?;
         }
-        made.push(MadeUser::new(&subscriber.name, &key));
+        made.push(MadeUser::new(&subscriber.name, &key, dry));
         keyed.push((subscriber, key.public));
     }
     let text = conf::text(&users, &keyed);
@@ -125,7 +126,8 @@ fn told(answer: &Answer<Made>) -> String {
 
 fn line(user: &MadeUser) -> String {
     let word = if user.is_new { "new " } else { "kept" };
-    format!("{word}  {}  {}  {}", user.name, user.public_key, user.seed_file.display())
+    let key = user.public_key.as_deref().unwrap_or("(a new key)");
+    format!("{word}  {}  {key}  {}", user.name, user.seed_file.display())
 }
 
 #[cfg(test)]

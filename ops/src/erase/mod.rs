@@ -182,9 +182,8 @@ async fn delete_one(stream: &Stream<()>, name: &str, sequence: u64) -> Result<()
         // Gone by itself: by age, or because a parked command's time had come.
         Err(error) if matches!(error.kind(), DeleteMessageErrorKind::JetStream(_)) => Ok(()),
         Ok(false) => Err(Failure::trouble(format!("NATS refused to delete message {sequence} of {name}"))),
-        Err(error) => Err(Failure::trouble(format!(
-            "Message {sequence} of {name} was not deleted: {error}. Run the same command again"
-        ))),
+        Err(error) => Err(Failure::trouble(format!("Message {sequence} of {name} was not deleted: {error}"))
+            .remedy("Run the same command again")),
     }
 }
 

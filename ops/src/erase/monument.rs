@@ -175,7 +175,8 @@ async fn publish(
             Err(error) => return Err(Failure::trouble(error)),
         }
     }
-    Err(Failure::trouble(format!("{record} keeps being published about; run the same command again")))
+    Err(Failure::trouble(format!("{record} keeps being published about"))
+        .remedy("Run the same command again"))
 }
 
 #[cfg(test)]

@@ -24,9 +24,8 @@ pub async fn delete(broker: &Broker, sequence: u64) -> Result<(), Failure> {
     let stream = broker.stream(DEAD_LETTERS.name).await.map_err(Failure::trouble)?;
     let deleted = stream.delete_message(sequence).await;
     let failed = |why: &dyn std::fmt::Display| {
-        Failure::trouble(format!(
-            "dead letter {sequence} was not deleted: {why}. It is harmless where it is; discard it later"
-        ))
+        Failure::trouble(format!("dead letter {sequence} was not deleted: {why}"))
+            .remedy("It is harmless where it is; discard it later")
     };
     match deleted {
         Ok(true) => Ok(()),

@@ -220,8 +220,8 @@ async fn discard(
 async fn letters(broker: &Broker, chosen: &Chosen) -> Result<Vec<Letter>, Failure> {
     if chosen.sequences.is_empty() {
         if chosen.filter.is_empty() && !chosen.all {
-            return Err(Failure::settings(
-                "which letters? Name their sequences, or use --stage, --contact, --deal, --reason, --since, --until or --all; \
+            return Err(Failure::settings("nothing says which letters").remedy(
+                "Name their sequences, or use --stage, --contact, --deal, --reason, --since, --until or --all; \
                  `rollcall dead-letters list` shows what is there",
             ));
         }
@@ -242,7 +242,7 @@ async fn letters(broker: &Broker, chosen: &Chosen) -> Result<Vec<Letter>, Failur
 
 fn absent(sequences: &[u64]) -> Failure {
     let sequences = sequences.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
-    Failure::settings(format!(
-        "there is no dead letter {sequences}; nothing was done. `rollcall dead-letters list` shows what is there"
-    ))
+    Failure::settings(format!("there is no dead letter {sequences}; nothing was done"))
+        .called("letters.absent")
+        .remedy("`rollcall dead-letters list` shows what is there")
 }

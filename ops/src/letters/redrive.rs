@@ -205,6 +205,7 @@ mod tests {
             sequence: 3,
             subject: "crm.cmd.01.contact.39910".into(),
             deliveries: 1,
+            first_failed: None,
             headers,
             payload: String::from_utf8(payload.to_vec()).unwrap(),
             payload_is_base64: false,

@@ -53,6 +53,8 @@ pub struct Letter {
     pub reason: String,
     /// How often it was delivered.
     pub deliveries: u64,
+    /// When its message first failed, as far as the stage noticed; none in letters of earlier versions.
+    pub first_failed: Option<DateTime<Utc>>,
     /// Stream of the message.
     pub stream: String,
     /// Its sequence there.
@@ -74,13 +76,14 @@ impl Letter {
             record: record.map(records::name),
             reason: "this is no letter of Rollcall".to_owned(),
             deliveries: 0,
+            first_failed: None,
             stream: String::new(),
             stream_sequence: 0,
             raw_sequence: None,
         };
         if let Ok(read) = read {
             letter.raw_sequence = raw_sequence_of(&read);
-            letter.deliveries = read.deliveries;
+            (letter.deliveries, letter.first_failed) = (read.deliveries, read.first_failed);
             (letter.reason, letter.stage) = (read.reason, read.stage);
             (letter.stream, letter.stream_sequence) = (read.stream, read.sequence);
         }
@@ -163,6 +166,7 @@ pub(crate) mod tests {
             record: Some("contact/39910".into()),
             reason: reason.into(),
             deliveries: 5,
+            first_failed: DateTime::from_timestamp(1_800_000_000 - 1_800, 0),
             stream: "B24_RAW".into(),
             stream_sequence: 7,
             raw_sequence: Some(7),
@@ -211,6 +215,7 @@ pub(crate) mod tests {
             sequence: 7,
             subject: "b24.raw.contact.1".into(),
             deliveries: 1,
+            first_failed: None,
             headers: vec![("ce-rawsequence".into(), "5".into())],
             payload: String::new(),
             payload_is_base64: false,

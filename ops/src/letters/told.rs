@@ -84,13 +84,16 @@ pub fn discarded(answer: &Answer<Discarded>) -> String {
 fn table(letters: &[Letter], now: DateTime<Utc>) -> String {
     let mut text = String::new();
     for letter in letters {
-        let Letter { sequence, stage, record, reason, deliveries, .. } = letter;
+        let Letter { sequence, stage, record, reason, deliveries, first_failed, .. } = letter;
+        // Letters of earlier versions do not tell.
+        let first = first_failed.map_or_else(|| "?".to_owned(), |first| age(now - first));
         let (age, record) = (age(now - letter.at), record.as_deref().unwrap_or("unknown"));
         let (stage, reason) = (line(stage), line(reason));
         // Writing to a string cannot fail.
         let _ = writeln!(
             text,
-            "{sequence:>6}  {age:>5} ago  {stage:<13}  {record:<16}  {deliveries:>3} deliveries  {reason}"
+            "{sequence:>6}  {age:>5} ago  {stage:<13}  {record:<16}  {deliveries:>3} deliveries, first failed {first:>5} ago  \
+             {reason}"
         );
     }
     text
@@ -115,6 +118,7 @@ pub fn whole(answer: &Answer<Whole>) -> String {
     let lines = [
         ("letter", letter.sequence.to_string()),
         ("given up", exact(letter.at)),
+        ("first failed", letter.first_failed.map_or_else(|| "not told".to_owned(), exact)),
         ("stage", letter.stage.clone()),
         ("reason", letter.reason.clone()),
         ("record", letter.record.clone().unwrap_or_else(|| "unknown".into())),
@@ -187,6 +191,9 @@ mod tests {
         let words: Vec<&str> = text.split_whitespace().collect();
         assert_eq!(words[..5], ["12", "1", "h", "ago", "mapper"]);
         assert!(text.contains("contact/39910") && text.contains("`ce-id` is missing"), "{text}");
+        assert!(text.contains("5 deliveries, first failed   2 h ago"), "{text}");
+        let of_earlier = Letter { first_failed: None, ..letter };
+        assert!(table(std::slice::from_ref(&of_earlier), of_earlier.at).contains("first failed     ? ago"));
         assert_eq!(age(TimeDelta::days(3)), "3 d");
     }
 
@@ -227,6 +234,7 @@ mod tests {
             sequence: 3,
             subject: "crm.cmd.01.contact.39910".into(),
             deliveries: 1,
+            first_failed: None,
             headers,
             payload: r#"{"last_name":"Осинкин"}"#.into(),
             payload_is_base64: false,

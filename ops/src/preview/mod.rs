@@ -54,9 +54,8 @@ pub async fn run(environment: &Environment, arguments: &cli::Preview, json: bool
             let preview = newest(&ledger, &mapping.rules, record).await?;
             told::one(&preview, &mapping.origin, privacy, Vec::new()).tell(json, told::one_text)
         }
-        _ => Err(Failure::settings(
-            "name one thing to preview: a record (`contact 39910`), --file FILE, `-` for standard input, or \
-             --from-stream",
+        _ => Err(Failure::settings("nothing, or more than one thing, is named to preview").remedy(
+            "Name one: a record (`contact 39910`), --file FILE, `-` for standard input, or --from-stream",
         )),
     }
 }
@@ -97,7 +96,8 @@ async fn newest(ledger: &Ledger, rules: &Rules, record: RecordRef) -> Result<Pre
     let Some(message) = ledger.newest_raw(record).await? else {
         return Err(Failure::trouble(format!(
             "{name} is not among the raw records: it is outside the selection, was not read yet, or is no longer kept"
-        )));
+        ))
+        .remedy("See with `rollcall status` how far is read; an edit in Bitrix24 has a record read anew"));
     };
     let sequence = message.sequence;
     let (_, changed) = message.decode::<RecordChanged>().map_err(|error| {

@@ -12,7 +12,6 @@ mod walk;
 use std::collections::BTreeMap;
 
 use chrono::{TimeDelta, Utc};
-use indicatif::ProgressBar;
 use producer::{Survey, portal_client};
 use runtime::{CancellationToken, Reader};
 use schemas::Entity;
@@ -26,6 +25,7 @@ use crate::environment::Environment;
 use crate::exit::{Exit, Failure};
 use crate::ledger::Ledger;
 use crate::mask::Mask;
+use crate::progress::LongProgress;
 use crate::{comparison, nats, owner, records};
 use found::Found;
 use memory::Streams;
@@ -71,7 +71,8 @@ async fn prepare(
     let reader = Reader::new(&source);
     let config = producer::Config::read(&reader);
     let config = reader.finish(|| config).map_err(Failure::settings)?;
-    let unreadable = |what: &str| Failure::settings(format!("{what}: run `rollcall doctor`"));
+    let unreadable =
+        |what: &str| Failure::settings(what).remedy("`rollcall doctor` says what is wrong with it");
     let Readable { portal, otmechalka } = Readable::read(environment);
     let otmechalka =
         otmechalka.ok_or_else(|| unreadable("OTMECHALKA_URL and what belongs to it cannot be used"))?;
@@ -117,18 +118,16 @@ async fn everything(walk: &mut Walk, arguments: &cli::Reconcile) -> Result<Progr
         );
     }
     let mut progress = left.unwrap_or_else(|| Progress::begin(walk.is_repair, now));
-    // Shown on a terminal only.
-    let bar = ProgressBar::new_spinner();
+    let mut bar =
+        LongProgress::new(walk.known_before(progress.reading), walk.known(), "known records compared");
     while let Some((entity, after)) = progress.reading {
-        bar.set_message(format!(
-            "{entity}s behind {after}, {} findings",
-            progress.counts.values().sum::<u64>()
-        ));
-        bar.tick();
         walk.step(&mut progress, entity, after).await?;
         progress::store(&bucket, &progress).await.map_err(unavailable)?;
+        let findings: u64 = progress.counts.values().sum();
+        let known = walk.known_before(progress.reading) - walk.known_before(Some((entity, after)));
+        bar.advance(known, &format!("{entity}s behind {after}, {findings} findings"));
     }
-    bar.finish_and_clear();
+    bar.end();
     progress.conclude();
     progress::forget(&bucket).await.map_err(unavailable)?;
     Ok(progress)

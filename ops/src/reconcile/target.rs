@@ -55,7 +55,8 @@ impl Otmechalka {
             };
             let wait = match error.class() {
                 ErrorClass::Unauthorized => {
-                    return Err(Failure::trouble(format!("{error}; nothing was changed")));
+                    return Err(Failure::trouble(format!("{error}; nothing was changed"))
+                        .remedy("Put OTMECHALKA_TOKEN right; `rollcall doctor` tries it"));
                 }
                 ErrorClass::RateLimited { retry_after } => retry_after.unwrap_or(pause).min(LONGEST_PAUSE),
                 ErrorClass::Transient | ErrorClass::NotFound | ErrorClass::Refused { .. } => pause,
@@ -65,9 +66,8 @@ impl Otmechalka {
         }
         match self.try_ask(Entity::Contact, NOBODY).await {
             Ok(_) => Ok(None),
-            Err(error) => Err(Failure::environment(format!(
-                "{error}. Run the same command once otmechalka is well: it goes on where it was"
-            ))),
+            Err(error) => Err(Failure::environment(error)
+                .remedy("Run the same command once otmechalka is well: it goes on where it was")),
         }
     }
 

@@ -88,6 +88,20 @@ impl Walk {
         Ok(())
     }
 
+    /// Counts the records of which a result is kept.
+    pub fn known(&self) -> u64 {
+        self.remembered.iter().map(|ids| ids.len() as u64).sum()
+    }
+
+    /// Counts those of them that come before a place; all where everything is read.
+    pub fn known_before(&self, reading: Option<(Entity, u64)>) -> u64 {
+        let Some((entity, after)) = reading else { return self.known() };
+        let (before, at) = self.remembered.split_at(place(entity));
+        let whole: usize = before.iter().map(BTreeSet::len).sum();
+        let part = at.first().map_or(0, |ids| ids.range(..=after).count());
+        (whole + part) as u64
+    }
+
     /// Compares some records only.
     pub async fn only(
         &mut self,
@@ -111,8 +125,9 @@ impl Walk {
         match checkpoint {
             Some(checkpoint) if checkpoint.polls > 0 => Ok(checkpoint.watermark - self.overlap),
             _ => Err(Failure::trouble(format!(
-                "The first poll of {entity}s has not ended: there is nothing to compare yet. Look at `rollcall status`"
-            ))),
+                "The first poll of {entity}s has not ended: there is nothing to compare yet"
+            ))
+            .remedy("`rollcall status` shows how far it is")),
         }
     }
 
@@ -431,10 +446,9 @@ impl Patience {
     async fn after(&mut self, error: PollError) -> Result<(), Failure> {
         let is_refused = matches!(&error, PollError::Portal(error) if error.class() == ErrorClass::Refused);
         if is_refused || self.tries >= TRIES {
-            return Err(Failure::environment(format!(
-                "Bitrix24: {error}. `rollcall doctor` says what to do; run the same command afterwards: it goes on \
-                 where it was"
-            )));
+            return Err(Failure::environment(format!("Bitrix24: {error}")).remedy(
+                "`rollcall doctor` says what to do; run the same command afterwards: it goes on where it was",
+            ));
         }
         tokio::time::sleep(self.pause).await;
         (self.tries, self.pause) = (self.tries + 1, self.pause * 2);

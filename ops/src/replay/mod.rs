@@ -85,8 +85,9 @@ async fn carry_out(
     if plan.hash != *hash {
         return Err(Failure::trouble(format!(
             "The plan is another one now than {hash}: the mapping, the choice or what the streams keep has changed. \
-             Nothing was replayed. Look at the new plan without --apply."
-        )));
+             Nothing was replayed"
+        ))
+        .remedy("Look at the new plan without --apply"));
     }
     let stale = stale_tickets(ledger, mapping, target, &plan).await?;
     let rate = arguments.rate;

@@ -30,6 +30,7 @@ use crate::mask::Mask;
 use crate::nats;
 use crate::owner;
 use crate::signals::Signals;
+use crate::status::facts::Recent;
 use page::Choice;
 use view::View;
 use words::{Language, Zone};
@@ -60,7 +61,14 @@ struct Shown {
     /// Hides what may be about a person; nothing here can switch it off.
     mask: Mask,
     stories: Semaphore,
-    newest: Mutex<Option<(Instant, Arc<View>)>>,
+    newest: Mutex<Newest>,
+}
+
+/// The newest view, and what the next one need not read again.
+#[derive(Default)]
+struct Newest {
+    view: Option<(Instant, Arc<View>)>,
+    recent: Recent,
 }
 
 /// Reads the address from the command line, else from `SERVE_LISTEN`.
@@ -93,7 +101,7 @@ pub async fn run(environment: &Environment, arguments: &cli::Serve, json: bool) 
         newest: Mutex::default(),
     };
     let cannot_listen = |error: std::io::Error| {
-        Failure::environment(format!("Cannot listen at {listen}: {error}. Choose another --listen"))
+        Failure::environment(format!("Cannot listen at {listen}: {error}")).remedy("Choose another --listen")
     };
     let listener = tokio::net::TcpListener::bind(listen).await.map_err(cannot_listen)?;
     let address: SocketAddr = listener.local_addr().map_err(cannot_listen)?;
@@ -192,13 +200,13 @@ async fn status(State(shown): State<Arc<Shown>>) -> Response {
 impl Shown {
     async fn view(&self) -> Result<Arc<View>, String> {
         let mut newest = self.newest.lock().await;
-        if let Some((read, view)) = newest.as_ref()
+        if let Some((read, view)) = newest.view.as_ref()
             && read.elapsed() < FRESH
         {
             return Ok(Arc::clone(view));
         }
-        let view = Arc::new(View::read(&self.broker, &self.mask).await?);
-        *newest = Some((Instant::now(), Arc::clone(&view)));
+        let view = Arc::new(View::read(&self.broker, &self.mask, &mut newest.recent).await?);
+        newest.view = Some((Instant::now(), Arc::clone(&view)));
         Ok(view)
     }
 

@@ -39,9 +39,9 @@ pub struct ProblemRecord {
 
 impl View {
     /// Reads everything.
-    pub async fn read(broker: &Broker, mask: &Mask) -> Result<View, String> {
+    pub async fn read(broker: &Broker, mask: &Mask, recent: &mut facts::Recent) -> Result<View, String> {
         let now = Utc::now();
-        let facts = facts::read(broker, now).await?;
+        let facts = facts::read(broker, recent, now).await?;
         let findings = findings(&facts, now);
         let status = Status::of(facts, now);
         let mut newest = Newest::default();

@@ -1,6 +1,6 @@
 //! Reads from NATS what `rollcall status` tells.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use async_nats::jetstream::consumer::{DeliverPolicy, Info};
 use async_nats::jetstream::stream::DirectGetErrorKind;
@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use super::judge::FROZEN;
 use super::leaders::{self, AtWork};
-use crate::results;
+use crate::results::{self, Ended};
 use crate::stored;
 use crate::up::gauge::{self, Snapshot};
 
@@ -50,6 +50,8 @@ pub struct StageFacts {
     pub missing: Vec<String>,
     /// Messages that it has not done, by entity.
     pub undone_of: BTreeMap<Entity, u64>,
+    /// Those of them that it has, by entity; empty where one consumer has those of both, which NATS does not tell apart.
+    pub in_flight_of: BTreeMap<Entity, u64>,
 }
 
 /// What one consumer tells.
@@ -84,7 +86,13 @@ impl ConsumerFacts {
 impl StageFacts {
     /// Begins with what is known of a stage before looking.
     pub fn new(stage: &'static str) -> StageFacts {
-        StageFacts { stage, consumers: Vec::new(), missing: Vec::new(), undone_of: BTreeMap::new() }
+        StageFacts {
+            stage,
+            consumers: Vec::new(),
+            missing: Vec::new(),
+            undone_of: BTreeMap::new(),
+            in_flight_of: BTreeMap::new(),
+        }
     }
 
     /// Counts the messages that it was not given yet.
@@ -110,12 +118,12 @@ pub struct RecentOutcomes {
     pub last_hour: BTreeMap<String, u64>,
     /// By outcome, in the last 24 hours.
     pub last_day: BTreeMap<String, u64>,
-    /// When the newest success among them was stored.
+    /// When the newest success was stored, however long ago.
     pub newest_success: Option<DateTime<Utc>>,
 }
 
 impl RecentOutcomes {
-    /// Counts one.
+    /// Counts one of the last day.
     pub fn note(&mut self, outcome: Outcome, stored: DateTime<Utc>, now: DateTime<Utc>) {
         // Unit variants serialise to their name.
         let name = serde_json::to_value(outcome).ok().and_then(|value| value.as_str().map(str::to_owned));
@@ -130,8 +138,81 @@ impl RecentOutcomes {
     }
 }
 
-/// Reads everything.
-pub async fn read(broker: &Broker, now: DateTime<Utc>) -> Result<Facts, String> {
+/// The outcomes of the last day. Kept from look to look, so that each reads only what is new.
+#[derive(Debug, Default)]
+pub struct Recent {
+    /// When, of what, and which, in the order of the stream.
+    ended: VecDeque<(DateTime<Utc>, Entity, Outcome)>,
+    /// Sequence of the last one that was read.
+    last: Option<u64>,
+    /// When the newest success of each entity was stored.
+    successes: BTreeMap<Entity, DateTime<Utc>>,
+    /// Whether successes before the last day were looked for.
+    is_searched: bool,
+}
+
+impl Recent {
+    /// Reads what is new. `last` is the last sequence of the stream.
+    async fn follow(&mut self, broker: &Broker, last: u64, now: DateTime<Utc>) -> Result<(), String> {
+        if self.last.is_some_and(|read| read > last) {
+            // The stream was made anew.
+            *self = Recent::default();
+        }
+        let day = now - TimeDelta::days(1);
+        let from = match self.last {
+            Some(read) => DeliverPolicy::ByStartSequence { start_sequence: read + 1 },
+            None => DeliverPolicy::ByStartTime { start_time: day },
+        };
+        results::each(broker, from, |ended| self.note(&ended)).await?;
+        while self.ended.front().is_some_and(|(stored, ..)| *stored < day) {
+            self.ended.pop_front();
+        }
+        if !self.is_searched {
+            self.search(broker, day).await?;
+            self.is_searched = true;
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, ended: &Ended) {
+        self.last = Some(ended.sequence);
+        self.ended.push_back((ended.stored, ended.record.entity, ended.processed.outcome));
+        self.note_success(ended);
+    }
+
+    fn note_success(&mut self, ended: &Ended) {
+        if ended.processed.outcome.is_success() {
+            let newest = self.successes.entry(ended.record.entity).or_insert(ended.stored);
+            *newest = ended.stored.max(*newest);
+        }
+    }
+
+    /// Looks for the newest success of each entity before a moment, further and further back.
+    async fn search(&mut self, broker: &Broker, before: DateTime<Utc>) -> Result<(), String> {
+        let (mut until, mut span) = (before, TimeDelta::days(1));
+        let kept = TimeDelta::from_std(RESULTS.max_age).unwrap_or(TimeDelta::MAX);
+        while self.successes.len() < Entity::ALL.len() && before - until < kept {
+            let from = DeliverPolicy::ByStartTime { start_time: until - span };
+            results::until(broker, from, Some(until), |ended| self.note_success(&ended)).await?;
+            (until, span) = (until - span, span * 2);
+        }
+        Ok(())
+    }
+
+    /// Counts those of the entities that are meant.
+    fn count(&self, is_meant: impl Fn(Entity) -> bool, now: DateTime<Utc>) -> RecentOutcomes {
+        let mut counted = RecentOutcomes::default();
+        for (stored, _, outcome) in self.ended.iter().filter(|(_, entity, _)| is_meant(*entity)) {
+            counted.note(*outcome, *stored, now);
+        }
+        let successes = self.successes.iter().filter(|(entity, _)| is_meant(**entity));
+        counted.newest_success = successes.map(|(_, stored)| *stored).max();
+        counted
+    }
+}
+
+/// Reads everything, of outcomes what is new since the look before.
+pub async fn read(broker: &Broker, recent: &mut Recent, now: DateTime<Utc>) -> Result<Facts, String> {
     let snapshot = gauge::read(broker).await.map_err(|error| error.to_string())?;
     let letters_of = match snapshot.dead_letters.stored {
         0 => BTreeMap::new(),
@@ -140,7 +221,10 @@ pub async fn read(broker: &Broker, now: DateTime<Utc>) -> Result<Facts, String> 
     let bucket = SharedBudget::look(broker).await.map_err(|error| error.to_string())?;
     let spendings = Spending::look(broker).await.map_err(|error| error.to_string())?;
     let stages = stages(broker, now).await?;
-    let (outcomes, outcomes_of) = outcomes(broker, now).await?;
+    recent.follow(broker, snapshot.results.last, now).await?;
+    let outcomes = recent.count(|_| true, now);
+    let of = |entity| (entity, recent.count(|one| one == entity, now));
+    let outcomes_of = Entity::ALL.into_iter().map(of).collect();
     let at_work = leaders::read(broker).await?;
     Ok(Facts { snapshot, stages, outcomes, outcomes_of, letters_of, bucket, spendings, at_work })
 }
@@ -168,6 +252,9 @@ async fn stages(broker: &Broker, now: DateTime<Utc>) -> Result<Vec<StageFacts>, 
         let consumer = consumer(broker, &declared, info, now).await?;
         for (entity, undone) in undone_of(broker, &declared, info, &consumer).await? {
             *facts.undone_of.entry(entity).or_default() += undone;
+        }
+        if let Some(entity) = only_entity(&declared) {
+            facts.in_flight_of.insert(entity, consumer.in_flight);
         }
         facts.consumers.push(consumer);
     }
@@ -202,6 +289,11 @@ async fn consumer(
     Ok(facts)
 }
 
+/// Returns the entity whose messages alone a consumer has.
+fn only_entity(declared: &ConsumerDefinition) -> Option<Entity> {
+    Entity::ALL.into_iter().find(|entity| declared.name.ends_with(entity.token()))
+}
+
 /// Tells apart whose messages are not done. Where one consumer has those of both entities, the server counts one's.
 async fn undone_of(
     broker: &Broker,
@@ -210,7 +302,7 @@ async fn undone_of(
     facts: &ConsumerFacts,
 ) -> Result<BTreeMap<Entity, u64>, String> {
     let undone = facts.undone();
-    if let Some(entity) = Entity::ALL.into_iter().find(|entity| declared.name.ends_with(entity.token())) {
+    if let Some(entity) = only_entity(declared) {
         return Ok(BTreeMap::from([(entity, undone)]));
     }
     if undone == 0 {
@@ -224,24 +316,103 @@ async fn undone_of(
     Ok(BTreeMap::from([(Entity::Contact, contacts), (Entity::Deal, undone - contacts)]))
 }
 
-async fn outcomes(
-    broker: &Broker,
-    now: DateTime<Utc>,
-) -> Result<(RecentOutcomes, BTreeMap<Entity, RecentOutcomes>), String> {
-    let (mut all, mut of) = (RecentOutcomes::default(), BTreeMap::<Entity, RecentOutcomes>::new());
-    let since = DeliverPolicy::ByStartTime { start_time: now - TimeDelta::days(1) };
-    results::each(broker, since, |ended| {
-        let outcome = ended.processed.outcome;
-        all.note(outcome, ended.stored, now);
-        of.entry(ended.record.entity).or_default().note(outcome, ended.stored, now);
-    })
-    .await?;
-    Ok((all, of))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use async_nats::HeaderMap;
+    use runtime::CancellationToken;
+    use runtime::bootstrap::{Mode, apply};
+    use runtime::broker::NatsSettings;
+    use runtime::health::Health;
+    use runtime::local_nats::LocalNats;
+    use schemas::{Envelope, RecordProcessed, RecordRef, Shown, Version, subjects};
+
+    /// Stores an outcome, and returns its sequence.
+    async fn store(broker: &Broker, record: &str, outcome: Outcome) -> u64 {
+        let record = RecordRef::parse(record).unwrap();
+        let observed = DateTime::UNIX_EPOCH.fixed_offset();
+        let version = Some(Version { raw_sequence: 1, redrive: 0 });
+        let envelope = Envelope {
+            record,
+            source: "/rollcall/pusher".into(),
+            pupil: None,
+            modified: observed,
+            fingerprint: "f".into(),
+            version,
+            attempt: 0,
+        };
+        let processed = RecordProcessed {
+            outcome,
+            status: String::new(),
+            problems: Vec::new(),
+            target_id: None,
+            body_digest: None,
+            shown: Shown { status: None, observed },
+        };
+        let encoded = envelope.encode(&processed).unwrap();
+        let mut headers = HeaderMap::new();
+        encoded.headers.iter().for_each(|(name, value)| headers.insert(name.as_str(), value.as_str()));
+        let subject = subjects::result(record);
+        let stored = broker.jetstream().publish_with_headers(subject, headers, encoded.payload.into()).await;
+        stored.unwrap().await.unwrap().sequence
+    }
+
+    async fn with_nats() -> (LocalNats, Broker, tempfile::TempDir) {
+        let folder = tempfile::tempdir().unwrap();
+        let server = LocalNats::start(folder.path()).await.unwrap();
+        let settings = NatsSettings::plain(&server.url()).unwrap();
+        let stopping = CancellationToken::new();
+        let broker = Broker::connect("ops", &settings, Health::default(), stopping).await.unwrap();
+        apply(&broker, 1, Mode::Make).await.unwrap();
+        (server, broker, folder)
+    }
+
+    #[tokio::test]
+    async fn what_was_read_is_not_read_again_and_what_is_new_is() {
+        let (_server, broker, _folder) = with_nats().await;
+        let (mut recent, now) = (Recent::default(), Utc::now());
+        let mut last = store(&broker, "contact.5", Outcome::Created).await;
+        let day = |recent: &Recent| recent.count(|_| true, now).last_day.values().sum::<u64>();
+        recent.follow(&broker, last, now).await.unwrap();
+        assert_eq!(day(&recent), 1);
+        // Whoever reads it once more finds nothing.
+        broker.jetstream().get_stream(RESULTS.name).await.unwrap().purge().await.unwrap();
+        last = store(&broker, "deal.7", Outcome::Refused).await;
+        recent.follow(&broker, last, now).await.unwrap();
+        recent.follow(&broker, last, now).await.unwrap();
+        assert_eq!(day(&recent), 2);
+        recent.follow(&broker, last, now + TimeDelta::hours(25)).await.unwrap();
+        assert_eq!(day(&recent), 0, "it is over");
+        broker.jetstream().delete_stream(RESULTS.name).await.unwrap();
+        apply(&broker, 1, Mode::Make).await.unwrap();
+        last = store(&broker, "contact.5", Outcome::Created).await;
+        recent.follow(&broker, last, now).await.unwrap();
+        assert_eq!(day(&recent), 1, "another stream under the name");
+    }
+
+    #[tokio::test]
+    async fn the_newest_success_is_found_however_long_ago_it_was() {
+        let (_server, broker, _folder) = with_nats().await;
+        store(&broker, "contact.5", Outcome::Created).await;
+        store(&broker, "contact.6", Outcome::AlreadyThere).await;
+        let last = store(&broker, "contact.6", Outcome::Refused).await;
+        let stream = broker.jetstream().get_stream(RESULTS.name).await.unwrap();
+        let stored = stream.get_raw_message(2).await.unwrap().time;
+        for days in [0, 1, 3, 50, 99] {
+            let (mut recent, now) =
+                (Recent::default(), stored + TimeDelta::days(days) + TimeDelta::minutes(1));
+            recent.follow(&broker, last, now).await.unwrap();
+            let newest = |entity| recent.count(|one| one == entity, now).newest_success;
+            assert_eq!(
+                (newest(Entity::Contact), newest(Entity::Deal)),
+                (Some(stored), None),
+                "{days} days ago"
+            );
+            let counted = recent.count(|_| true, now);
+            assert_eq!(counted.newest_success, Some(stored));
+            assert_eq!(counted.last_day.is_empty(), days > 0, "{counted:?}");
+        }
+    }
 
     #[test]
     fn outcomes_are_counted_by_the_hour_and_by_the_day() {

@@ -13,8 +13,19 @@ use crate::up::gauge::Reading;
 /// A message that is handed out again and again is no sign of work.
 pub const FROZEN: TimeDelta = TimeDelta::minutes(5);
 
-/// Age of a watermark at which reading is frozen, unless a walk moved its cursor since: polls are a minute apart.
+/// Age of a watermark from which on reading may be frozen, however often it is polled.
 const STALE: TimeDelta = TimeDelta::minutes(10);
+
+/// What a poll may take, beside the time from one to the next.
+const LONGEST_POLL: TimeDelta = TimeDelta::minutes(5);
+
+/// Age of a watermark at which reading is frozen, unless a walk moved its cursor since: two polls in a row brought nothing.
+fn stale(reading: &Reading) -> TimeDelta {
+    let interval = reading.poll.map_or(0, |poll| poll.interval_seconds);
+    let interval = i64::try_from(interval).ok().and_then(TimeDelta::try_seconds);
+    let missed = interval.and_then(|interval| interval.checked_mul(2)?.checked_add(&LONGEST_POLL));
+    missed.map_or(TimeDelta::MAX, |missed| missed.max(STALE))
+}
 
 /// Share of a method's computing time above which somebody should know.
 const NEARLY_SPENT: f64 = 0.9;
@@ -96,13 +107,13 @@ fn of_operating(told: &told::Operating) -> Option<Finding> {
 }
 
 fn of_reading(entity: &'static str, reading: &Reading, now: DateTime<Utc>) -> Option<Finding> {
-    let Some(watermark) = reading.watermark else {
+    let Some(age) = reading.age(now) else {
         let action = "Start the producer; its log says what it waits for";
         return Some(Finding::warning("watermark", entity, "never read", action));
     };
-    let age = now.signed_duration_since(watermark);
-    let is_recent = |moment| now.signed_duration_since(moment) < STALE;
-    if age < STALE || (reading.walking.is_some() && reading.moved.is_some_and(is_recent)) {
+    let stale = stale(reading);
+    let is_recent = |moment| now.signed_duration_since(moment) < stale;
+    if age < stale || (reading.walking.is_some() && reading.moved.is_some_and(is_recent)) {
         return None;
     }
     Some(Finding::error(
@@ -167,6 +178,7 @@ pub fn rounded(age: TimeDelta) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use schemas::Poll;
 
     fn now() -> DateTime<Utc> {
         DateTime::from_timestamp(1_800_000_000, 0).unwrap()
@@ -226,13 +238,36 @@ mod tests {
     #[test]
     fn an_old_watermark_is_frozen_unless_a_walk_moves_on() {
         let old = (now() - TimeDelta::minutes(11)).fixed_offset();
-        let reading = Reading { polls: 7, watermark: Some(old), walking: None, moved: Some(now()) };
+        let reading =
+            Reading { polls: 7, watermark: Some(old), walking: None, moved: Some(now()), poll: None };
         assert!(of_reading("deals", &reading, now()).unwrap().message.contains("active but frozen"));
         assert_eq!(of_reading("deals", &Reading { walking: Some(5), ..reading }, now()), None);
         let stopped = Reading { walking: Some(5), moved: Some(now() - TimeDelta::minutes(11)), ..reading };
         assert!(of_reading("deals", &stopped, now()).is_some());
         let fresh = Reading { watermark: Some(now().fixed_offset()), ..reading };
         assert_eq!(of_reading("deals", &fresh, now()), None);
+    }
+
+    #[test]
+    fn what_is_frozen_follows_the_interval_and_the_portals_clock() {
+        let polled = |minutes_ago, interval_minutes: u64, skew_minutes| {
+            let moved = now() - TimeDelta::minutes(minutes_ago);
+            let observed = (moved + TimeDelta::minutes(skew_minutes)).fixed_offset();
+            let poll = Poll { observed, interval_seconds: interval_minutes * 60 };
+            let (watermark, moved, poll) = (Some(observed), Some(moved), Some(poll));
+            of_reading("deals", &Reading { polls: 7, watermark, walking: None, moved, poll }, now())
+        };
+        assert_eq!(polled(9, 1, 0), None);
+        assert!(polled(10, 1, 0).is_some());
+        assert_eq!(polled(14, 15, 0), None, "the next poll is not due yet");
+        assert_eq!(polled(34, 15, 0), None);
+        assert!(polled(35, 15, 0).is_some());
+        for skew in [-90, 90] {
+            assert_eq!(polled(1, 1, skew), None, "the portal's clock is another");
+            let told = polled(12, 1, skew).unwrap();
+            assert!(told.message.contains("nothing read for 12m"), "{told:?}");
+        }
+        assert_eq!(polled(9_999, 1 << 55, 0), None, "never due");
     }
 
     #[test]

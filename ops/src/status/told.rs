@@ -76,6 +76,8 @@ pub struct Reading {
     pub walking_at_id: Option<u64>,
     /// Messages about its records that each stage has not done.
     pub undone: BTreeMap<&'static str, u64>,
+    /// Those of them that it was given; only of stages that have a consumer for each entity.
+    pub in_flight: BTreeMap<&'static str, u64>,
     /// Messages about them that wait for another try.
     pub parked: u64,
     /// Dead letters about them.
@@ -120,10 +122,15 @@ impl Status {
         let count = |counts: &BTreeMap<Entity, u64>, entity| counts.get(&entity).copied().unwrap_or_default();
         let reading = |entity: Entity, reading: &gauge::Reading| Reading {
             watermark: reading.watermark,
-            age_seconds: reading.watermark.map(|moment| now.signed_duration_since(moment).num_seconds()),
+            age_seconds: reading.age(now).map(|age| age.num_seconds()),
             polls: reading.polls,
             walking_at_id: reading.walking,
             undone: facts.stages.iter().map(|of| (of.stage, count(&of.undone_of, entity))).collect(),
+            in_flight: facts
+                .stages
+                .iter()
+                .filter_map(|of| Some((of.stage, *of.in_flight_of.get(&entity)?)))
+                .collect(),
             parked: count(&facts.snapshot.parked.by_entity, entity),
             dead_letters: count(&facts.letters_of, entity),
             outcomes: facts.outcomes_of.get(&entity).cloned().unwrap_or_default(),
@@ -234,7 +241,10 @@ fn lines_of(entity: &str, reading: &Reading, now: DateTime<Utc>) -> Vec<String> 
             format!("read up to {watermark} ({age}), {} polls{walk}", reading.polls)
         }
     };
-    let undone = reading.undone.iter().map(|(stage, count)| format!("{stage} {count}"));
+    let undone = reading.undone.iter().map(|(stage, count)| match reading.in_flight.get(stage) {
+        Some(in_flight) if *in_flight > 0 => format!("{stage} {count} ({in_flight} in flight)"),
+        _ => format!("{stage} {count}"),
+    });
     let undone = undone.collect::<Vec<_>>().join(", ");
     let Reading { parked, dead_letters, outcomes, .. } = reading;
     let newest = newest(outcomes, now);
@@ -246,7 +256,7 @@ fn lines_of(entity: &str, reading: &Reading, now: DateTime<Utc>) -> Vec<String> 
 }
 
 fn newest(outcomes: &RecentOutcomes, now: DateTime<Utc>) -> String {
-    outcomes.newest_success.map_or_else(|| "none in the last day".to_owned(), |moment| ago(now - moment))
+    outcomes.newest_success.map_or_else(|| "none".to_owned(), |moment| ago(now - moment))
 }
 
 /// One line for each outcome: all of them, then those of each entity.

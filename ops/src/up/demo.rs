@@ -121,15 +121,18 @@ fn keep_school(folder: &Path, arguments: &cli::Demo) -> Result<School, Failure> 
     };
     let folder = folder.display();
     let school: School = serde_json::from_slice(&text).map_err(|_| {
-        Failure::environment(format!("{} is damaged; remove {folder} to begin anew.", path.display()))
+        Failure::environment(format!("{} is damaged", path.display()))
+            .remedy(format!("Remove {folder} to begin anew"))
     })?;
     if school.with(arguments) == school {
         return Ok(school);
     }
     let School { contacts, deals, seed } = school;
     Err(Failure::settings(format!(
-        "the school in {folder} has {contacts} contacts and {deals} deals and was invented from seed {seed}. \
-         Leave --contacts, --deals and --seed away to go on with it, or remove {folder} to begin anew."
+        "the school in {folder} has {contacts} contacts and {deals} deals and was invented from seed {seed}"
+    ))
+    .remedy(format!(
+        "Leave --contacts, --deals and --seed away to go on with it, or remove {folder} to begin anew"
     )))
 }
 
@@ -142,7 +145,8 @@ async fn start(
     program.arguments = vec!["--state-dir".to_owned(), state.display().to_string()];
     program.arguments.extend_from_slice(arguments);
     let failed = |why: String| {
-        Failure::environment(format!("{} did not start: {why}; see {}", program.name, program.log.display()))
+        Failure::environment(format!("{} did not start: {why}", program.name))
+            .remedy(format!("Its log says why: {}", program.log.display()))
     };
     let mut child = program.start_with_pipe().map_err(|error| failed(error.to_string()))?;
     crew.note_started(Rank::Simulator, &child);

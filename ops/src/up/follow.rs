@@ -83,11 +83,9 @@ impl Follow<'_> {
     async fn time_is_up(&self) -> Failure {
         let Some(within) = self.within else { return std::future::pending().await };
         tokio::time::sleep(within.saturating_sub(self.began.elapsed())).await;
-        Failure::trouble(format!(
-            "Not caught up within {}. The logs in {} say why; `rollcall doctor` checks the neighbours.",
-            humantime::format_duration(within),
-            self.plan.logs.display()
-        ))
+        let logs = self.plan.logs.display();
+        Failure::trouble(format!("Not caught up within {}", humantime::format_duration(within)))
+            .remedy(format!("The logs in {logs} say why; `rollcall doctor` checks the neighbours"))
     }
 
     async fn watch(
@@ -219,7 +217,8 @@ impl Follow<'_> {
                 .screen
                 .say(&format!("{name} cannot be started ({why}); trying again in {} s", pause.as_secs())),
             Incident::RefusesSettings { name } => {
-                return Err(Failure::settings(format!("{name} refuses its settings; see {}", log(name))));
+                return Err(Failure::settings(format!("{name} refuses its settings"))
+                    .remedy(format!("Its log names them: {}", log(name))));
             }
         }
         Ok(())

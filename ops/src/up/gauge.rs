@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 
 use async_nats::jetstream::stream::Stream;
-use chrono::{DateTime, FixedOffset, Utc};
+use chrono::{DateTime, FixedOffset, TimeDelta, Utc};
 use futures::TryStreamExt;
 use runtime::Broker;
 use schemas::streams::{
     CHECKPOINTS, COMMANDS, DEAD_LETTERS, RAW, RESULTS, STATUSES, mapper_consumer, status_writer_consumer,
 };
-use schemas::{Checkpoint, Entity, subjects};
+use schemas::{Checkpoint, Entity, Poll, subjects};
 
 /// Subjects of messages that the server publishes later.
 const LATER: &str = "crm.later.>";
@@ -74,6 +74,17 @@ pub struct Reading {
     pub walking: Option<u64>,
     /// When any of this was last stored.
     pub moved: Option<DateTime<Utc>>,
+    /// What the portal's clock showed for which it was stored, and how often it is polled.
+    pub poll: Option<Poll>,
+}
+
+impl Reading {
+    /// Returns the age of the watermark, on the portal's clock where what that showed is known.
+    pub fn age(&self, now: DateTime<Utc>) -> Option<TimeDelta> {
+        let watermark = self.watermark?;
+        let portal_now = self.poll.zip(self.moved).map(|(poll, moved)| poll.observed + (now - moved));
+        Some(portal_now.unwrap_or(now.fixed_offset()) - watermark)
+    }
 }
 
 /// Why nothing could be read.
@@ -187,6 +198,7 @@ async fn reading(broker: &Broker, entity: Entity) -> Result<Reading, GaugeError>
         watermark: Some(checkpoint.watermark),
         walking: checkpoint.window.map(|window| window.cursor),
         moved: Some(moved),
+        poll: checkpoint.poll,
     })
 }
 

@@ -51,7 +51,7 @@ pub async fn run(environment: Environment, arguments: &cli::Up, json: bool) -> R
     match outcome {
         // One run prints one object; what comes later is said aside.
         Err(failure) if answered.load(Ordering::SeqCst) => {
-            eprintln!("rollcall: {}", failure.text);
+            answer::tell_failure(&failure, false);
             Ok(failure.exit)
         }
         Ok(exit) if json && !answered.load(Ordering::SeqCst) => {
@@ -132,17 +132,14 @@ async fn lock_state(state: &Path) -> Result<Lock, Failure> {
         Failure::environment(format!("Cannot lock the folder {}: {error}", state.display()))
     };
     let lock = Lock::try_take(&state.join("run.lock")).map_err(failed)?.ok_or_else(|| {
-        Failure::environment(format!(
-            "Another `rollcall up` works on the folder {}. Stop it, or name another folder in STATE_DIR.",
-            state.display()
-        ))
+        Failure::environment(format!("Another `rollcall up` works on the folder {}", state.display()))
+            .remedy("Stop it, or name another folder in STATE_DIR")
     })?;
     if Lock::wait_until_free(&reaper_lock(state), LEFTOVERS).await.map_err(failed)? {
         Ok(lock)
     } else {
-        Err(Failure::environment(
-            "Programs of a run that was killed are still stopping; try again in a moment.",
-        ))
+        let found = "Programs of a run that was killed are still stopping";
+        Err(Failure::environment(found).remedy("Try again in a moment"))
     }
 }
 
@@ -262,5 +259,5 @@ impl Work<'_> {
 
 fn nats_missing(error: LocalNatsError) -> Failure {
     let remedy = "`tools/nats-server.sh` gets one; or name a running NATS in NATS_URL";
-    Failure::environment(format!("{error} ({remedy})."))
+    Failure::environment(error).called("nats.connection").remedy(remedy)
 }

@@ -102,10 +102,11 @@ impl Plan {
             return Ok(());
         }
         Err(Failure::environment(format!(
-            "Missing beside this program in {}: {}. Build them with `cargo build --release --workspace --bins`.",
+            "Missing beside this program in {}: {}",
             self.programs.display(),
             missing.join(", ")
-        )))
+        ))
+        .remedy("Build them with `cargo build --release --workspace --bins`"))
     }
 
     /// Makes the folders.

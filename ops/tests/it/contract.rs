@@ -118,6 +118,30 @@ async fn a_watch_looks_again_until_it_is_told_to_stop() {
     assert_eq!(text.ends().await, Some(1), "the last look found an error");
 }
 
+#[tokio::test]
+async fn a_watch_says_that_nats_is_away_and_goes_on_when_it_is_back() {
+    let mut nats = Nats::start().await;
+    let settings = nats.settings();
+    rollcall(nats.folder(), &settings, &["bootstrap"]).await;
+    let mut watching = command("rollcall", nats.folder());
+    watching.args(["status", "--watch", "--interval", "50ms", "--json"]);
+    watching.envs(settings.iter().map(|(name, value)| (name, value)));
+    let mut watching = Running::start(watching);
+    watching.hears("\"ok\":true").await;
+    nats.server.kill().await.unwrap();
+    let told: Value = serde_json::from_str(&watching.hears("\"ok\":false").await).unwrap();
+    assert_eq!(
+        (&told["findings"][0]["code"], &told["result"]),
+        (&json!("nats.connection"), &Value::Null),
+        "{told}"
+    );
+    assert!(told["findings"][0]["action"].as_str().unwrap().contains("looking again in 50ms"), "{told}");
+    nats.server.restart().await.unwrap();
+    watching.hears("\"ok\":true").await;
+    watching.signal(Signal::SIGTERM);
+    assert_eq!(watching.ends().await, Some(0), "the last look was fine");
+}
+
 /// Runs a command on a terminal of its own, and returns what it showed there.
 async fn on_a_terminal(arguments: &[&str], settings: &[(&str, &str)]) -> String {
     let folder = tempfile::tempdir().unwrap();

@@ -3,6 +3,10 @@
 mod bootstrap;
 mod contract;
 mod doctor;
+mod envelope;
+mod letters;
+mod looks;
+mod precedence;
 mod serve;
 mod support;
 mod up;

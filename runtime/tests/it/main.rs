@@ -6,14 +6,15 @@ mod stall;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use chrono::DateTime;
+use chrono::{DateTime, Utc};
+use futures::StreamExt;
 use runtime::bootstrap::{self, Finding, Mode};
 use runtime::broker::NatsSettings;
 use runtime::health::Health;
 use runtime::local_nats::LocalNats;
 use runtime::{Broker, CancellationToken, Delivery, Handler, Outgoing, PublishError, Verdict, consume};
-use schemas::streams::{DEAD_LETTERS, RAW, mapper_consumer};
-use schemas::{Envelope, RecordChanged, RecordId, RecordRef, subjects};
+use schemas::streams::{ATTEMPTS, DEAD_LETTERS, RAW, mapper_consumer};
+use schemas::{DeadLetter, Envelope, RecordChanged, RecordId, RecordRef, subjects};
 
 struct Bench {
     server: LocalNats,
@@ -193,6 +194,7 @@ async fn a_message_too_big_for_the_server_is_said_so() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_whose_handler_always_panics_is_buried_and_the_next_one_passes() {
     let bench = Bench::bootstrapped().await;
+    let begun = Utc::now();
     bench.publish_contact(1, "poison").await;
     bench.publish_contact(2, "fine").await;
     let handler = Counting(AtomicU64::new(0), |_, delivery: &Delivery| {
@@ -215,9 +217,43 @@ async fn a_message_whose_handler_always_panics_is_buried_and_the_next_one_passes
     )
     .await
     .unwrap();
-    let letters =
-        bench_again.jetstream().get_stream(DEAD_LETTERS.name).await.unwrap().cached_info().state.messages;
-    assert_eq!(letters, 1);
+    let letters = bench_again.jetstream().get_stream(DEAD_LETTERS.name).await.unwrap();
+    assert_eq!(letters.cached_info().state.messages, 1);
+    let stored = letters.get_raw_message(1).await.unwrap();
+    let letter: DeadLetter = serde_json::from_slice(&stored.payload).unwrap();
+    let first_failed = letter.first_failed.unwrap();
+    // Four tries were to come, with a pause before each.
+    let pauses = chrono::TimeDelta::seconds(3);
+    assert!(
+        begun <= first_failed && first_failed + pauses < stored.time,
+        "{begun} {first_failed} {}",
+        stored.time
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_count_of_an_earlier_version_is_gone_on_with() {
+    let bench = Bench::bootstrapped().await;
+    let sequence = bench.publish_contact(1, "poison").await;
+    let attempts = bench.broker.bucket(&ATTEMPTS).await.unwrap();
+    attempts.put(&format!("mapper.{sequence}"), "4".into()).await.unwrap();
+    let consumer: async_nats::jetstream::consumer::PullConsumer =
+        bench.broker.jetstream().get_consumer_from_stream("mapper", RAW.name).await.unwrap();
+    let first = consumer.fetch().max_messages(1).messages().await.unwrap().next().await.unwrap().unwrap();
+    first.ack_with(async_nats::jetstream::AckKind::Nak(None)).await.unwrap();
+    let handler = Counting(AtomicU64::new(0), |_, _: &Delivery| Verdict::Done(Vec::new()));
+    let stage = consume(&bench.broker, "mapper", mapper_consumer(), &handler);
+    let watch = async {
+        eventually("the message is buried", || async { bench.dead_letters().await == 1 }).await;
+        bench.stopping.cancel();
+    };
+    let (ended, ()) = tokio::join!(stage, watch);
+    ended.unwrap();
+    assert_eq!(handler.0.load(Ordering::SeqCst), 0, "it had failed often enough before");
+    let letters = bench.broker.jetstream().get_stream(DEAD_LETTERS.name).await.unwrap();
+    let letter = letters.get_raw_message(1).await.unwrap().payload;
+    let letter: DeadLetter = serde_json::from_slice(&letter).unwrap();
+    assert_eq!((letter.deliveries, letter.first_failed), (2, None));
 }
 
 #[tokio::test(flavor = "multi_thread")]

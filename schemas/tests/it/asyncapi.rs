@@ -1,5 +1,6 @@
 //! The AsyncAPI 3.0 document of the streams: made from the types, held to the AsyncAPI project's own schema.
 
+use chrono::DateTime;
 use schemars::generate::{SchemaGenerator, SchemaSettings};
 use schemas::streams::{
     COMMANDS, DEAD_LETTERS, OLDEST_SERVER, RAW, RESULTS, STATUSES, STREAMS, StreamDefinition,
@@ -276,6 +277,7 @@ fn dead_letter() -> Encoded {
         sequence: 17,
         subject: "b24.raw.contact.39910".into(),
         deliveries: 1,
+        first_failed: DateTime::from_timestamp(1_768_037_000, 0),
         headers: vec![("ce-type".into(), "rollcall.contact.changed.v1".into())],
         payload: "{}".into(),
         payload_is_base64: false,
