@@ -44,6 +44,7 @@ use exit::{Exit, Failure};
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
+    runtime::leave_no_core_dump();
     let command_line = match CommandLine::try_parse() {
         Ok(command_line) => command_line,
         // Help and the version are asked for as text.
