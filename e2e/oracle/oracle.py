@@ -457,10 +457,14 @@ class Judge:
         if self.more.get("order"):
             self.judge_order()
         self.judge_suspects()
+        # A record whose message was given up stays as it is, for an operator.
+        buried = {(entity, str(identity)) for entity, identity in self.more.get("buried", [])}
         for contact in rows_of(self.bitrix24, "contacts"):
-            self.judge_contact(contact)
+            if ("contact", str(contact["ID"])) not in buried:
+                self.judge_contact(contact)
         for deal in rows_of(self.bitrix24, "deals"):
-            self.judge_deal(deal)
+            if ("deal", str(deal["ID"])) not in buried:
+                self.judge_deal(deal)
         self.judge_histories()
         return {"checked": self.checked, "differences": self.differences}
 

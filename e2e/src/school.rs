@@ -15,15 +15,15 @@ use runtime::broker::NatsSettings;
 use runtime::health::Health;
 use runtime::local_nats::{Access, LocalNats};
 use runtime::{Broker, CancellationToken, Reader, Source};
-use schemas::streams::{CHECKPOINTS, consumers};
-use schemas::{Checkpoint, Entity};
+use schemas::streams::{CHECKPOINTS, DEAD_LETTERS, consumers};
+use schemas::{Checkpoint, DeadLetter, Entity};
 use serde_json::Value;
 
-use crate::eventually;
 use crate::process::{Program, program_path, require_fault_points};
 use crate::proxy::{Proxy, Weather};
 use crate::scrape::Scrape;
 use crate::simulator::{Bitrix24, Otmechalka};
+use crate::{eventually, oracle};
 
 /// The stages, by the names of their programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -176,6 +176,15 @@ pub struct School {
     health: BTreeMap<Stage, SocketAddr>,
     links: BTreeMap<Link, Proxy>,
     folder: tempfile::TempDir,
+}
+
+/// A dead letter, and where it lies.
+#[derive(Debug)]
+pub struct Buried {
+    /// Its subject.
+    pub subject: String,
+    /// What it says.
+    pub letter: DeadLetter,
 }
 
 /// What an operator was told.
@@ -528,6 +537,18 @@ impl School {
         Ok(self.broker.jetstream().get_stream(stream).await?.cached_info().state.messages)
     }
 
+    /// Returns every dead letter, in order.
+    pub async fn dead_letters(&self) -> anyhow::Result<Vec<Buried>> {
+        let log = self.broker.log(DEAD_LETTERS.name).await?;
+        let (mut letters, mut from) = (Vec::new(), 1);
+        while let Some(message) = log.next("dlq.>", from).await.map_err(anyhow::Error::msg)? {
+            from = message.sequence + 1;
+            letters
+                .push(Buried { letter: serde_json::from_slice(&message.payload)?, subject: message.subject });
+        }
+        Ok(letters)
+    }
+
     /// Returns how many polls each entity has seen completed.
     pub async fn polls(&self) -> anyhow::Result<BTreeMap<Entity, u64>> {
         let bucket = self.broker.bucket(&CHECKPOINTS).await?;
@@ -593,7 +614,7 @@ impl School {
                 "status_field": self.environment["CONTACT_STATUS_FIELD"],
             },
         });
-        run_oracle(&input).await
+        oracle::differences(&input).await
     }
 
     /// Fails with every difference between what is and what must be.
@@ -614,25 +635,6 @@ fn free_address() -> std::io::Result<SocketAddr> {
 fn tail(logs: &str) -> String {
     let lines: Vec<&str> = logs.lines().collect();
     lines[lines.len().saturating_sub(60)..].join("\n")
-}
-
-async fn run_oracle(input: &Value) -> anyhow::Result<Vec<String>> {
-    let python = std::env::var("ROLLCALL_PYTHON").context("ROLLCALL_PYTHON names no Python; run ./test")?;
-    let folder = tempfile::tempdir()?;
-    let file = folder.path().join("input.json");
-    std::fs::write(&file, serde_json::to_vec(input)?)?;
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("oracle/oracle.py");
-    let output = tokio::process::Command::new(python).arg(script).arg(&file).output().await?;
-    anyhow::ensure!(
-        output.status.success(),
-        "the oracle failed: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    let answer: Value = serde_json::from_slice(&output.stdout)?;
-    let differences = answer["differences"].as_array().context("differences of the oracle")?;
-    let checked = answer["checked"].as_u64().context("checked of the oracle")?;
-    anyhow::ensure!(checked > 0, "the oracle checked nothing");
-    Ok(differences.iter().filter_map(|difference| difference.as_str().map(str::to_owned)).collect())
 }
 
 /// Leads the way to both CRMs, and that of each stage to NATS, through a network that can be spoiled.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, bail};
 use futures::TryStreamExt;
+use schemas::DeadLetter;
 use serde_json::{Value, json};
 
 use super::curves::Peaks;
@@ -31,6 +32,8 @@ pub struct Tally {
     pub suspects: Suspects,
     /// The highest memory and numbers of open files.
     pub peaks: Peaks,
+    /// Subjects of the dead letters that have to be there, and no others. What becomes of their records is not judged.
+    pub letters: Vec<String>,
 }
 
 /// Fails with everything that should not be.
@@ -46,11 +49,40 @@ pub async fn judge(school: &School, tally: &Tally) -> anyhow::Result<()> {
 /// Returns everything that should not be, but for what shows only as time goes by.
 pub async fn standing(school: &School, tally: &Tally) -> anyhow::Result<Vec<String>> {
     let suspects: Vec<Value> = tally.suspects.iter().map(|(entity, id)| json!([entity, id])).collect();
-    let mut findings = school.judged(json!({"order": true, "suspects": suspects})).await?;
+    let buried: Vec<Value> = tally.letters.iter().filter_map(|subject| record_of(subject)).collect();
+    let more = json!({"order": true, "suspects": suspects, "buried": buried});
+    let mut findings = school.judged(more).await?;
     findings.extend(echoes(school).await?);
     findings.extend(manners(school, tally.restarts).await?);
     findings.extend(tally.peaks.above(MOST_MEMORY_KIB, MOST_FILES));
+    findings.extend(letters(school, &tally.letters).await?);
     Ok(findings)
+}
+
+/// Finds dead letters that nobody expected, and misses those that were expected.
+async fn letters(school: &School, expected: &[String]) -> anyhow::Result<Vec<String>> {
+    let mut missing = expected.to_vec();
+    let mut findings = Vec::new();
+    for letter in school.dead_letters().await? {
+        match missing.iter().position(|subject| *subject == letter.subject) {
+            Some(place) => drop(missing.swap_remove(place)),
+            None => {
+                let DeadLetter { reason, deliveries, .. } = letter.letter;
+                findings.push(format!(
+                    "a dead letter that nobody expected: {} after {deliveries} deliveries: {reason}",
+                    letter.subject
+                ));
+            }
+        }
+    }
+    findings.extend(missing.into_iter().map(|subject| format!("no dead letter {subject}")));
+    Ok(findings)
+}
+
+/// Returns entity and id of the record that a dead letter is about.
+fn record_of(subject: &str) -> Option<Value> {
+    let record = schemas::subjects::record_of(subject)?;
+    Some(json!([record.entity.token(), record.id.to_string()]))
 }
 
 /// Finds versions on the stream that nobody made: our own write-backs come back as edits.

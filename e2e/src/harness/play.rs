@@ -61,7 +61,8 @@ async fn play_in_school(plan: &Plan, note: impl FnMut(&[curves::Sample])) -> any
     player.school.caught_up().await?;
     player.measure();
     let suspects = witness.tell().await?;
-    let tally = Tally { restarts: plan.restarts(), suspects, peaks: player.peaks.clone() };
+    let (restarts, peaks) = (plan.restarts(), player.peaks.clone());
+    let tally = Tally { restarts, suspects, peaks, ..Tally::default() };
     judge::judge(&player.school, &tally).await?;
     Ok(player.peaks)
 }
