@@ -8,6 +8,7 @@ mod disks;
 mod kills;
 mod mistakes;
 mod network;
+mod oracle;
 mod poison;
 mod polls;
 mod seeds;
