@@ -1,7 +1,7 @@
 //! A whole school: NATS, both CRMs and the stages.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -75,7 +75,8 @@ pub struct SchoolBuilder {
     otmechalka_arguments: Vec<String>,
     environment: BTreeMap<String, String>,
     is_observed: bool,
-    is_networked: bool,
+    /// Where stretches of network begin.
+    networked: Option<IpAddr>,
     subscribers: Option<Vec<String>>,
     is_cluster: bool,
     store: Option<PathBuf>,
@@ -90,7 +91,13 @@ impl SchoolBuilder {
 
     /// Lets a test spoil the network between any two.
     pub fn networked(mut self) -> SchoolBuilder {
-        self.is_networked = true;
+        self.networked = Some(Ipv4Addr::LOCALHOST.into());
+        self
+    }
+
+    /// Gives the stages IPv6 alone.
+    pub fn ipv6(mut self) -> SchoolBuilder {
+        self.networked = Some(Ipv6Addr::LOCALHOST.into());
         self
     }
 
@@ -134,6 +141,15 @@ impl SchoolBuilder {
     pub fn observed(mut self) -> SchoolBuilder {
         self.is_observed = true;
         self
+    }
+
+    /// Has the portal's clock run five times as fast, and polls follow each other as quickly.
+    pub fn brisk(self) -> SchoolBuilder {
+        let polled = self
+            .env("CONTACT_SYNC_INTERVAL", "400ms")
+            .env("DEAL_SYNC_INTERVAL", "400ms")
+            .env("PORTAL_CLOCK_SPEED", "5");
+        polled.bitrix24(&["--clock-speed", "5"])
     }
 
     /// Sets a variable for every stage.
@@ -220,7 +236,7 @@ impl School {
             otmechalka_arguments: Vec::new(),
             environment: BTreeMap::new(),
             is_observed: false,
-            is_networked: false,
+            networked: None,
             subscribers: None,
             is_cluster: false,
             store: None,
@@ -259,7 +275,10 @@ impl School {
         }
         let mut environment = default_environment(&nats, &bitrix24, &otmechalka, folder.path());
         environment.insert("NATS_URL".to_owned(), urls.join(","));
-        let links = if builder.is_networked { lay_links(&mut environment).await? } else { BTreeMap::new() };
+        let links = match builder.networked {
+            Some(begin) => lay_links(begin, &mut environment).await?,
+            None => BTreeMap::new(),
+        };
         environment.extend(builder.environment);
         let mut health = BTreeMap::new();
         for stage in Stage::ALL.into_iter().filter(|_| builder.is_observed) {
@@ -363,7 +382,8 @@ impl School {
 
     /// Returns name and id of every process that runs.
     pub fn processes(&self) -> Vec<(String, u32)> {
-        let stages = self.stages.iter().map(|(stage, program)| (stage.program(), program.process_id()));
+        let stages = self.stages.values().chain(&self.relieved);
+        let stages = stages.map(|program| (program.name(), program.process_id()));
         let others = [
             ("nats-server", self.nats.process_id()),
             ("bitrix24-sim", self.bitrix24.program.process_id()),
@@ -638,17 +658,20 @@ fn tail(logs: &str) -> String {
 }
 
 /// Leads the way to both CRMs, and that of each stage to NATS, through a network that can be spoiled.
-async fn lay_links(environment: &mut BTreeMap<String, String>) -> anyhow::Result<BTreeMap<Link, Proxy>> {
+async fn lay_links(
+    begin: IpAddr,
+    environment: &mut BTreeMap<String, String>,
+) -> anyhow::Result<BTreeMap<Link, Proxy>> {
     let mut links = BTreeMap::new();
     let nats = address_in(&environment["NATS_URL"])?;
     for stage in Stage::ALL {
-        links.insert(Link::Nats(stage), Proxy::to(nats).await?);
+        links.insert(Link::Nats(stage), Proxy::at(begin, nats).await?);
     }
     let crms = [("BITRIX24_WEBHOOK_URL", Link::Bitrix24), ("OTMECHALKA_URL", Link::Otmechalka)];
     for (name, link) in crms {
         let url = &environment[name];
         let target = address_in(url)?;
-        let proxy = Proxy::to(target).await?;
+        let proxy = Proxy::at(begin, target).await?;
         let url = url.replacen(&target.to_string(), &proxy.address().to_string(), 1);
         environment.insert(name.to_owned(), url);
         links.insert(link, proxy);

@@ -16,7 +16,7 @@ async fn bound(school: &School, max_bytes: i64) -> anyhow::Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_stream_stops_polls_touches_no_status_and_loses_nothing() -> anyhow::Result<()> {
-    let school = School::builder().start().await?;
+    let school = School::builder().brisk().start().await?;
     let pupil = new_contact(&school).await?;
     until_success(&school, "contact", pupil).await?;
     let stream = school.broker.jetstream().get_stream(schemas::streams::RAW.name).await?;
