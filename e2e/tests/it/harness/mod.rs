@@ -15,12 +15,28 @@ mod seeds;
 mod stores;
 mod zombies;
 
+use anyhow::Context;
 use e2e::harness::people;
-use e2e::{PATIENCE, School, eventually};
+use e2e::{PATIENCE, School, SchoolBuilder, eventually};
 use schemas::problem::SUCCESS;
 use serde_json::json;
 
 use crate::flow::status_of;
+
+/// Returns the seed that is asked for with `ROLLCALL_SEED`, or the one that is played at every run of the tests.
+pub fn seed(usual: u64) -> anyhow::Result<u64> {
+    match std::env::var("ROLLCALL_SEED") {
+        Ok(seed) => seed.parse().context("ROLLCALL_SEED is no number"),
+        Err(_) => Ok(usual),
+    }
+}
+
+/// Opens a school with a portal and an otmechalka that take the time for their work that they take in earnest.
+async fn ordinary(school: SchoolBuilder) -> anyhow::Result<School> {
+    let school = school.otmechalka(&["--latency-ms", "50"]).open().await?;
+    school.bitrix24.set(json!({"costs": {"seconds": {"crm.*.update": 0.04}}})).await?;
+    Ok(school)
+}
 
 /// Makes a contact without a mistake.
 async fn new_contact(school: &School) -> anyhow::Result<u64> {
