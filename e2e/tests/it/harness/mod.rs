@@ -12,6 +12,7 @@ mod oracle;
 mod poison;
 mod polls;
 mod seeds;
+mod starts;
 mod stores;
 mod zombies;
 
