@@ -225,6 +225,7 @@ async fn strike(school: &School, kind: &str, calls: &[usize]) -> anyhow::Result<
         Ok(is_over.then_some(told))
     })
     .await?;
+    println!("{kind} on {calls:?}: {} and {} statuses", told[0].len(), told[1].len());
     ensure!(is_refused || told.iter().flatten().all(|text| text == SUCCESS), "somebody was marked: {told:?}");
     school.otmechalka.heal().await?;
     Ok([("contact", pupil), ("deal", deal)])
