@@ -109,6 +109,9 @@ const METHODS: [&str; 6] = [
     "user.get",
 ];
 
+/// Ids of sellers begin here, so that none is one that is there.
+const SELLERS: u64 = 100_000;
+
 /// Calls of otmechalka: looking for a client, creating it, updating it, looking for a ticket, creating it.
 const CALLS: [(&str, &str); 5] = [
     ("GET", "/api/clients/*/"),
@@ -231,12 +234,17 @@ async fn strike(school: &School, kind: &str, calls: &[usize]) -> anyhow::Result<
     Ok([("contact", pupil), ("deal", deal)])
 }
 
-/// Makes contacts and deals for as long as anybody waits; ends only with an error.
+/// Makes contacts and deals for as long as anybody waits; ends only with an error. Each deal has a seller of its own, whom
+/// nobody has asked for yet.
 async fn enough_work(school: &School) -> anyhow::Result<()> {
     loop {
         let pupil = new_contact(school).await?;
-        school.bitrix24.create_deal(people::deal(pupil, true), people::rows(8_700)).await?;
-        school.after_polls(3).await?;
+        let seller = SELLERS + pupil;
+        school.bitrix24.put_user(seller, json!({"NAME": "Василий", "LAST_NAME": "Василенко"})).await?;
+        let mut deal = people::deal(pupil, true);
+        deal["ASSIGNED_BY_ID"] = json!(seller.to_string());
+        school.bitrix24.create_deal(deal, people::rows(8_700)).await?;
+        school.after_polls(1).await?;
     }
 }
 
