@@ -70,11 +70,18 @@ async fn until_struck(
     what: &str,
     faults: impl AsyncFn() -> anyhow::Result<serde_json::Value>,
 ) -> anyhow::Result<()> {
-    eventually(&format!("the faults of {what}"), PATIENCE, || async {
+    let left = async || {
         let planned = faults().await?;
-        let is_left =
-            planned["faults"].as_array().is_some_and(|rules| rules.iter().any(|rule| rule["count"] != 0));
-        Ok((!is_left).then_some(()))
+        let rules = planned["faults"].as_array().into_iter().flatten();
+        let left = rules.filter(|rule| rule["count"] != 0).map(|rule| format!("{}", rule["method"]));
+        anyhow::Ok(left.collect::<Vec<_>>())
+    };
+    let struck = eventually(&format!("the faults of {what}"), PATIENCE, || async {
+        Ok(left().await?.is_empty().then_some(()))
     })
-    .await
+    .await;
+    match struck {
+        Ok(()) => Ok(()),
+        Err(error) => Err(error.context(format!("left: {}", left().await?.join(", ")))),
+    }
 }
