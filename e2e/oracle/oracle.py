@@ -311,6 +311,12 @@ class Judge:
         self.tickets = by_origin(rows_of(given["otmechalka"], "tickets"))
         self.differences, self.checked = [], 0
         self.more = given.get("more") or {}
+        # What an employee of otmechalka changed there is not compared with what was edited here.
+        self.touched = {
+            ("contact" if "client" in call["path"] else "deal", str(call.get("origin_id")))
+            for call in entries(given["otmechalka_history"])
+            if call.get("admin")
+        }
         self.edited = {
             (str(write.get("entity")), str(write.get("id")))
             for write in self.writes
@@ -344,7 +350,7 @@ class Judge:
         if not found:
             return self.say(entity, identity, "is not in otmechalka")
         if entity == "deal" and (entity, identity) in self.edited:
-            return
+            return self.is_of_a_version(record, found[0])
         for key, value in expected.items():
             held = found[0].get(key)
             held = sorted(map(str, held)) if isinstance(held, list) else held
@@ -354,11 +360,19 @@ class Judge:
             if entity == "contact" and key not in expected and found[0].get(key):
                 self.say(entity, identity, f"{key} is there and should not be")
 
+    def is_of_a_version(self, deal, ticket):
+        """A ticket is left alone once it is there, so it may be that of any version of its deal, and of nothing else."""
+        identity = str(deal["ID"])
+        if ("deal", identity) not in self.touched and not any(
+            is_body(made, ticket) for made in self.tickets_of(deal)
+        ):
+            self.say("deal", identity, "the ticket is that of no version")
+
     def refused_there(self, path):
-        """Tells whether otmechalka's last word on a record was a refusal."""
+        """Tells whether otmechalka's last word on a record was a refusal: 400, or an error under 200. That a token or a call
+        was refused, or that it is busy or ill, says nothing about the record."""
         answers = [call for call in self.calls if call.get("method") == "POST" and path(call)]
-        # An error under 200 is a refusal as well; no status at all is none.
-        return bool(answers) and (400 <= (answers[-1]["status"] or 0) < 500 or answers[-1].get("fault") == "error_200")
+        return bool(answers) and (answers[-1]["status"] == 400 or answers[-1].get("fault") == "error_200")
 
     def judge_contact(self, contact):
         identity = str(contact["ID"])
@@ -375,7 +389,9 @@ class Judge:
     def judge_deal(self, deal):
         identity = str(deal["ID"])
         if deal["STAGE_ID"] != "WON" or not self.selected(deal, "deals_since"):
-            if (("deal", identity)) not in self.edited:
+            if ("deal", identity) in self.edited:
+                self.was_selected(deal, self.tickets[identity])
+            else:
                 self.untouched("deal", deal, self.tickets[identity])
             return
         rows = self.bitrix24["product_rows"].get(identity, [])
@@ -391,6 +407,21 @@ class Judge:
             self.status("deal", deal, kept or (expected != REFUSED and not refused))
         if expected is not None and not refused:
             self.held("deal", deal, expected, self.tickets[identity])
+        if not isinstance(expected, dict) and self.tickets[identity] and ("deal", identity) in self.edited:
+            self.is_of_a_version(deal, self.tickets[identity][0])
+
+    def was_selected(self, deal, found):
+        """What is no longer selected, or never was, keeps what an earlier version brought it."""
+        self.checked += 1
+        identity = str(deal["ID"])
+        made = self.tickets_of(deal)
+        status = deal.get(self.settings["status_field"])
+        if found:
+            self.is_of_a_version(deal, found[0])
+        if status and not made:
+            self.say("deal", identity, "was never in the selection and has a status")
+        if status == SUCCESS and not found and SKIPPED not in made and ("deal", identity) not in self.touched:
+            self.say("deal", identity, "shows the success and is not in otmechalka")
 
     def untouched(self, entity, record, found):
         self.checked += 1
@@ -426,6 +457,25 @@ class Judge:
         first = [] if edits[0]["method"].endswith(".add") else [edits[0]["before"]]
         return first + [write["record"] for write in edits]
 
+    def tickets_of(self, deal):
+        """Returns what a deal called for, version by version. Its rows are read after its fields, so they may be later ones."""
+        identity = str(deal["ID"])
+        edits = [w for w in self.writes if is_human(w) and (w["entity"], str(w["id"])) == ("deal", identity)]
+        changes = [edit for edit in edits if edit.get("record")]
+        fields = [(edit["seq"], edit["record"]) for edit in changes]
+        if not changes or not changes[0]["method"].endswith(".add"):
+            fields.insert(0, (0, changes[0]["before"] if changes else deal))
+        sets = [edit for edit in edits if edit["method"] == "crm.deal.productrows.set"]
+        # Rows, and the number of the write that replaced them.
+        rows = [(edit["before"] or [], edit["seq"]) for edit in sets]
+        rows.append((self.bitrix24["product_rows"].get(identity, []), float("inf")))
+        return [
+            ticket_of(said, read, self.users)
+            for since, said in fields
+            for read, until in rows
+            if until > since and said["STAGE_ID"] == "WON" and self.selected(said, "deals_since")
+        ]
+
     def judge_order(self):
         """Each applied body is that of a version, and of no earlier one than the body before it."""
         reached = {}
@@ -457,10 +507,14 @@ class Judge:
         if self.more.get("order"):
             self.judge_order()
         self.judge_suspects()
+        # A record whose message was given up stays as it is, for an operator.
+        buried = {(entity, str(identity)) for entity, identity in self.more.get("buried", [])}
         for contact in rows_of(self.bitrix24, "contacts"):
-            self.judge_contact(contact)
+            if ("contact", str(contact["ID"])) not in buried:
+                self.judge_contact(contact)
         for deal in rows_of(self.bitrix24, "deals"):
-            self.judge_deal(deal)
+            if ("deal", str(deal["ID"])) not in buried:
+                self.judge_deal(deal)
         self.judge_histories()
         return {"checked": self.checked, "differences": self.differences}
 

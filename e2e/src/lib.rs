@@ -3,6 +3,7 @@
 mod clock;
 mod disk;
 pub mod harness;
+pub mod oracle;
 mod process;
 mod proxy;
 mod school;
@@ -13,7 +14,7 @@ pub use clock::WallClock;
 pub use disk::Disk;
 pub use process::{Program, program_path};
 pub use proxy::{Proxy, Weather};
-pub use school::{Link, PATIENCE, School, SchoolBuilder, Stage, Told};
+pub use school::{Buried, Link, PATIENCE, School, SchoolBuilder, Stage, Told};
 pub use scrape::{Sample, Scrape};
 pub use simulator::{Bitrix24, Otmechalka};
 

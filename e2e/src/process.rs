@@ -87,6 +87,11 @@ impl Program {
         Ok(line)
     }
 
+    /// Returns its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Returns its process id while it runs.
     pub fn process_id(&self) -> Option<u32> {
         self.child.id()

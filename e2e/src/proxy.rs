@@ -1,6 +1,6 @@
 //! A network that a test may spoil: TCP connections between two parties pass through here.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -49,7 +49,12 @@ impl Drop for Proxy {
 impl Proxy {
     /// Opens a stretch that leads to an address.
     pub async fn to(target: SocketAddr) -> std::io::Result<Proxy> {
-        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        Proxy::at(Ipv4Addr::LOCALHOST.into(), target).await
+    }
+
+    /// Opens a stretch that begins at this address.
+    pub async fn at(begin: IpAddr, target: SocketAddr) -> std::io::Result<Proxy> {
+        let listener = TcpListener::bind((begin, 0)).await?;
         let address = listener.local_addr()?;
         let (weather, seen) = watch::channel(Weather::Clear);
         let (target, leads_to) = watch::channel(target);

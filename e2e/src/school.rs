@@ -1,7 +1,7 @@
 //! A whole school: NATS, both CRMs and the stages.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -15,15 +15,15 @@ use runtime::broker::NatsSettings;
 use runtime::health::Health;
 use runtime::local_nats::{Access, LocalNats};
 use runtime::{Broker, CancellationToken, Reader, Source};
-use schemas::streams::{CHECKPOINTS, consumers};
-use schemas::{Checkpoint, Entity};
+use schemas::streams::{CHECKPOINTS, DEAD_LETTERS, consumers};
+use schemas::{Checkpoint, DeadLetter, Entity};
 use serde_json::Value;
 
-use crate::eventually;
 use crate::process::{Program, program_path, require_fault_points};
 use crate::proxy::{Proxy, Weather};
 use crate::scrape::Scrape;
 use crate::simulator::{Bitrix24, Otmechalka};
+use crate::{eventually, oracle};
 
 /// The stages, by the names of their programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -75,7 +75,8 @@ pub struct SchoolBuilder {
     otmechalka_arguments: Vec<String>,
     environment: BTreeMap<String, String>,
     is_observed: bool,
-    is_networked: bool,
+    /// Where stretches of network begin.
+    networked: Option<IpAddr>,
     subscribers: Option<Vec<String>>,
     is_cluster: bool,
     store: Option<PathBuf>,
@@ -90,7 +91,13 @@ impl SchoolBuilder {
 
     /// Lets a test spoil the network between any two.
     pub fn networked(mut self) -> SchoolBuilder {
-        self.is_networked = true;
+        self.networked = Some(Ipv4Addr::LOCALHOST.into());
+        self
+    }
+
+    /// Gives the stages IPv6 alone.
+    pub fn ipv6(mut self) -> SchoolBuilder {
+        self.networked = Some(Ipv6Addr::LOCALHOST.into());
         self
     }
 
@@ -136,6 +143,15 @@ impl SchoolBuilder {
         self
     }
 
+    /// Has the portal's clock run five times as fast, and polls follow each other as quickly.
+    pub fn brisk(self) -> SchoolBuilder {
+        let polled = self
+            .env("CONTACT_SYNC_INTERVAL", "400ms")
+            .env("DEAL_SYNC_INTERVAL", "400ms")
+            .env("PORTAL_CLOCK_SPEED", "5");
+        polled.bitrix24(&["--clock-speed", "5"])
+    }
+
     /// Sets a variable for every stage.
     pub fn env(mut self, name: &str, value: &str) -> SchoolBuilder {
         self.environment.insert(name.to_owned(), value.to_owned());
@@ -178,6 +194,15 @@ pub struct School {
     folder: tempfile::TempDir,
 }
 
+/// A dead letter, and where it lies.
+#[derive(Debug)]
+pub struct Buried {
+    /// Its subject.
+    pub subject: String,
+    /// What it says.
+    pub letter: DeadLetter,
+}
+
 /// What an operator was told.
 #[derive(Debug)]
 pub struct Told {
@@ -211,7 +236,7 @@ impl School {
             otmechalka_arguments: Vec::new(),
             environment: BTreeMap::new(),
             is_observed: false,
-            is_networked: false,
+            networked: None,
             subscribers: None,
             is_cluster: false,
             store: None,
@@ -250,7 +275,10 @@ impl School {
         }
         let mut environment = default_environment(&nats, &bitrix24, &otmechalka, folder.path());
         environment.insert("NATS_URL".to_owned(), urls.join(","));
-        let links = if builder.is_networked { lay_links(&mut environment).await? } else { BTreeMap::new() };
+        let links = match builder.networked {
+            Some(begin) => lay_links(begin, &mut environment).await?,
+            None => BTreeMap::new(),
+        };
         environment.extend(builder.environment);
         let mut health = BTreeMap::new();
         for stage in Stage::ALL.into_iter().filter(|_| builder.is_observed) {
@@ -354,7 +382,8 @@ impl School {
 
     /// Returns name and id of every process that runs.
     pub fn processes(&self) -> Vec<(String, u32)> {
-        let stages = self.stages.iter().map(|(stage, program)| (stage.program(), program.process_id()));
+        let stages = self.stages.values().chain(&self.relieved);
+        let stages = stages.map(|program| (program.name(), program.process_id()));
         let others = [
             ("nats-server", self.nats.process_id()),
             ("bitrix24-sim", self.bitrix24.program.process_id()),
@@ -528,6 +557,18 @@ impl School {
         Ok(self.broker.jetstream().get_stream(stream).await?.cached_info().state.messages)
     }
 
+    /// Returns every dead letter, in order.
+    pub async fn dead_letters(&self) -> anyhow::Result<Vec<Buried>> {
+        let log = self.broker.log(DEAD_LETTERS.name).await?;
+        let (mut letters, mut from) = (Vec::new(), 1);
+        while let Some(message) = log.next("dlq.>", from).await.map_err(anyhow::Error::msg)? {
+            from = message.sequence + 1;
+            letters
+                .push(Buried { letter: serde_json::from_slice(&message.payload)?, subject: message.subject });
+        }
+        Ok(letters)
+    }
+
     /// Returns how many polls each entity has seen completed.
     pub async fn polls(&self) -> anyhow::Result<BTreeMap<Entity, u64>> {
         let bucket = self.broker.bucket(&CHECKPOINTS).await?;
@@ -593,7 +634,7 @@ impl School {
                 "status_field": self.environment["CONTACT_STATUS_FIELD"],
             },
         });
-        run_oracle(&input).await
+        oracle::differences(&input).await
     }
 
     /// Fails with every difference between what is and what must be.
@@ -616,37 +657,21 @@ fn tail(logs: &str) -> String {
     lines[lines.len().saturating_sub(60)..].join("\n")
 }
 
-async fn run_oracle(input: &Value) -> anyhow::Result<Vec<String>> {
-    let python = std::env::var("ROLLCALL_PYTHON").context("ROLLCALL_PYTHON names no Python; run ./test")?;
-    let folder = tempfile::tempdir()?;
-    let file = folder.path().join("input.json");
-    std::fs::write(&file, serde_json::to_vec(input)?)?;
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("oracle/oracle.py");
-    let output = tokio::process::Command::new(python).arg(script).arg(&file).output().await?;
-    anyhow::ensure!(
-        output.status.success(),
-        "the oracle failed: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    let answer: Value = serde_json::from_slice(&output.stdout)?;
-    let differences = answer["differences"].as_array().context("differences of the oracle")?;
-    let checked = answer["checked"].as_u64().context("checked of the oracle")?;
-    anyhow::ensure!(checked > 0, "the oracle checked nothing");
-    Ok(differences.iter().filter_map(|difference| difference.as_str().map(str::to_owned)).collect())
-}
-
 /// Leads the way to both CRMs, and that of each stage to NATS, through a network that can be spoiled.
-async fn lay_links(environment: &mut BTreeMap<String, String>) -> anyhow::Result<BTreeMap<Link, Proxy>> {
+async fn lay_links(
+    begin: IpAddr,
+    environment: &mut BTreeMap<String, String>,
+) -> anyhow::Result<BTreeMap<Link, Proxy>> {
     let mut links = BTreeMap::new();
     let nats = address_in(&environment["NATS_URL"])?;
     for stage in Stage::ALL {
-        links.insert(Link::Nats(stage), Proxy::to(nats).await?);
+        links.insert(Link::Nats(stage), Proxy::at(begin, nats).await?);
     }
     let crms = [("BITRIX24_WEBHOOK_URL", Link::Bitrix24), ("OTMECHALKA_URL", Link::Otmechalka)];
     for (name, link) in crms {
         let url = &environment[name];
         let target = address_in(url)?;
-        let proxy = Proxy::to(target).await?;
+        let proxy = Proxy::at(begin, target).await?;
         let url = url.replacen(&target.to_string(), &proxy.address().to_string(), 1);
         environment.insert(name.to_owned(), url);
         links.insert(link, proxy);

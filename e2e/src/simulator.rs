@@ -124,9 +124,14 @@ impl Bitrix24 {
         self.admin.post(&format!("contacts/{contact}/merge"), &json!({ "into": into })).await.map(drop)
     }
 
+    /// Returns the portal's clock: its time and how fast it runs.
+    pub async fn clock(&self) -> anyhow::Result<Value> {
+        self.admin.get("clock").await
+    }
+
     /// Returns the portal's time as it prints it: `2026-01-10T10:00:00+03:00`.
     pub async fn now(&self) -> anyhow::Result<String> {
-        let clock = self.admin.get("clock").await?;
+        let clock = self.clock().await?;
         clock["now"].as_str().map(str::to_owned).with_context(|| format!("now in {clock}"))
     }
 
@@ -271,6 +276,11 @@ impl Otmechalka {
     /// Returns every call, in order.
     pub async fn history(&self) -> anyhow::Result<Value> {
         self.admin.get("history").await
+    }
+
+    /// Returns its clock: its time and how fast it runs.
+    pub async fn clock(&self) -> anyhow::Result<Value> {
+        self.admin.get("clock").await
     }
 
     /// Returns the request counters.

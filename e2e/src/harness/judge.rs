@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, bail};
+use chrono::{DateTime, FixedOffset};
 use futures::TryStreamExt;
+use schemas::DeadLetter;
 use serde_json::{Value, json};
 
-use super::curves::Peaks;
+use super::curves::{self, Peaks};
 use super::witness::Suspects;
 use crate::School;
 
@@ -20,17 +22,96 @@ const MOST_FILES: u64 = 128;
 const REFUSALS_AFTER_START: u64 = 5;
 
 /// Polls of a school that is left alone.
-const SILENT_POLLS: u64 = 3;
+const SILENT_POLLS: u64 = 10;
+
+/// Longest time, in seconds, until everything is as it should be once all is mended and there is nothing to catch up with.
+/// No school here polls so seldom that two of its polls took longer.
+const COMES_BACK_WITHIN: f64 = 30.0;
+
+/// What catching up with a backlog takes at most, in seconds: 0.04 s of the portal's for each status and half a second for
+/// the request that carries it, shared with a few others; and a call of otmechalka after the other. Half as much again is
+/// allowed.
+const PER_STATUS: f64 = 0.1;
+const PER_CALL: f64 = 0.05;
+const ALLOWED: f64 = 1.5;
+
+/// How much slower a busy machine may be than one that has nothing else to do. It also covers a call over a connection that
+/// died unnoticed: that ends after 75 s.
+const SLOW_MACHINE: f64 = 3.0;
 
 /// What is known besides the histories.
 #[derive(Debug, Default)]
 pub struct Tally {
     /// How often stages were started anew.
     pub restarts: u64,
+    /// How many versions an operator sent round again, of any record.
+    pub sent_again: usize,
     /// What the witness saw.
     pub suspects: Suspects,
     /// The highest memory and numbers of open files.
     pub peaks: Peaks,
+    /// Subjects of the dead letters that have to be there, and no others. What becomes of their records is not judged.
+    pub letters: Vec<String>,
+    /// When everything was mended; from then on it has to come back by itself, and soon.
+    pub mended: Option<Mended>,
+}
+
+/// The moment in which everything was mended, as both CRMs see it.
+#[derive(Debug)]
+pub struct Mended {
+    portal: Moment,
+    otmechalka: Moment,
+}
+
+/// A moment in the history of a CRM.
+#[derive(Debug)]
+struct Moment {
+    /// By its own clock.
+    time: DateTime<FixedOffset>,
+    /// Its seconds in one of ours.
+    speed: f64,
+    /// Number of its last entry.
+    entry: u64,
+}
+
+impl Mended {
+    /// Takes the moment.
+    pub async fn now(school: &School) -> anyhow::Result<Mended> {
+        let (portal, otmechalka) = (school.bitrix24.clock().await?, school.otmechalka.clock().await?);
+        Ok(Mended {
+            portal: Moment::of(&portal, &school.bitrix24.history().await?)?,
+            otmechalka: Moment::of(&otmechalka, &school.otmechalka.history().await?)?,
+        })
+    }
+}
+
+impl Moment {
+    fn of(clock: &Value, history: &Value) -> anyhow::Result<Moment> {
+        let entries = history["history"].as_array().context("a history")?;
+        Ok(Moment {
+            time: time_in(&clock["now"])?,
+            speed: clock["speed"].as_f64().context("a speed")?,
+            entry: entries.iter().filter_map(|entry| entry["seq"].as_u64()).max().unwrap_or(0),
+        })
+    }
+
+    /// Returns how much was done since by other than people's hands, and how many of our seconds later the last of it was.
+    fn since(&self, history: &Value) -> anyhow::Result<(usize, f64)> {
+        let entries = history["history"].as_array().context("a history")?;
+        let is_ours = |entry: &&Value| {
+            entry["seq"].as_u64() > Some(self.entry) && entry["origin"] != "human" && entry["admin"] != true
+        };
+        let times = entries.iter().filter(is_ours).map(|entry| time_in(&entry["time"]));
+        let times: Vec<DateTime<FixedOffset>> = times.collect::<anyhow::Result<_>>()?;
+        let last = times.iter().max().map_or(0.0, |last| {
+            last.signed_duration_since(self.time).num_milliseconds() as f64 / 1_000.0 / self.speed
+        });
+        Ok((times.len(), last.max(0.0)))
+    }
+}
+
+fn time_in(value: &Value) -> anyhow::Result<DateTime<FixedOffset>> {
+    Ok(DateTime::parse_from_rfc3339(value.as_str().context("a time")?)?)
 }
 
 /// Fails with everything that should not be.
@@ -46,22 +127,71 @@ pub async fn judge(school: &School, tally: &Tally) -> anyhow::Result<()> {
 /// Returns everything that should not be, but for what shows only as time goes by.
 pub async fn standing(school: &School, tally: &Tally) -> anyhow::Result<Vec<String>> {
     let suspects: Vec<Value> = tally.suspects.iter().map(|(entity, id)| json!([entity, id])).collect();
-    let mut findings = school.judged(json!({"order": true, "suspects": suspects})).await?;
-    findings.extend(echoes(school).await?);
+    let buried: Vec<Value> = tally.letters.iter().filter_map(|subject| record_of(subject)).collect();
+    let more = json!({"order": true, "suspects": suspects, "buried": buried});
+    let mut findings = school.judged(more).await?;
+    findings.extend(echoes(school, tally.sent_again).await?);
     findings.extend(manners(school, tally.restarts).await?);
-    findings.extend(tally.peaks.above(MOST_MEMORY_KIB, MOST_FILES));
+    let mut peaks = tally.peaks.clone();
+    peaks.note(&curves::measure(school));
+    findings.extend(peaks.above(MOST_MEMORY_KIB, MOST_FILES));
+    findings.extend(letters(school, &tally.letters).await?);
+    if let Some(mended) = &tally.mended {
+        findings.extend(late_return(school, mended).await?);
+    }
     Ok(findings)
 }
 
+/// Finds that it took too long to come to rest once all was mended.
+async fn late_return(school: &School, mended: &Mended) -> anyhow::Result<Option<String>> {
+    let (statuses, portal) = mended.portal.since(&school.bitrix24.history().await?)?;
+    let (calls, otmechalka) = mended.otmechalka.since(&school.otmechalka.history().await?)?;
+    let took = portal.max(otmechalka);
+    let backlog = statuses as f64 * PER_STATUS + calls as f64 * PER_CALL;
+    let bound = (COMES_BACK_WITHIN + backlog * ALLOWED) * SLOW_MACHINE;
+    println!("came back within {took:.0} s of {bound:.0}, with {statuses} statuses and {calls} calls");
+    Ok((took > bound).then(|| {
+        format!(
+            "came back after {took:.0} s, for {statuses} statuses and {calls} calls; {bound:.0} s are allowed"
+        )
+    }))
+}
+
+/// Finds dead letters that nobody expected, and misses those that were expected.
+async fn letters(school: &School, expected: &[String]) -> anyhow::Result<Vec<String>> {
+    let mut missing = expected.to_vec();
+    let mut findings = Vec::new();
+    for letter in school.dead_letters().await? {
+        match missing.iter().position(|subject| *subject == letter.subject) {
+            Some(place) => drop(missing.swap_remove(place)),
+            None => {
+                let DeadLetter { reason, deliveries, .. } = letter.letter;
+                findings.push(format!(
+                    "a dead letter that nobody expected: {} after {deliveries} deliveries: {reason}",
+                    letter.subject
+                ));
+            }
+        }
+    }
+    findings.extend(missing.into_iter().map(|subject| format!("no dead letter {subject}")));
+    Ok(findings)
+}
+
+/// Returns entity and id of the record that a dead letter is about.
+fn record_of(subject: &str) -> Option<Value> {
+    let record = schemas::subjects::record_of(subject)?;
+    Some(json!([record.entity.token(), record.id.to_string()]))
+}
+
 /// Finds versions on the stream that nobody made: our own write-backs come back as edits.
-async fn echoes(school: &School) -> anyhow::Result<Vec<String>> {
+async fn echoes(school: &School, sent_again: usize) -> anyhow::Result<Vec<String>> {
     let stream = school.broker.jetstream().get_stream(schemas::streams::RAW.name).await?;
     let published: Vec<(String, usize)> = stream.info_with_subjects("b24.raw.>").await?.try_collect().await?;
     let made = versions(&school.bitrix24.history().await?)?;
     let too_many = published.into_iter().filter_map(|(subject, published)| {
         let record = subject.strip_prefix("b24.raw.")?.to_owned();
         // A record that nobody made by hand was there from the beginning.
-        let made = made.get(&record).copied().unwrap_or(1);
+        let made = made.get(&record).copied().unwrap_or(1) + sent_again;
         (published > made).then(|| format!("{record}: {published} versions published, {made} made"))
     });
     Ok(too_many.collect())
@@ -133,5 +263,17 @@ mod tests {
         ]});
         let versions = versions(&history).unwrap();
         assert_eq!((versions["contact.1"], versions["contact.2"]), (2, 2));
+    }
+
+    #[test]
+    fn what_comes_after_the_mend_is_counted_and_timed_in_our_seconds() {
+        let entry = |seq: u64, origin: &str, time: &str| json!({"seq": seq, "origin": origin, "time": time});
+        let mut history = vec![entry(1, "rest", "2026-01-10T10:00:00+03:00")];
+        let clock = json!({"now": "2026-01-10T10:00:10+03:00", "speed": 5.0});
+        let mended = Moment::of(&clock, &json!({"history": history})).unwrap();
+        assert_eq!(mended.since(&json!({"history": history})).unwrap(), (0, 0.0));
+        history.push(entry(2, "rest", "2026-01-10T07:01:00Z"));
+        history.push(entry(3, "human", "2026-01-10T10:05:00+03:00"));
+        assert_eq!(mended.since(&json!({"history": history})).unwrap(), (1, 10.0));
     }
 }

@@ -14,6 +14,6 @@ pub mod play;
 pub mod quiet;
 pub mod witness;
 
-pub use judge::Tally;
+pub use judge::{Mended, Tally};
 pub use plan::{Kind, Plan};
 pub use play::play;

@@ -237,7 +237,7 @@ pub const PLACES: [(Stage, &str); 18] = [
 ];
 
 /// Faults of the simulated Bitrix24 that pass without making anybody wait for a minute.
-const BITRIX24: [&str; 22] = [
+pub const BITRIX24: [&str; 22] = [
     "html_502",
     "html_504",
     "php_fatal_500",
@@ -263,7 +263,7 @@ const BITRIX24: [&str; 22] = [
 ];
 
 /// Faults of the simulated otmechalka that do not make anybody wait for a minute.
-const OTMECHALKA: [&str; 12] = [
+pub const OTMECHALKA: [&str; 12] = [
     "down_503",
     "internal_500",
     "bad_gateway_502",

@@ -10,7 +10,7 @@ use schemas::streams::consumers;
 use serde_json::{Value, json};
 
 use super::curves::{self, Peaks};
-use super::judge::{self, Tally};
+use super::judge::{self, Mended, Tally};
 use super::people::{self, STATUS, SURNAME};
 use super::plan::{Act, Edit, Flaw, Plan, Trouble};
 use super::witness::Witness;
@@ -58,10 +58,12 @@ async fn play_in_school(plan: &Plan, note: impl FnMut(&[curves::Sample])) -> any
         player.act(*act).await.with_context(|| format!("step {number}: {act:?}"))?;
     }
     player.heal().await?;
+    let mended = Some(Mended::now(&player.school).await?);
     player.school.caught_up().await?;
     player.measure();
     let suspects = witness.tell().await?;
-    let tally = Tally { restarts: plan.restarts(), suspects, peaks: player.peaks.clone() };
+    let (restarts, peaks) = (plan.restarts(), player.peaks.clone());
+    let tally = Tally { restarts, suspects, peaks, mended, ..Tally::default() };
     judge::judge(&player.school, &tally).await?;
     Ok(player.peaks)
 }

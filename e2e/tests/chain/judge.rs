@@ -39,7 +39,19 @@ pub fn findings(world: &World, portal: &Portal, shop: &Shop, strays: usize) -> V
     found.extend(creates(shop));
     found.extend(order(portal, shop));
     found.extend(echoes(world, portal, strays));
+    found.extend(letters(world));
     found
+}
+
+/// Nothing that is played here is a reason to give a message up.
+fn letters(world: &World) -> Vec<String> {
+    let letters = world.messages(schemas::streams::DEAD_LETTERS.name).into_iter();
+    let told = letters.map(|message| {
+        let letter = serde_json::from_slice::<schemas::DeadLetter>(&message.payload);
+        let reason = letter.map_or_else(|error| error.to_string(), |letter| letter.reason);
+        format!("a dead letter that nobody expected: {}: {reason}", message.subject)
+    });
+    told.collect()
 }
 
 fn of_record(portal: &Portal, shop: &Shop, key: Key) -> Option<String> {

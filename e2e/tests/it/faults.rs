@@ -8,24 +8,6 @@ use serde_json::json;
 use crate::flow::{client, good_contact, good_deal, good_rows, status_of, ticket, writes};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn killing_every_stage_during_the_first_sync_loses_and_doubles_nothing() -> anyhow::Result<()> {
-    let mut school = School::builder().demo(150, 200, 7).start().await?;
-    for round in 0..3 {
-        for stage in Stage::ALL {
-            // The next stage is killed as soon as the flow has moved on, wherever it happens to be.
-            let before = school.messages("CRM_RESULT").await?;
-            let _moved = eventually("the flow to move", Duration::from_secs(3), || async {
-                Ok((school.messages("CRM_RESULT").await? > before + round).then_some(()))
-            })
-            .await;
-            school.kill_and_start(stage).await?;
-        }
-    }
-    school.caught_up().await?;
-    school.assert_consistent().await
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn the_state_folder_may_be_deleted_at_any_time() -> anyhow::Result<()> {
     let mut school = School::builder().demo(60, 80, 3).start().await?;
     school.caught_up().await?;
@@ -131,18 +113,6 @@ async fn an_ill_bitrix24_opens_no_gap() -> anyhow::Result<()> {
         school.assert_consistent().await?;
     }
     Ok(())
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_broker_may_be_killed() -> anyhow::Result<()> {
-    let mut school = School::builder().demo(60, 80, 5).start().await?;
-    for _ in 0..3 {
-        school.nats.kill().await?;
-        school.nats.restart().await?;
-        school.after_polls(1).await?;
-    }
-    school.caught_up().await?;
-    school.assert_consistent().await
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,11 +3,14 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use e2e::harness::{Tally, judge, people, plan::PLACES};
+use anyhow::Context;
+use e2e::harness::{Mended, Tally, judge, people, plan::PLACES};
 use e2e::{School, Stage, eventually};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 use serde_json::json;
 
-use super::new_contact;
+use super::{new_contact, ordinary, seed};
 
 /// Sooner than in earnest, so that a test need not wait for what a killed stage held.
 const ACK_WAIT: Duration = Duration::from_secs(3);
@@ -64,6 +67,42 @@ async fn each_stage_may_be_killed_between_any_two_side_effects() -> anyhow::Resu
     assert_eq!(restarts, PLACES.len() as u64);
     school.caught_up().await?;
     judge::judge(&school, &Tally { restarts, ..Tally::default() }).await
+}
+
+/// Contacts of a first sync, and as many deals.
+const MANY: usize = 300;
+
+/// Kills after which a first sync is let alone, however far it is: a busy machine starts stages slowly.
+const MOST_KILLS: u64 = 25;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn random_kills_during_a_first_sync_lose_and_double_nothing() -> anyhow::Result<()> {
+    let seed = seed(1)?;
+    let mut kills = Vec::new();
+    let played = kill_at_random(seed, &mut kills).await;
+    played.with_context(|| format!("replay: ROLLCALL_SEED={seed}; killed so far: {kills:?}"))
+}
+
+/// Kills a stage every one to three seconds until everything has a status.
+async fn kill_at_random(seed: u64, kills: &mut Vec<(Duration, Stage)>) -> anyhow::Result<()> {
+    let mut dice = ChaCha8Rng::seed_from_u64(seed);
+    let mut school = ordinary(School::builder().plain(MANY, MANY)).await?;
+    school.shorten_ack_wait(ACK_WAIT).await?;
+    Stage::ALL.into_iter().try_for_each(|stage| school.start(stage))?;
+    let mut statuses = 0;
+    while statuses < 2 * MANY as u64 && (kills.len() as u64) < MOST_KILLS {
+        let pause = Duration::from_millis(dice.random_range(1_000..=3_000));
+        let stage = Stage::ALL[dice.random_range(0..Stage::ALL.len())];
+        // Not an event but the very thing that is played: it dies wherever it happens to be.
+        tokio::time::sleep(pause).await;
+        statuses = school.messages("B24_STATUS").await?;
+        school.kill_and_start(stage).await?;
+        kills.push((pause, stage));
+    }
+    println!("seed {seed}: {} kills, {statuses} statuses before the last", kills.len());
+    let mended = Some(Mended::now(&school).await?);
+    school.caught_up().await?;
+    judge::judge(&school, &Tally { restarts: kills.len() as u64, mended, ..Tally::default() }).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

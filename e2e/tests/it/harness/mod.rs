@@ -8,18 +8,36 @@ mod disks;
 mod kills;
 mod mistakes;
 mod network;
+mod oracle;
 mod poison;
 mod polls;
 mod seeds;
+mod starts;
 mod stores;
 mod zombies;
 
+use anyhow::Context;
 use e2e::harness::people;
-use e2e::{PATIENCE, School, eventually};
+use e2e::{PATIENCE, School, SchoolBuilder, eventually};
 use schemas::problem::SUCCESS;
 use serde_json::json;
 
 use crate::flow::status_of;
+
+/// Returns the seed that is asked for with `ROLLCALL_SEED`, or the one that is played at every run of the tests.
+pub fn seed(usual: u64) -> anyhow::Result<u64> {
+    match std::env::var("ROLLCALL_SEED") {
+        Ok(seed) => seed.parse().context("ROLLCALL_SEED is no number"),
+        Err(_) => Ok(usual),
+    }
+}
+
+/// Opens a school with a portal and an otmechalka that take the time for their work that they take in earnest.
+async fn ordinary(school: SchoolBuilder) -> anyhow::Result<School> {
+    let school = school.otmechalka(&["--latency-ms", "50"]).open().await?;
+    school.bitrix24.set(json!({"costs": {"seconds": {"crm.*.update": 0.04}}})).await?;
+    Ok(school)
+}
 
 /// Makes a contact without a mistake.
 async fn new_contact(school: &School) -> anyhow::Result<u64> {
@@ -52,11 +70,18 @@ async fn until_struck(
     what: &str,
     faults: impl AsyncFn() -> anyhow::Result<serde_json::Value>,
 ) -> anyhow::Result<()> {
-    eventually(&format!("the faults of {what}"), PATIENCE, || async {
+    let left = async || {
         let planned = faults().await?;
-        let is_left =
-            planned["faults"].as_array().is_some_and(|rules| rules.iter().any(|rule| rule["count"] != 0));
-        Ok((!is_left).then_some(()))
+        let rules = planned["faults"].as_array().into_iter().flatten();
+        let left = rules.filter(|rule| rule["count"] != 0).map(|rule| format!("{}", rule["method"]));
+        anyhow::Ok(left.collect::<Vec<_>>())
+    };
+    let struck = eventually(&format!("the faults of {what}"), PATIENCE, || async {
+        Ok(left().await?.is_empty().then_some(()))
     })
-    .await
+    .await;
+    match struck {
+        Ok(()) => Ok(()),
+        Err(error) => Err(error.context(format!("left: {}", left().await?.join(", ")))),
+    }
 }

@@ -1,5 +1,6 @@
 //! One entity's polls beside those of the other.
 
+use e2e::harness::{Tally, judge};
 use e2e::{PATIENCE, School, eventually};
 use schemas::Entity;
 
@@ -21,5 +22,9 @@ async fn contacts_that_are_always_due_leave_deals_their_turn() -> anyhow::Result
     let contacts = after[&Entity::Contact] - before[&Entity::Contact];
     // A poll of deals takes a few turns; without turns of their own there would be hundreds.
     assert!(contacts <= 40, "{contacts} polls of contacts while deals were polled 3 times");
+    school.caught_up().await?;
+    // Ten more polls of deals would take a minute beside those of contacts.
+    let findings = judge::standing(&school, &Tally::default()).await?;
+    assert!(findings.is_empty(), "{findings:?}");
     Ok(())
 }

@@ -34,7 +34,7 @@ fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn caches_that_are_torn_or_from_yesterday_cost_work_and_nothing_else() -> anyhow::Result<()> {
-    let mut school = School::builder().plain(20, 20).start().await?;
+    let mut school = School::builder().brisk().plain(20, 20).start().await?;
     let pupil = new_contact(&school).await?;
     school.caught_up().await?;
     kill_all(&mut school).await?;

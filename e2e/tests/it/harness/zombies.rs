@@ -8,7 +8,7 @@ use super::{new_contact, rename, until_success};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stage_that_stood_still_and_comes_back_changes_nothing() -> anyhow::Result<()> {
-    let mut school = School::builder().start().await?;
+    let mut school = School::builder().brisk().start().await?;
     let pupil = new_contact(&school).await?;
     until_success(&school, "contact", pupil).await?;
 
