@@ -1,6 +1,7 @@
 //! Who may know whom: the table of ARCHITECTURE.md, held by the manifests.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 use cargo_metadata::{DependencyKind, MetadataCommand};
 
@@ -73,4 +74,34 @@ fn rooms_leave_out_what_is_not_theirs() {
             assert!(!found[room].contains(*name), "{room} depends on {name}: {reason}");
         }
     }
+}
+
+/// Reads all Rust files below a folder of ours.
+fn sources(folder: &Path, found: &mut String) {
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        let is_ours = |name: &str| !name.starts_with('.') && name != "target";
+        if path.is_dir() && path.file_name().and_then(|name| name.to_str()).is_some_and(is_ours) {
+            sources(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push_str(&std::fs::read_to_string(&path).unwrap_or_default());
+        }
+    }
+}
+
+#[test]
+fn the_tests_that_the_guarantees_name_exist() {
+    let top = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut code = String::new();
+    sources(&top, &mut code);
+    let text = std::fs::read_to_string(top.join("docs/guarantees.md")).expect("the guarantees");
+    // Every second piece stands between backticks. A name of a test is a sentence.
+    let names = text.split('`').skip(1).step_by(2).filter(|name| {
+        name.matches('_').count() >= 3
+            && name.chars().all(|sign| sign.is_ascii_lowercase() || sign.is_ascii_digit() || sign == '_')
+    });
+    let names: BTreeSet<&str> = names.collect();
+    assert!(names.len() > 60, "{} names", names.len());
+    let missing: Vec<&&str> = names.iter().filter(|name| !code.contains(&format!("fn {name}("))).collect();
+    assert!(missing.is_empty(), "docs/guarantees.md names tests that do not exist: {missing:?}");
 }
