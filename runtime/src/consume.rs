@@ -47,10 +47,7 @@ pub async fn consume(
 }
 
 async fn step(inbox: &Inbox, delivery: Delivery, handler: &impl Handler) -> Result<(), BrokerError> {
-    let _solitude = match inbox.is_suspect(&delivery).await? {
-        true => Some(inbox.wait_for_solitude(&delivery).await?),
-        false => None,
-    };
+    let _solitude = inbox.solitude(&delivery).await?;
     if !inbox.may_begin(&delivery).await? {
         return inbox.settle(delivery, Verdict::deadly()).await;
     }

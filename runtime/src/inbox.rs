@@ -583,18 +583,21 @@ impl Inbox {
         Ok(delivery.deliveries > 1 && self.unfinished(delivery).await?.count > 0)
     }
 
-    /// Waits until no other suspect of this process is in hand. Who died more often lets the others go first.
-    pub(crate) async fn wait_for_solitude(
+    /// Waits, with a suspect, until no other of this process is in hand. Who died more often lets the others go first.
+    pub(crate) async fn solitude(
         &self,
         delivery: &Delivery,
-    ) -> Result<OwnedSemaphorePermit, BrokerError> {
-        let unfinished = self.unfinished(delivery).await?.count;
-        self.broker.pause(AFTER_OTHERS * u32::try_from(unfinished.saturating_sub(1)).unwrap_or(0)).await?;
+    ) -> Result<Option<OwnedSemaphorePermit>, BrokerError> {
+        if delivery.deliveries <= 1 {
+            return Ok(None);
+        }
+        let Some(others) = self.unfinished(delivery).await?.count.checked_sub(1) else { return Ok(None) };
+        self.broker.pause(AFTER_OTHERS * u32::try_from(others).unwrap_or(0)).await?;
         let stopping = self.broker.stopping().clone();
         tokio::select! {
             biased;
             () = stopping.cancelled() => Err(BrokerError::Stopping),
-            permit = self.broker.solitude().acquire_owned() => permit.map_err(|_| BrokerError::Stopping),
+            permit = self.broker.solitude().acquire_owned() => permit.map(Some).map_err(|_| BrokerError::Stopping),
         }
     }
 

@@ -47,12 +47,11 @@ pub async fn run(environment: &Environment, arguments: &cli::Status, json: bool)
         };
         exit = match looked {
             Ok(answer) => {
-                let text = || format!("{clear}{}", terminal::text(&told::text(&answer)));
                 if json {
                     line(&answer)?;
                 } else {
-                    print(&text());
-                };
+                    print(&format!("{clear}{}", terminal::text(&told::text(&answer))));
+                }
                 answer.exit()
             }
             // Whoever watches wants to see when it is over.
@@ -64,7 +63,7 @@ pub async fn run(environment: &Environment, arguments: &cli::Status, json: bool)
                     line(&of_failure(&failure))?;
                 } else {
                     tell_failure(&failure, false);
-                };
+                }
                 failure.exit
             }
         };

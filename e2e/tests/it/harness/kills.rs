@@ -10,10 +10,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::json;
 
-use super::{new_contact, ordinary, seed};
-
-/// Sooner than in earnest, so that a test need not wait for what a killed stage held.
-const ACK_WAIT: Duration = Duration::from_secs(3);
+use super::{SHORT_ACK_WAIT, new_contact, ordinary, seed};
 
 /// Pause between two edits: enough of them to die over, not so many that they have to be caught up with.
 const BETWEEN_EDITS: Duration = Duration::from_secs(1);
@@ -30,7 +27,7 @@ async fn each_stage_may_be_killed_between_any_two_side_effects() -> anyhow::Resu
         .env("OTMECHALKA_CLOCK_SPEED", "20")
         .open()
         .await?;
-    school.shorten_ack_wait(ACK_WAIT).await?;
+    school.shorten_ack_wait(SHORT_ACK_WAIT).await?;
     let mut places: BTreeMap<Stage, VecDeque<&str>> = BTreeMap::new();
     for (stage, place) in PLACES {
         places.entry(stage).or_default().push_back(place);
@@ -87,7 +84,7 @@ async fn random_kills_during_a_first_sync_lose_and_double_nothing() -> anyhow::R
 async fn kill_at_random(seed: u64, kills: &mut Vec<(Duration, Stage)>) -> anyhow::Result<()> {
     let mut dice = ChaCha8Rng::seed_from_u64(seed);
     let mut school = ordinary(School::builder().plain(MANY, MANY)).await?;
-    school.shorten_ack_wait(ACK_WAIT).await?;
+    school.shorten_ack_wait(SHORT_ACK_WAIT).await?;
     Stage::ALL.into_iter().try_for_each(|stage| school.start(stage))?;
     let mut statuses = 0;
     while statuses < 2 * MANY as u64 && (kills.len() as u64) < MOST_KILLS {
@@ -108,7 +105,7 @@ async fn kill_at_random(seed: u64, kills: &mut Vec<(Duration, Stage)>) -> anyhow
 #[tokio::test(flavor = "multi_thread")]
 async fn each_stage_may_be_killed_while_a_crm_works_for_it() -> anyhow::Result<()> {
     let mut school = School::builder().start().await?;
-    school.shorten_ack_wait(ACK_WAIT).await?;
+    school.shorten_ack_wait(SHORT_ACK_WAIT).await?;
     let slow = |method: &str| json!({"kind": "slow", "method": method, "seconds": 30, "count": 1});
     let struck = async |school: &School| {
         eventually("the other side at work", ALL_DEATHS, || async {

@@ -1,14 +1,12 @@
 //! The harness must be able to fail: mistakes are planted, and each is found. The same scene without the mistake
 //! passes, so that it is the mistake that is found.
 
-use std::time::Duration;
-
 use e2e::harness::{Tally, judge, people, witness::Witness};
 use e2e::{PATIENCE, School, SchoolBuilder, Stage, eventually};
 use runtime::faults::MISTAKE_VARIABLE;
 use serde_json::json;
 
-use super::{new_contact, rename, until_messages, until_success};
+use super::{SHORT_ACK_WAIT, new_contact, rename, until_messages, until_success};
 use crate::flow::{status_of, writes};
 
 /// Plays a scene without and with a mistake; what is found with it must speak of `sign`.
@@ -34,7 +32,7 @@ async fn findings(school: &School) -> anyhow::Result<Vec<String>> {
 async fn an_ack_before_the_effect_is_caught() -> anyhow::Result<()> {
     is_caught("ack-before-effect", "is not in otmechalka", async |builder| {
         let mut school = builder.open().await?;
-        school.shorten_ack_wait(Duration::from_secs(3)).await?;
+        school.shorten_ack_wait(SHORT_ACK_WAIT).await?;
         new_contact(&school).await?;
         for stage in [Stage::Producer, Stage::Mapper, Stage::StatusWriter] {
             school.start(stage)?;

@@ -16,6 +16,8 @@ mod starts;
 mod stores;
 mod zombies;
 
+use std::time::Duration;
+
 use anyhow::Context;
 use e2e::harness::people;
 use e2e::{PATIENCE, School, SchoolBuilder, eventually};
@@ -38,6 +40,9 @@ async fn ordinary(school: SchoolBuilder) -> anyhow::Result<School> {
     school.bitrix24.set(json!({"costs": {"seconds": {"crm.*.update": 0.04}}})).await?;
     Ok(school)
 }
+
+/// Sooner than in earnest, so that nobody need wait long for what a killed stage held.
+const SHORT_ACK_WAIT: Duration = Duration::from_secs(3);
 
 /// Makes a contact without a mistake.
 async fn new_contact(school: &School) -> anyhow::Result<u64> {

@@ -7,11 +7,8 @@ use e2e::harness::{Tally, judge};
 use e2e::{PATIENCE, School, Stage, eventually};
 use serde_json::json;
 
-use super::until_success;
+use super::{SHORT_ACK_WAIT, until_success};
 use crate::flow::status_of;
-
-/// Sooner than in earnest, so that nobody need wait long for what a killed stage held.
-const ACK_WAIT: Duration = Duration::from_secs(3);
 
 /// Records that are in hand together with the one that kills.
 const PUPILS: usize = 40;
@@ -23,7 +20,7 @@ const DEATHS: u64 = 8;
 async fn crowd() -> anyhow::Result<(School, Vec<u64>)> {
     let school =
         School::builder().brisk().plain(PUPILS, 0).otmechalka(&["--latency-ms", "300"]).open().await?;
-    school.shorten_ack_wait(ACK_WAIT).await?;
+    school.shorten_ack_wait(SHORT_ACK_WAIT).await?;
     let state = school.bitrix24.state().await?;
     let contacts = state["contacts"].as_array().into_iter().flatten();
     let pupils: Vec<u64> = contacts.filter_map(|contact| contact["ID"].as_str()?.parse().ok()).collect();
