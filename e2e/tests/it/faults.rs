@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use anyhow::Context;
 use e2e::{School, Stage, eventually};
 use serde_json::json;
 
@@ -87,6 +88,29 @@ async fn what_otmechalka_says_of_a_record_is_told_and_the_others_pass() -> anyho
     assert!(!told.is_empty() && told != "Успешно", "{told}");
     assert_eq!(status_of(&school, "contact", good).await?, "Успешно");
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn history_tells_each_answer_of_otmechalka_to_a_record_that_it_cannot_take() -> anyhow::Result<()> {
+    let school = School::builder().start().await?;
+    let sick = school.bitrix24.create_contact(good_contact()).await?;
+    school.otmechalka.fault(json!({"kind": "internal_500", "origin_id": sick.to_string()})).await?;
+    let good = school.bitrix24.create_contact(good_contact()).await?;
+    let arguments = ["history", "contact", &sick.to_string()];
+    eventually("a try that was answered 500", e2e_patience(), || async {
+        Ok(school.rollcall(&arguments).await?.out.contains("500, not well").then_some(()))
+    })
+    .await?;
+    assert_eq!(status_of(&school, "contact", sick).await?, "");
+
+    school.otmechalka.heal().await?;
+    school.caught_up().await?;
+    assert_eq!(status_of(&school, "contact", sick).await?, "Успешно");
+    assert_eq!(status_of(&school, "contact", good).await?, "Успешно");
+    let told = school.rollcall(&arguments).await?.out;
+    let answered = told.find("500, not well").context("the answer is kept")?;
+    assert!(told[answered..].contains("otmechalka: created"), "{told}");
+    school.assert_consistent().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
