@@ -13,7 +13,7 @@ for name in "$@"; do
     if command -v "$name" >/dev/null 2>&1; then command -v "$name"; exit 0; fi
 done
 folder="$top/.tools/debian-$package"
-program="$folder/run"
+program="$folder/run-$(basename "$path")"
 
 fetch() {
     local work=$1 root="$1/root"
@@ -28,18 +28,22 @@ fetch() {
     for archive in "$work"/cache/archives/*.deb; do dpkg-deb -x "$archive" "$root"; done
     [ -x "$root/$path" ]
     rm -rf "$work/state" "$work/cache"
+}
+
+# Writes the script that starts the program with the libraries that came along.
+wrap() {
     local libraries
-    libraries=$(find "$root" -name '*.so*' -printf '%h\n' | sort -u | sed "s|^$work|$folder|" | paste -sd:)
+    libraries=$(find "$folder/root" -name '*.so*' -printf '%h\n' | sort -u | paste -sd:)
     {
         echo '#!/bin/sh'
         echo "export LD_LIBRARY_PATH='$libraries'"
-        if [ -d "$root/etc/fonts" ]; then echo "export FONTCONFIG_SYSROOT='$folder/root'"; fi
+        if [ -d "$folder/root/etc/fonts" ]; then echo "export FONTCONFIG_SYSROOT='$folder/root'"; fi
         echo "exec '$folder/root/$path' \"\$@\""
-    } >"$work/run"
-    chmod 755 "$work/run"
+    } >"$program"
+    chmod 755 "$program"
 }
 
-if [ ! -x "$program" ]; then
+if [ ! -x "$folder/root/$path" ]; then
     fresh="$top/.tools/fetch-$package"
     rm -rf "$fresh" "$folder"
     if ! command -v apt-get >/dev/null || ! { echo "Getting $package ..." >&2; (fetch "$fresh") >&2; }; then
@@ -50,4 +54,5 @@ if [ ! -x "$program" ]; then
     fi
     mv "$fresh" "$folder"
 fi
+[ -x "$program" ] || wrap
 echo "$program"

@@ -455,9 +455,14 @@ impl School {
         Ok((program, address))
     }
 
+    /// Returns where a stage tells how it is.
+    pub fn observed_at(&self, stage: Stage) -> anyhow::Result<SocketAddr> {
+        self.health.get(&stage).copied().context("the school is not observed")
+    }
+
     /// Returns what a stage answers at one of its paths: the status and the text.
     pub async fn ask(&self, stage: Stage, path: &str) -> anyhow::Result<(u16, String)> {
-        let address = self.health.get(&stage).context("the school is not observed")?;
+        let address = self.observed_at(stage)?;
         let response = reqwest::get(format!("http://{address}{path}")).await?;
         Ok((response.status().as_u16(), response.text().await?))
     }

@@ -12,6 +12,7 @@ mod letters;
 mod metrics;
 mod observe_files;
 mod page;
+mod prometheus;
 mod reconcile;
 mod replay;
 mod replicas;
