@@ -317,10 +317,14 @@ class Judge:
             for call in entries(given["otmechalka_history"])
             if call.get("admin")
         }
+        # What people wrote, by record: an hour's history has tens of thousands of writes.
+        self.human = collections.defaultdict(list)
+        for write in filter(is_human, self.writes):
+            self.human[(str(write.get("entity")), str(write.get("id")))].append(write)
         self.edited = {
-            (str(write.get("entity")), str(write.get("id")))
-            for write in self.writes
-            if is_human(write) and not str(write.get("method")).endswith(".add")
+            record
+            for record, edits in self.human.items()
+            if any(not str(edit.get("method")).endswith(".add") for edit in edits)
         }
 
     def say(self, entity, identity, what):
@@ -450,8 +454,7 @@ class Judge:
 
     def versions(self, identity):
         """Returns what a contact said, version by version, as people made it."""
-        edits = [w for w in self.writes if is_human(w) and (w["entity"], str(w["id"])) == ("contact", identity)]
-        edits = [write for write in edits if write.get("record")]
+        edits = [write for write in self.human.get(("contact", identity), []) if write.get("record")]
         if not edits:
             return [c for c in rows_of(self.bitrix24, "contacts") if str(c["ID"]) == identity]
         first = [] if edits[0]["method"].endswith(".add") else [edits[0]["before"]]
@@ -460,7 +463,7 @@ class Judge:
     def tickets_of(self, deal):
         """Returns what a deal called for, version by version. Its rows are read after its fields, so they may be later ones."""
         identity = str(deal["ID"])
-        edits = [w for w in self.writes if is_human(w) and (w["entity"], str(w["id"])) == ("deal", identity)]
+        edits = self.human.get(("deal", identity), [])
         changes = [edit for edit in edits if edit.get("record")]
         fields = [(edit["seq"], edit["record"]) for edit in changes]
         if not changes or not changes[0]["method"].endswith(".add"):
@@ -478,12 +481,14 @@ class Judge:
 
     def judge_order(self):
         """Each applied body is that of a version, and of no earlier one than the body before it."""
-        reached = {}
+        reached, bodies = {}, {}
         for call in self.calls:
             if call.get("method") != "POST" or not call.get("applied") or not call["path"].startswith("/api/clients/"):
                 continue
             identity = str(call.get("origin_id"))
-            versions = [client_of(version) for version in self.versions(identity)]
+            if identity not in bodies:
+                bodies[identity] = [client_of(version) for version in self.versions(identity)]
+            versions = bodies[identity]
             at = next((n for n in range(reached.get(identity, 0), len(versions)) if is_body(versions[n], call["body"])), None)
             if at is None:
                 known = any(is_body(version, call["body"]) for version in versions)
