@@ -1,6 +1,10 @@
 //! The files for Prometheus and Grafana speak of what the stages really tell, and the documentation of all of it.
 
 use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::Context;
 
 const DOCUMENT: &str = include_str!("../../../docs/observing.md");
 const RULES: &str = include_str!("../../../deploy/observe/rules.yml");
@@ -69,4 +73,23 @@ fn the_dashboard_is_valid_and_every_panel_has_its_place() {
         include_str!("../../../deploy/observe/grafana/provisioning/datasources/prometheus.yml").contains(uid)
     );
     assert!(panels.iter().all(|panel| panel["datasource"]["uid"] == uid));
+}
+
+#[test]
+fn grafanas_own_types_know_everything_in_the_dashboard() -> anyhow::Result<()> {
+    let python = std::env::var("ROLLCALL_PYTHON").context("ROLLCALL_PYTHON names no Python; run ./test")?;
+    let room = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let read = |dashboard: &Path| {
+        let output = Command::new(&python).arg(room.join("grafana/dashboard.py")).arg(dashboard).output()?;
+        let told = [output.stdout, output.stderr].concat();
+        anyhow::Ok((output.status.code(), String::from_utf8_lossy(&told).into_owned()))
+    };
+    let (code, told) = read(&room.join("../deploy/observe/grafana/dashboards/rollcall.json"))?;
+    assert_eq!(code, Some(0), "{told}");
+
+    let mistyped = tempfile::NamedTempFile::new()?;
+    std::fs::write(mistyped.path(), DASHBOARD.replacen("legendFormat", "legendFromat", 1))?;
+    let (code, told) = read(mistyped.path())?;
+    assert_eq!((code, told.trim()), (Some(1), "/panels/0/targets/0/legendFromat: unknown to Grafana"));
+    Ok(())
 }
