@@ -34,7 +34,10 @@ impl Prometheus {
         let configuration = CONFIGURATION[..of_compose]
             .replace("15s", "1s")
             .replace("/etc/prometheus/rules.yml", &rules.display().to_string());
-        ensure!(configuration.contains(&*rules.to_string_lossy()), "the rules are not named: {configuration}");
+        ensure!(
+            configuration.contains(&*rules.to_string_lossy()),
+            "the rules are not named: {configuration}"
+        );
         let configuration = format!("{configuration}    static_configs: [{{ targets: {targets:?} }}]\n");
         let file = folder.join("prometheus.yml");
         tokio::fs::write(&file, configuration).await?;
