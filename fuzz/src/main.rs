@@ -13,7 +13,7 @@ use fuzz::{Until, keep, run};
 struct Arguments {
     /// One of the targets, or `all`.
     target: String,
-    /// How long each of them is fuzzed.
+    /// How long each of them is fuzzed, in minutes of computing.
     minutes: f64,
     /// Makes the same inputs again.
     #[arg(long)]

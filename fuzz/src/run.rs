@@ -2,7 +2,9 @@
 
 use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use nix::time::{ClockId, clock_gettime};
 
 use crate::{Mutator, Target, corpus};
 
@@ -12,7 +14,7 @@ const POOL: usize = 4_000;
 /// How long to go on making inputs.
 #[derive(Clone, Copy, Debug)]
 pub enum Until {
-    /// So long.
+    /// So long, in computing time: a machine that has other things to do as well makes no difference.
     Elapsed(Duration),
     /// So many inputs.
     Inputs(u64),
@@ -27,7 +29,7 @@ pub struct Report {
     pub inputs: u64,
     /// Inputs of which something new came, the seeds and the corpus not among them.
     pub news: Vec<Vec<u8>>,
-    /// Longest time that one input took.
+    /// Longest computing time that one input took.
     pub slowest: Duration,
     /// That input.
     pub slowest_input: Vec<u8>,
@@ -52,7 +54,7 @@ pub fn run(
     let kept = corpus::kept(target.name).unwrap_or_default();
     let mut pool = (target.seeds)();
     pool.extend(kept.into_iter().map(|(_, input)| input));
-    let started = Instant::now();
+    let started = computed();
     let mut outcomes = HashSet::new();
     let mut report =
         Report { inputs: 0, news: Vec::new(), slowest: Duration::ZERO, slowest_input: Vec::new() };
@@ -62,9 +64,9 @@ pub fn run(
     }
     let mut mutator = Mutator::new(seed);
     let goes_on = |inputs: u64| match until {
-        Until::Elapsed(time) => started.elapsed() < time,
+        Until::Elapsed(time) => computed() - started < time,
         Until::Inputs(count) => inputs < count,
-        Until::Both(time, count) => started.elapsed() < time || inputs < count,
+        Until::Both(time, count) => computed() - started < time || inputs < count,
     };
     while goes_on(report.inputs) {
         let input = mutator.next(&pool);
@@ -78,11 +80,17 @@ pub fn run(
     Ok(report)
 }
 
+/// Returns how long this thread has computed, or, where the system does not count that, the time.
+fn computed() -> Duration {
+    let own = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID);
+    own.or_else(|_| clock_gettime(ClockId::CLOCK_MONOTONIC)).map(Duration::from).unwrap_or_default()
+}
+
 impl Report {
     fn look(&mut self, target: &Target, input: &[u8]) -> Result<String, Box<Finding>> {
-        let started = Instant::now();
+        let started = computed();
         let outcome = catch_unwind(AssertUnwindSafe(|| (target.check)(input)));
-        let took = started.elapsed();
+        let took = computed().saturating_sub(started);
         self.inputs += 1;
         if took > self.slowest {
             (self.slowest, self.slowest_input) = (took, input.to_vec());
