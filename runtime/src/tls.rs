@@ -2,6 +2,7 @@
 //!
 //! The NATS client tells of a failed handshake no more than "IO error"; only the verifier knows the reason.
 
+use std::borrow::Cow;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustls::client::WebPkiServerVerifier;
@@ -9,7 +10,8 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+use rustls::{ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+use tls_fault::TlsFault;
 
 /// Makes the settings of TLS 1.2 or newer that trust the authorities of a PEM file and no others; `None` where the
 /// file holds none.
@@ -32,13 +34,14 @@ pub(crate) fn trusting(pem: &[u8]) -> Option<ClientConfig> {
 struct Telling {
     verifier: Arc<WebPkiServerVerifier>,
     /// What was said last: connections are tried all the time.
-    told: Mutex<Option<&'static str>>,
+    told: Mutex<Option<Cow<'static, str>>>,
 }
 
 impl Telling {
-    fn tell(&self, wrong: Option<&'static str>) {
+    fn tell(&self, error: Option<&Error>) {
+        let wrong = error.map(advice);
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(wrong) = wrong.filter(|wrong| *told != Some(*wrong)) {
+        if let Some(wrong) = wrong.as_ref().filter(|_| *told != wrong) {
             tracing::error!(
                 "No connection to NATS, the server is not to be trusted: {wrong}. It was told nothing; it goes on by \
                  itself once that is put right"
@@ -48,22 +51,11 @@ impl Telling {
     }
 }
 
-fn wrong(error: &Error) -> &'static str {
-    let Error::InvalidCertificate(error) = error else { return "its certificate cannot be checked" };
-    match error {
-        CertificateError::UnknownIssuer | CertificateError::BadSignature => {
-            "its certificate is signed by another authority than those in NATS_CA_FILE"
-        }
-        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
-            "its certificate is for another host than NATS_URL names"
-        }
-        CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
-            "its certificate has expired; have it renewed, or set this machine's clock right"
-        }
-        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
-            "its certificate is not valid yet; set this machine's clock right"
-        }
-        _ => "its certificate is not acceptable; have it replaced",
+/// Says what is wrong and what to do, by the names of our settings.
+fn advice(error: &Error) -> Cow<'static, str> {
+    match TlsFault::of(error) {
+        Some(fault) => fault.advice("NATS_CA_FILE", "NATS_URL"),
+        None => "its certificate cannot be checked".into(),
     }
 }
 
@@ -78,7 +70,7 @@ impl ServerCertVerifier for Telling {
     ) -> Result<ServerCertVerified, Error> {
         let verified =
             self.verifier.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
-        self.tell(verified.as_ref().err().map(wrong));
+        self.tell(verified.as_ref().err());
         verified
     }
 

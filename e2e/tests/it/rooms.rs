@@ -8,7 +8,7 @@ use cargo_metadata::{DependencyKind, MetadataCommand};
 /// Rooms that a room may depend on outside its tests.
 const MAY_USE: [(&str, &[&str]); 16] = [
     ("schemas", &[]),
-    ("runtime", &["schemas"]),
+    ("runtime", &["schemas", "tls-fault"]),
     ("tls-fault", &[]),
     ("bitrix24", &["tls-fault"]),
     ("otmechalka", &["tls-fault"]),

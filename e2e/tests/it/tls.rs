@@ -257,8 +257,8 @@ async fn nats_is_known_by_its_certificate_and_an_impostor_is_told_nothing() -> a
     );
     let before = good.told().await?;
     for (nats, ca, quiet, why) in [
-        (&good, &others, before, "another authority than those in NATS_CA_FILE"),
-        (&misnamed, &ours, 0, "another host than NATS_URL names"),
+        (&good, &others, before, "PEM file in NATS_CA_FILE"),
+        (&misnamed, &ours, 0, "put the host in NATS_URL right"),
         (&expired, &ours, 0, "has expired"),
     ] {
         let logs = tempfile::tempdir_in(folder.path())?;
@@ -287,7 +287,7 @@ async fn nats_is_known_by_its_certificate_and_an_impostor_is_told_nothing() -> a
     };
     says("Connected to NATS", 1).await?;
     let right = way.lead_to(changed.address()?);
-    says("another authority than those in NATS_CA_FILE", 1).await?;
+    says("PEM file in NATS_CA_FILE", 1).await?;
     assert_eq!(changed.told().await?, 0, "nothing is told to a server that changed");
     way.lead_to(right);
     says("Connected to NATS", 2).await
