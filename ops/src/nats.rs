@@ -7,8 +7,9 @@ use runtime::broker::NatsSettings;
 use runtime::health::Health;
 use runtime::settings::SettingsError;
 use runtime::{Broker, CancellationToken, Reader};
+use serde_json::Value;
 
-use crate::credentials::permissions::PAGE;
+use crate::credentials::permissions::{API_PREFIX, PAGE, PAGE_ACCOUNT, WHO_AM_I};
 use crate::environment::Environment;
 use crate::exit::Failure;
 
@@ -90,8 +91,27 @@ async fn connect_named(name: &str, settings: &NatsSettings) -> Result<Broker, Na
     let broker = Broker::connect(name, settings, Health::default(), CancellationToken::new())
         .await
         .map_err(|error| no_answer(error.to_string()))?;
+    let broker = if name == PAGE { in_its_account(broker).await? } else { broker };
     answers(&broker).await?;
     Ok(broker)
+}
+
+/// Asks JetStream as the page's account may, where the page is in that; with any other user it is among the stages.
+async fn in_its_account(broker: Broker) -> Result<Broker, NatsError> {
+    let asked = tokio::time::timeout(PATIENCE, broker.client().request(WHO_AM_I, "".into())).await;
+    let told =
+        asked.map_err(|_| silence())?.map_err(|error| NatsError::NoAnswer { reason: error.to_string() })?;
+    let told: Value = serde_json::from_slice(&told.payload).unwrap_or_default();
+    let is_guest = told["data"]["account"] == PAGE_ACCOUNT;
+    Ok(if is_guest { broker.under_prefix(API_PREFIX) } else { broker })
+}
+
+fn silence() -> NatsError {
+    let reason = format!(
+        "nothing came for {} s; check the address, the credentials and that JetStream is on",
+        PATIENCE.as_secs()
+    );
+    NatsError::NoAnswer { reason }
 }
 
 /// Makes sure that JetStream answers.
@@ -100,9 +120,6 @@ pub async fn answers(broker: &Broker) -> Result<(), NatsError> {
     match tokio::time::timeout(PATIENCE, broker.jetstream().query_account()).await {
         Ok(Ok(_)) => Ok(()),
         Ok(Err(error)) => Err(no_answer(error.to_string())),
-        Err(_) => Err(no_answer(format!(
-            "nothing came for {} s; check the address, the credentials and that JetStream is on",
-            PATIENCE.as_secs()
-        ))),
+        Err(_) => Err(silence()),
     }
 }

@@ -355,6 +355,13 @@ impl Broker {
         }
     }
 
+    /// Asks JetStream under another prefix than `$JS.API`: that under which another account lets its requests through.
+    pub fn under_prefix(self, prefix: &str) -> Broker {
+        let mut jetstream = jetstream::with_prefix(self.client().clone(), prefix);
+        jetstream.set_timeout(REQUEST_TIMEOUT);
+        Broker { link: Link::Nats(Arc::new((self.client().clone(), jetstream))), ..self }
+    }
+
     /// Returns the JetStream context.
     pub fn jetstream(&self) -> &jetstream::Context {
         match &self.link {

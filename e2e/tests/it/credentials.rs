@@ -388,6 +388,38 @@ async fn an_extra_consumer_reads_on_its_own_and_its_requests_leave_nothing_in_ou
     Ok(())
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_that_the_status_page_asks_for_can_be_stored() -> anyhow::Result<()> {
+    let school = School::builder().guarded(&[]).open().await?;
+    school.broker.jetstream().publish("b24.raw.contact.7", "kept".into()).await?.await?;
+    let page = Guest::enter(&school, "page", "page").await?;
+    let jetstream = async_nats::jetstream::with_prefix(page.client.clone(), "rollcall");
+    let raw = jetstream.get_stream("B24_RAW").await?;
+    assert_eq!(&raw.direct_get(1).await?.payload[..], b"kept");
+    let config = pull::Config { name: Some("page".into()), ..pull::Config::default() };
+    let _consumer: PullConsumer = raw.create_consumer(config).await?;
+
+    let asked = [
+        ("rollcall.STREAM.INFO.B24_RAW", ""),
+        ("rollcall.DIRECT.GET.B24_RAW", r#"{"seq": 1}"#),
+        ("rollcall.CONSUMER.LIST.B24_RAW", ""),
+        ("rollcall.CONSUMER.MSG.NEXT.B24_RAW.page", r#"{"batch": 1}"#),
+    ];
+    for (subject, body) in asked {
+        for reply in ["crm.cmd.00.contact.1", "$KV.checkpoint.contact", "dlq.mapper.contact.1"] {
+            let headers = HeaderMap::new();
+            page.client.publish_with_reply_and_headers(subject, reply, headers, body.into()).await?;
+        }
+    }
+    // Answered after those, on the same connection.
+    page.client.flush().await?;
+    raw.direct_get(1).await?;
+    for stream in ["CRM_CMD", "DLQ", "KV_checkpoint"] {
+        assert_eq!(school.messages(stream).await?, 0, "{stream}");
+    }
+    Ok(())
+}
+
 /// A running example, by the lines that it prints.
 struct Example {
     lines: Lines<BufReader<ChildStdout>>,

@@ -1,10 +1,10 @@
 //! The doctor on the real programs: silent about a healthy school, and each ill is named with its remedy.
 
-use async_nats::jetstream::consumer::{FromConsumer, PullConsumer, pull};
+use async_nats::jetstream::consumer::{FromConsumer, PullConsumer, pull, push};
 use e2e::{PATIENCE, School, Stage, eventually};
 use futures::{StreamExt, TryStreamExt};
 use schemas::Outcome;
-use schemas::streams::{COMMANDS, RAW};
+use schemas::streams::{COMMANDS, RAW, RESULTS};
 use serde_json::{Value, json};
 
 use crate::credentials::outcome_of;
@@ -36,6 +36,18 @@ async fn many_clients(school: &School, count: u64) -> anyhow::Result<()> {
         anyhow::Ok(())
     });
     futures::stream::iter(publishing).buffer_unordered(AT_ONCE).try_collect().await
+}
+
+/// Makes a consumer that has the server send messages to a subject of a stream.
+async fn push(school: &School) -> anyhow::Result<()> {
+    let results = school.broker.jetstream().get_stream(RESULTS.name).await?;
+    let config = push::Config {
+        durable_name: Some("stranger".into()),
+        deliver_subject: "dlq.mapper.contact.1".into(),
+        ..push::Config::default()
+    };
+    results.create_consumer(config).await?;
+    Ok(())
 }
 
 /// Changes what is declared: a stream keeps its messages for another time, a consumer gives up sooner, another is gone.
@@ -77,6 +89,7 @@ async fn the_doctor_says_nothing_of_a_healthy_school_and_names_each_ill_with_its
     }
     many_clients(&school, 4_400).await?;
     drift(&school).await?;
+    push(&school).await?;
     let bitrix24 = &school.bitrix24;
     bitrix24.set(json!({"filter_dates": "no_t"})).await?;
     bitrix24.advance_clock(95.0).await?;
@@ -94,6 +107,7 @@ async fn the_doctor_says_nothing_of_a_healthy_school_and_names_each_ill_with_its
         ("warning", "nats.streams", "stream B24_RAW: ", "nats stream edit"),
         ("warning", "nats.streams", "consumer mapper", "nats consumer edit"),
         ("error", "nats.streams", "consumer pusher-07 of stream CRM_CMD: missing", "rollcall bootstrap"),
+        ("warning", "nats.push_consumer", "consumer stranger of stream CRM_RESULT", "nats consumer rm"),
         (
             "warning",
             "otmechalka.visitors",

@@ -2,66 +2,67 @@
 
 use std::fmt::Write as _;
 
-use super::permissions::{Subscriber, User, local};
+use super::permissions::{Guest, User, local};
 
 /// Account of the streams, the stages and the operator.
 const ACCOUNT: &str = "ROLLCALL";
 
-/// A user or an extra consumer with its public key.
+/// A user or a guest with its public key.
 pub type Keyed<T> = (T, String);
 
 /// Returns the text of the file.
 ///
-/// Each extra consumer has an account of its own. Within one account the server does not look at where the answer to a
+/// Each guest has an account of its own. Within one account the server does not look at where the answer to a
 /// request goes, so who may only ask could have the answer stored in any stream. Between accounts it can go nowhere else
 /// than back.
-pub fn text(users: &[Keyed<User>], subscribers: &[Keyed<Subscriber>]) -> String {
+pub fn text(users: &[Keyed<User>], guests: &[Keyed<Guest>]) -> String {
     let mut text = String::from(
         "# Made by `rollcall credentials`, which keeps the keys and writes this file anew. Public keys only.\n",
     );
+    // Writing to a string cannot fail.
     let _ = writeln!(text, "accounts {{\n    {ACCOUNT} {{\n        jetstream: enabled\n        users: [");
-    for keyed in users {
-        text.push_str(&user(keyed));
+    for (of, key) in users {
+        text.push_str(&user(of, key));
     }
     text.push_str("        ]\n        exports: [\n");
-    for (subscriber, _) in subscribers {
-        let (sandbox, account) = (subscriber.sandbox(), subscriber.account());
-        let _ = writeln!(text, "            {{ stream: \"{sandbox}\", accounts: [\"{account}\"] }}");
-        for request in subscriber.requests() {
-            // Writing to a string cannot fail.
+    for (Guest { account, requests, sandbox, .. }, _) in guests {
+        if let Some(sandbox) = sandbox {
+            let _ = writeln!(text, "            {{ stream: \"{sandbox}\", accounts: [\"{account}\"] }}");
+        }
+        for request in requests {
             let _ = writeln!(
                 text,
-                "            {{ service: \"{request}\", response_type: stream, accounts: [\"{}\"] }}",
-                subscriber.account()
+                "            {{ service: \"{request}\", response_type: stream, accounts: [\"{account}\"] }}"
             );
         }
     }
     text.push_str("        ]\n    }\n");
-    for (subscriber, key) in subscribers {
-        text.push_str(&account(subscriber, key));
+    for (guest, key) in guests {
+        text.push_str(&account(guest, key));
     }
     text.push_str("}\n");
     text
 }
 
-fn account(subscriber: &Subscriber, key: &str) -> String {
-    let mut text = format!("    \"{}\" {{\n        users: [\n", subscriber.account());
-    text.push_str(&user(&(subscriber.user(), key.to_owned())));
+fn account(guest: &Guest, key: &str) -> String {
+    let mut text = format!("    \"{}\" {{\n        users: [\n", guest.account);
+    text.push_str(&user(&guest.user, key));
     text.push_str("        ]\n        imports: [\n");
-    let sandbox = subscriber.sandbox();
-    let _ = writeln!(text, "            {{ stream: {{ account: {ACCOUNT}, subject: \"{sandbox}\" }} }}");
-    for request in subscriber.requests() {
+    if let Some(sandbox) = &guest.sandbox {
+        let _ = writeln!(text, "            {{ stream: {{ account: {ACCOUNT}, subject: \"{sandbox}\" }} }}");
+    }
+    for request in &guest.requests {
         let _ = writeln!(
             text,
             "            {{ service: {{ account: {ACCOUNT}, subject: \"{request}\" }}, to: \"{}\" }}",
-            local(&request)
+            local(request)
         );
     }
     text.push_str("        ]\n    }\n");
     text
 }
 
-fn user((user, public_key): &Keyed<User>) -> String {
+fn user(user: &User, public_key: &str) -> String {
     let (name, publish, subscribe) = (&user.name, list(&user.publish), list(&user.subscribe));
     format!(
         "            # {name}\n            {{ nkey: \"{public_key}\", permissions: {{\n                \

@@ -51,22 +51,25 @@ pub fn run(arguments: &cli::Credentials, json: bool) -> Result<Exit, Failure> {
     let folder = Folder::new(&arguments.into);
     let dry = arguments.dry_run;
     let (subscribers, findings) = subscribers(&folder, &arguments.consumer)?;
-    let (mut users, mut made) = (Vec::new(), Vec::new());
+    let (mut users, mut guests, mut made) = (Vec::new(), Vec::new(), Vec::new());
     for user in permissions::own_users() {
         let key = folder::key(&folder.seed_of(&user), dry)?;
         made.push(MadeUser::new(&user.name, &key, dry));
-        users.push((user, key.public));
+        if user.name == permissions::PAGE {
+            guests.push((permissions::page_guest(), key.public));
+        } else {
+            users.push((user, key.public));
+        }
     }
-    let mut keyed = Vec::new();
     for subscriber in subscribers {
         let key = folder::key(&folder.seed_of_subscriber(&subscriber), dry)?;
         if !dry {
             folder.keep(&subscriber)?;
         }
         made.push(MadeUser::new(&subscriber.name, &key, dry));
-        keyed.push((subscriber, key.public));
+        guests.push((subscriber.guest(), key.public));
     }
-    let text = conf::text(&users, &keyed);
+    let text = conf::text(&users, &guests);
     let server_file = folder.server_file();
     let changed = std::fs::read_to_string(&server_file).ok().as_deref() != Some(text.as_str());
     if changed && !dry {

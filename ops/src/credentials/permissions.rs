@@ -7,7 +7,7 @@ use schemas::streams::{
 };
 use schemas::{Entity, streams};
 
-/// Prefix under which extra consumers reach JetStream.
+/// Prefix under which extra consumers and the status page reach JetStream.
 pub const API_PREFIX: &str = "rollcall";
 
 /// The user of `rollcall` itself.
@@ -15,6 +15,9 @@ pub const OPERATOR: &str = "ops";
 
 /// The user of the status page, and the only name that its consumers may have.
 pub const PAGE: &str = "page";
+
+/// The account of the status page.
+pub const PAGE_ACCOUNT: &str = "page";
 
 /// Where a user asks the server what it may do.
 pub const WHO_AM_I: &str = "$SYS.REQ.USER.INFO";
@@ -163,9 +166,32 @@ fn status_writer() -> User {
 }
 
 /// The status page reads the streams through consumers of its own name, and otherwise only looks.
+///
+/// It is in an account of its own, as it needs to write nothing at all.
 fn page() -> User {
+    page_guest().user
+}
+
+/// Returns the status page's account.
+pub fn page_guest() -> Guest {
     let looks = STREAMS.iter().fold(User::new(PAGE), |user, stream| user.looks_through(stream.name));
-    looks.reads_bucket(&CHECKPOINTS).reads_bucket(&BUDGET).reads_bucket(&LEASES)
+    let mut user = looks.reads_bucket(&CHECKPOINTS).reads_bucket(&BUDGET).reads_bucket(&LEASES);
+    let requests: Vec<String> = user.publish.drain(..).filter(|request| request != WHO_AM_I).collect();
+    user.publish = requests.iter().map(|request| local(request)).chain([WHO_AM_I.to_owned()]).collect();
+    Guest { account: PAGE_ACCOUNT.to_owned(), user, requests, sandbox: None }
+}
+
+/// Somebody in an account of its own, who reads the streams by way of requests that are let through.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Guest {
+    /// Name of the account.
+    pub account: String,
+    /// Its only user, who knows the requests under the prefix of the account.
+    pub user: User,
+    /// Requests to JetStream that it may make.
+    pub requests: Vec<String>,
+    /// Subjects under which it is sent copies.
+    pub sandbox: Option<String>,
 }
 
 /// The operator makes and repairs everything.
@@ -215,13 +241,8 @@ impl Subscriber {
         is_other
     }
 
-    /// Returns its account's name in nats.conf.
-    pub fn account(&self) -> String {
-        format!("consumer-{}", self.name)
-    }
-
     /// Returns the requests to JetStream that it may make: make, read and remove consumers of its own name.
-    pub fn requests(&self) -> Vec<String> {
+    fn requests(&self) -> Vec<String> {
         let name = &self.name;
         let of = |stream: &String| {
             [
@@ -239,21 +260,23 @@ impl Subscriber {
     }
 
     /// Returns the subjects under which `rollcall replay --to sandbox.NAME` sends it copies.
-    pub fn sandbox(&self) -> String {
+    fn sandbox(&self) -> String {
         format!("sandbox.{}.>", self.name)
     }
 
-    /// Returns its user, who knows these requests under the prefix of its account.
-    pub fn user(&self) -> User {
-        User {
+    /// Returns its account.
+    pub fn guest(&self) -> Guest {
+        let requests = self.requests();
+        let user = User {
             name: self.name.clone(),
-            publish: self.requests().iter().map(|request| local(request)).collect(),
+            publish: requests.iter().map(|request| local(request)).collect(),
             subscribe: vec![format!("_INBOX_{}.>", self.name), self.sandbox()],
-        }
+        };
+        Guest { account: format!("consumer-{}", self.name), user, requests, sandbox: Some(self.sandbox()) }
     }
 }
 
-/// Returns the name that a request to JetStream has in the accounts of extra consumers.
+/// Returns the name that a request to JetStream has in the accounts of guests.
 ///
 /// Under `$JS.API` each account finds its own JetStream, and theirs have none.
 pub fn local(request: &str) -> String {
@@ -298,7 +321,7 @@ mod tests {
     #[test]
     fn only_the_operator_has_wildcards_over_the_interface_of_jetstream() {
         let mut users = own_users();
-        users.push(Subscriber::parse("warehouse").unwrap().user());
+        users.push(Subscriber::parse("warehouse").unwrap().guest().user);
         for user in users.iter().filter(|user| user.name != OPERATOR) {
             for subject in &user.publish {
                 let is_broad = subject == ">" || subject.starts_with("$JS.API.>") || subject.starts_with("*");

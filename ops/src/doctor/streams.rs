@@ -1,8 +1,9 @@
 //! Looks at NATS: the server, what `bootstrap` makes there, and what needs an operator.
 
+use futures::StreamExt;
 use runtime::Broker;
 use runtime::bootstrap::{Finding as Bootstrapped, Keeping, Mode, StorageType, apply};
-use schemas::streams::{COMMANDS, DEAD_LETTERS, OLDEST_SERVER, RAW, RESULTS, STATUSES};
+use schemas::streams::{COMMANDS, DEAD_LETTERS, OLDEST_SERVER, RAW, RESULTS, STATUSES, STREAMS};
 
 use crate::answer::Finding;
 use crate::environment::Environment;
@@ -40,6 +41,7 @@ pub async fn look(environment: &Environment) -> (Vec<Finding>, Option<Broker>) {
     findings.extend(of_memory(keeping));
     findings.extend(bootstrapped(&broker, keeping).await);
     findings.extend(dead_letters(&broker).await);
+    findings.extend(pushing(&broker).await);
     findings.extend(behind(&broker).await);
     findings.extend(of_another_portal(&broker, environment).await);
     (findings, Some(broker))
@@ -120,6 +122,29 @@ fn of_bootstrap(found: Bootstrapped) -> Option<Finding> {
             "Put it right with `nats stream edit` or `nats consumer edit`, unless it is meant to differ",
         )),
     }
+}
+
+/// Finds consumers that have the server send messages to a subject: where somebody in our account listens to that very subject,
+/// they could end up in a stream of ours. None of our own does; an extra consumer could make one.
+async fn pushing(broker: &Broker) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for stream in STREAMS {
+        let Ok(found) = broker.jetstream().get_stream(stream.name).await else { continue };
+        let mut consumers = found.consumers();
+        while let Some(Ok(consumer)) = consumers.next().await {
+            let Some(subject) = consumer.config.deliver_subject else { continue };
+            findings.push(Finding::warning(
+                "nats.push_consumer",
+                format!("consumer {} of stream {}", consumer.name, stream.name),
+                format!("the server sends its messages to {subject}; Rollcall makes no such consumer"),
+                format!(
+                    "Ask whom its name belongs to for a pull consumer, and remove it: `nats consumer rm {} {}`",
+                    stream.name, consumer.name
+                ),
+            ));
+        }
+    }
+    findings
 }
 
 async fn of_another_portal(broker: &Broker, environment: &Environment) -> Option<Finding> {
