@@ -4,6 +4,7 @@ mod reader;
 
 use schemas::Entity;
 use schemas::problem::Field;
+use sha2::{Digest, Sha256};
 use toml::de::DeTable;
 
 use reader::{Placed, Reader, Section};
@@ -19,6 +20,7 @@ pub struct Rules {
     pub(crate) deal: DealRules,
     contact_status: String,
     deal_status: String,
+    digest: String,
 }
 
 /// A Bitrix24 field that the mapping reads.
@@ -81,6 +83,10 @@ pub struct EnumerationUse<'r> {
     pub values: Vec<(u64, &'r str)>,
 }
 
+fn digest(text: &str) -> String {
+    Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 impl Rules {
     /// Reads a mapping file, or tells every mistake in it.
     pub fn parse(text: &str) -> Result<Rules, Vec<RulesError>> {
@@ -91,7 +97,7 @@ impl Rules {
             reader.syntax(&syntax);
             return Err(reader.finish());
         }
-        let rules = read_rules(&mut reader, &table);
+        let rules = read_rules(&mut reader, &table).map(|rules| Rules { digest: digest(text), ..rules });
         let errors = reader.finish();
         match rules {
             Some(rules) if errors.is_empty() => {
@@ -101,6 +107,11 @@ impl Rules {
             }
             _ => Err(errors),
         }
+    }
+
+    /// Returns the digest of the file, by which two programs can tell whether they have the same.
+    pub fn digest(&self) -> &str {
+        &self.digest
     }
 
     /// Refuses a status field that the mapping also reads: writing the status would destroy the record's data.
@@ -340,7 +351,7 @@ fn read_rules(reader: &mut Reader<'_>, table: &serde_spanned::Spanned<DeTable<'_
     let contact = reader.section(&root, "contact").and_then(|contact| read_contact(reader, &contact));
     let deal = reader.section(&root, "deal").and_then(|deal| read_deal(reader, &deal));
     let (contact_status, deal_status) = status?;
-    Some(Rules { contact: contact?, deal: deal?, contact_status, deal_status })
+    Some(Rules { contact: contact?, deal: deal?, contact_status, deal_status, digest: String::new() })
 }
 
 fn read_status(reader: &mut Reader<'_>, status: &Section<'_>) -> Option<(String, String)> {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use runtime::{Context, Delivery, Handler, Outgoing, Reader, Stage, Verdict, consume, letters};
-use schemas::streams::{ATTEMPTS, COMMANDS, DEAD_LETTERS, RAW, mapper_consumer};
+use schemas::streams::{ATTEMPTS, COMMANDS, DEAD_LETTERS, RAW, RUNNING_MAPPING, mapper_consumer};
 use schemas::{
     Entity, Envelope, EnvelopeError, RecordChanged, RecordId, RecordMapped, Shown, Version, subjects,
 };
@@ -47,6 +47,7 @@ impl Stage for Mapper {
         let Context { broker, health, .. } = context;
         broker.wait_for(&[&RAW, &COMMANDS, &DEAD_LETTERS], &[mapper_consumer()], &[&ATTEMPTS]).await?;
         health.set_bound(true);
+        broker.bucket(&ATTEMPTS).await?.put(RUNNING_MAPPING, rules.digest().to_owned().into()).await?;
         letters::keep_counting(&broker, Mapper::NAME);
         let metrics = MapperMetrics::register(broker.metrics());
         consume(&broker, Mapper::NAME, mapper_consumer(), &Mapping { rules, metrics }).await?;

@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use mapper::{DEFAULT_MAPPING, MAPPING_FILE, Rules};
+use runtime::Broker;
+use schemas::streams::{ATTEMPTS, RUNNING_MAPPING};
 
 use crate::answer::Finding;
 use crate::environment::Environment;
@@ -39,6 +41,21 @@ pub fn load(environment: &Environment, named: Option<&Path>) -> Result<MappingFi
             })
             .collect()),
     }
+}
+
+/// Tells whether the mapper was started with another mapping than this one; silent where none noted its own.
+pub async fn unlike_the_mappers(broker: &Broker, rules: &Rules) -> Option<Finding> {
+    let notes = broker.jetstream().get_key_value(ATTEMPTS.name).await.ok()?;
+    let digest = notes.get(RUNNING_MAPPING).await.ok()??;
+    (digest != rules.digest()).then(|| {
+        Finding::warning(
+            "mapping.other",
+            "Mapping file",
+            "the mapper was started with another one",
+            "Give both the same MAPPING_FILE and restart `mapper` before anything is replayed or repaired: until then \
+             every new edit goes through the mapper's",
+        )
+    })
 }
 
 fn mistake(code: &'static str, what: &str, found: &str, remedy: &str) -> Finding {

@@ -196,9 +196,13 @@ pub const BUDGET: BucketDefinition =
 pub const WAITING: BucketDefinition =
     BucketDefinition::kept("waiting", "Tickets refused for want of their client");
 
-/// Deliveries that were begun and never ended, keyed by stage and sequence: a message that kills its stage.
+/// Deliveries that were begun and never ended, keyed by stage and sequence: a message that kills its stage. Beside them
+/// [`RUNNING_MAPPING`].
 pub const ATTEMPTS: BucketDefinition =
     BucketDefinition::kept("attempts", "Deliveries that were begun and never ended");
+
+/// Key of [`ATTEMPTS`] under which the mapper notes the digest of the mapping that it was started with last.
+pub const RUNNING_MAPPING: &str = "mapper.mapping";
 
 /// Who is at work where one replica of several is: one key per stage, renewed by whoever holds it.
 pub const LEASES: BucketDefinition =

@@ -40,6 +40,13 @@ impl Mapped {
         self.school.kill_and_start(Stage::Mapper).await
     }
 
+    /// Tells whether a verb warns that the mapper has another mapping.
+    async fn is_unlike_the_mappers(&self, verb: &[&str]) -> anyhow::Result<bool> {
+        let told = self.school.rollcall(&[&["--json"], verb].concat()).await?.json()?;
+        let findings = told["findings"].as_array().context("findings")?;
+        Ok(findings.iter().any(|finding| finding["code"] == "mapping.other"))
+    }
+
     /// Makes a plan.
     async fn plan(&self, choice: &[&str]) -> anyhow::Result<Value> {
         let told = self.school.rollcall(&[&["--json", "replay"], choice].concat()).await?;
@@ -569,7 +576,15 @@ async fn a_plan_that_no_longer_holds_is_refused_and_so_is_a_broken_mapping() -> 
     let plan = mapped.plan(&choice[1..]).await?;
     assert!(!plan.to_string().contains("Берёзкин"), "{plan}");
     let before = mapped.school.messages("CRM_CMD").await?;
+    // Corrected, and the mapper not restarted: it would go on with the old one.
+    std::fs::write(&mapped.file, wrong())?;
+    assert!(mapped.is_unlike_the_mappers(&choice).await? && mapped.is_unlike_the_mappers(&["doctor"]).await?);
     mapped.map_with(&wrong()).await?;
+    eventually("the mapper's note", PATIENCE, || async {
+        Ok((!mapped.is_unlike_the_mappers(&choice).await?).then_some(()))
+    })
+    .await?;
+    assert!(!mapped.is_unlike_the_mappers(&["doctor"]).await?);
     let hash = plan["hash"].as_str().unwrap();
     let told = mapped.school.rollcall(&[&choice[..], &["--apply", hash]].concat()).await?;
     assert_eq!(told.code, 1, "{told:?}");

@@ -17,6 +17,7 @@ use crate::answer::{Answer, Severity, findings_text};
 use crate::cli;
 use crate::environment::Environment;
 use crate::exit::{Exit, Failure};
+use crate::mapping_file;
 use bitrix24::Fix;
 pub use settings::Readable;
 
@@ -42,6 +43,9 @@ pub async fn run(environment: &Environment, arguments: &cli::Doctor, json: bool)
         findings.extend(changes::look(broker).await);
         findings.extend(visitors::look(broker).await);
         findings.extend(names::look(broker).await);
+        if let Some(rules) = readable.portal.as_ref().and_then(|portal| portal.rules.as_ref()) {
+            findings.extend(mapping_file::unlike_the_mappers(broker, rules).await);
+        }
     }
     let count = |severity| findings.iter().filter(|finding| finding.severity == severity).count();
     let (checks, errors, warnings) = (findings.len(), count(Severity::Error), count(Severity::Warning));

@@ -68,7 +68,9 @@ async fn show(
     let command = told::command(choice, target, arguments.resend, &plan.hash);
     let stale = stale_tickets(ledger, mapping, target, &plan).await?;
     let privacy = Privacy::of(arguments.reveal);
-    told::plan(&plan, &stale, &mapping.origin, &command, privacy).tell(json, told::plan_text)
+    let mut answer = told::plan(&plan, &stale, &mapping.origin, &command, privacy);
+    answer.findings.extend(mapping_file::unlike_the_mappers(&ledger.broker, &mapping.rules).await);
+    answer.tell(json, told::plan_text)
 }
 
 async fn carry_out(
@@ -92,7 +94,9 @@ async fn carry_out(
     let stale = stale_tickets(ledger, mapping, target, &plan).await?;
     let rate = arguments.rate;
     let report = Replay { ledger, rules: &mapping.rules, target, rate }.carry_out(&plan).await?;
-    told::report(&plan, &stale, &report).tell(json, told::report_text)
+    let mut answer = told::report(&plan, &stale, &report);
+    answer.findings.extend(mapping_file::unlike_the_mappers(&ledger.broker, &mapping.rules).await);
+    answer.tell(json, told::report_text)
 }
 
 /// Finds the tickets that a replay to otmechalka leaves as an earlier mapping made them.
