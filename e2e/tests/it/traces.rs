@@ -14,6 +14,7 @@ use opentelemetry_proto::tonic::collector::trace::v1::{
 use opentelemetry_proto::tonic::common::v1::{KeyValue, any_value};
 use opentelemetry_proto::tonic::trace::v1::Span;
 use prost::Message;
+use serde_json::Value;
 
 use crate::flow::{good_contact, good_deal, good_rows};
 
@@ -157,6 +158,8 @@ async fn one_records_way_through_four_processes_is_one_trace() -> anyhow::Result
 
 #[tokio::test(flavor = "multi_thread")]
 async fn where_nobody_collects_traces_no_message_carries_one() -> anyhow::Result<()> {
+    let contract: Value = serde_json::from_str(include_str!("../../../schemas/asyncapi.json"))?;
+    let told = &contract["components"]["schemas"]["Envelope"]["properties"];
     for (endpoint, is_traced) in [("", false), ("http://127.0.0.1:9", true)] {
         let school = School::builder().env("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint).start().await?;
         let pupil = school.bitrix24.create_contact(good_contact()).await?;
@@ -170,6 +173,11 @@ async fn where_nobody_collects_traces_no_message_carries_one() -> anyhow::Result
                 let headers = stored.get_raw_message(sequence).await?.headers;
                 let carries = headers.get("traceparent").is_some();
                 ensure!(carries == is_traced, "{stream} {sequence} with `{endpoint}`: {headers:?}");
+                for (name, _) in headers.iter() {
+                    let name: &str = name.as_ref();
+                    let is_known = name.starts_with("Nats-") || told.get(name).is_some();
+                    ensure!(is_known, "{stream} {sequence}: {name} is in no contract");
+                }
             }
         }
     }

@@ -6,13 +6,15 @@ mod story;
 mod view;
 mod words;
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::extract::{Query, State};
+use axum::extract::{Query, Request, State};
+use axum::http::uri::Authority;
 use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::{self, Next};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 use runtime::{Broker, Reader};
@@ -45,7 +47,7 @@ const STORIES_AT_ONCE: usize = 2;
 const MOST_ENTRIES: usize = 200;
 
 /// Where the page is shown unless somebody says otherwise: for this machine only.
-const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
+const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
 
 /// Style of the page; its own resource, so that the page needs no inline code.
 const STYLE: &str = include_str!("style.css");
@@ -60,6 +62,8 @@ struct Shown {
     portal: Option<String>,
     /// Hides what may be about a person; nothing here can switch it off.
     mask: Mask,
+    /// Names that the page is known by.
+    hosts: Vec<String>,
     stories: Semaphore,
     newest: Mutex<Newest>,
 }
@@ -69,6 +73,35 @@ struct Shown {
 struct Newest {
     view: Option<(Instant, Arc<View>)>,
     recent: Recent,
+}
+
+/// Reads `SERVE_HOSTS`: names under which the page may be asked for, besides addresses and `localhost`.
+fn hosts(environment: &Environment) -> Result<Vec<String>, Failure> {
+    let source = environment.source();
+    let reader = Reader::new(&source);
+    let hosts = reader.list("SERVE_HOSTS", &[], "rollcall.school.example");
+    reader.finish(|| hosts).map_err(Failure::settings)
+}
+
+/// Tells whether a request names us. A foreign name that leads here would let that name's site read the page in a browser,
+/// which always says what it asks for.
+fn is_ours(host: Option<&str>, hosts: &[String]) -> bool {
+    let Some(host) = host else { return true };
+    let Ok(authority) = host.parse::<Authority>() else { return false };
+    let name = authority.host().trim_matches(['[', ']']);
+    name.parse::<IpAddr>().is_ok()
+        || name.eq_ignore_ascii_case("localhost")
+        || hosts.iter().any(|host| host.eq_ignore_ascii_case(name))
+}
+
+async fn only_for_us(State(shown): State<Arc<Shown>>, request: Request, next: Next) -> Response {
+    let named = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
+    let host = named.or(request.uri().authority().map(Authority::as_str));
+    if is_ours(host, &shown.hosts) {
+        return next.run(request).await;
+    }
+    let reason = "The page is not known by this name. Name it in SERVE_HOSTS, or ask for it by address.\n";
+    (StatusCode::MISDIRECTED_REQUEST, reason).into_response()
 }
 
 /// Reads the address from the command line, else from `SERVE_LISTEN`.
@@ -86,7 +119,7 @@ fn address(environment: &Environment, argument: Option<SocketAddr>) -> Result<So
 
 /// Carries the command out.
 pub async fn run(environment: &Environment, arguments: &cli::Serve, json: bool) -> Result<Exit, Failure> {
-    let listen = address(environment, arguments.listen)?;
+    let (listen, hosts) = (address(environment, arguments.listen)?, hosts(environment)?);
     let mut signals = Signals::listen()?;
     let broker = nats::connect_page(environment).await?;
     let portal = match owner::portal_address(environment) {
@@ -97,6 +130,7 @@ pub async fn run(environment: &Environment, arguments: &cli::Serve, json: bool) 
         broker,
         portal,
         mask: Mask::of(environment),
+        hosts,
         stories: Semaphore::new(STORIES_AT_ONCE),
         newest: Mutex::default(),
     };
@@ -120,6 +154,7 @@ fn router(shown: Arc<Shown>) -> Router {
         .route(page::STORY, get(story))
         .route("/status.json", get(status))
         .route("/style.css", get(|| async { ([(header::CONTENT_TYPE, "text/css; charset=utf-8")], STYLE) }))
+        .layer(middleware::from_fn_with_state(Arc::clone(&shown), only_for_us))
         .with_state(shown)
 }
 
@@ -130,11 +165,12 @@ struct Asked {
     entity: Option<String>,
     problem: Option<String>,
     page: Option<usize>,
+    still: Option<String>,
 }
 
 async fn front(State(shown): State<Arc<Shown>>, Query(asked): Query<Asked>, headers: HeaderMap) -> Response {
     let language = language(asked.lang.as_deref(), &headers);
-    let choice = Choice::new(asked.entity.as_deref(), asked.problem, asked.page);
+    let choice = Choice::new(asked.entity.as_deref(), asked.problem, asked.page).still(asked.still.is_some());
     match shown.view().await {
         Ok(view) => page(StatusCode::OK, page::front(&view, &choice, language, shown.portal.as_deref())),
         Err(reason) => page(StatusCode::SERVICE_UNAVAILABLE, page::out_of_order(&reason, language)),
@@ -220,6 +256,18 @@ impl Shown {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn it_answers_to_addresses_and_to_names_that_are_its_own() {
+        let hosts = ["rollcall.school.example".to_owned()];
+        for ours in ["127.0.0.1:8080", "[::1]:8088", "10.1.2.3", "LocalHost:1", "Rollcall.School.example"] {
+            assert!(is_ours(Some(ours), &hosts), "{ours}");
+        }
+        for other in ["evil.example:8080", "127.0.0.1.evil.example", "localhost.evil.example", "", "a b"] {
+            assert!(!is_ours(Some(other), &hosts), "{other}");
+        }
+        assert!(is_ours(None, &hosts), "no browser");
+    }
 
     #[test]
     fn it_listens_on_this_machine_only_unless_somebody_says_otherwise() {

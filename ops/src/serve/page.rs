@@ -26,6 +26,7 @@ pub struct Choice {
     entity: Option<Entity>,
     problem: Option<String>,
     page: usize,
+    is_still: bool,
 }
 
 impl Choice {
@@ -35,7 +36,13 @@ impl Choice {
             entity: entity.and_then(Entity::from_token),
             problem: problem.filter(|code| !code.is_empty()),
             page: page.unwrap_or(1).max(1),
+            is_still: false,
         }
+    }
+
+    /// Has the page stay as it is, for somebody who types into it.
+    pub fn still(self, is_still: bool) -> Choice {
+        Choice { is_still, ..self }
     }
 
     fn takes(&self, problem: &ProblemRecord) -> bool {
@@ -55,6 +62,9 @@ impl Choice {
         if page > 1 {
             query.append_pair("page", &page.to_string());
         }
+        if self.is_still {
+            query.append_pair("still", "1");
+        }
         query.finish()
     }
 }
@@ -62,6 +72,7 @@ impl Choice {
 /// Draws the page.
 pub fn front(view: &View, choice: &Choice, language: Language, portal: Option<&str>) -> String {
     let status = &view.status;
+    let other = choice.clone().still(!choice.is_still);
     let body = html! {
         header {
             h1 { (language.pick("Rollcall: как идёт синхронизация", "Rollcall: how the sync is going")) }
@@ -79,10 +90,17 @@ pub fn front(view: &View, choice: &Choice, language: Language, portal: Option<&s
         (search(language))
         footer {
             (language.pick("Состояние на", "As of")) " " (view.zone().moment(status.at)) ". "
+            a href=(other.address(language, choice.page)) #still {
+                @if choice.is_still {
+                    (language.pick("Обновлять каждые 15 с", "Ask again every 15 s"))
+                } @else {
+                    (language.pick("Не обновлять", "Stay as it is"))
+                }
+            } ". "
             a href="/status.json" { "status.json" }
         }
     };
-    document(language, Some(REFRESH_SECONDS), &body)
+    document(language, (!choice.is_still).then_some(REFRESH_SECONDS), &body)
 }
 
 /// Draws the page when there is nothing to show.

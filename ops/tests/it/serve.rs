@@ -62,6 +62,14 @@ async fn the_page_shows_problem_records_without_what_people_typed() {
     // Nobody has read anything yet, which `rollcall status` says as well.
     assert!(page.contains("Контакты: ещё не читались"), "{page}");
 
+    assert!(page.contains(r#"http-equiv="refresh""#) && page.contains("Не обновлять"), "{page}");
+    let still = http().get(format!("{address}?still=1")).send().await.unwrap().text().await.unwrap();
+    assert!(!still.contains(r#"http-equiv="refresh""#) && still.contains("Обновлять каждые 15 с"), "{still}");
+
+    let foreign = http().get(address).header("host", "evil.example").send().await.unwrap();
+    assert_eq!(foreign.status(), 421);
+    assert!(foreign.text().await.unwrap().contains("SERVE_HOSTS"));
+
     let english = http().get(format!("{address}?lang=en&entity=deal")).send().await.unwrap();
     let english = english.text().await.unwrap();
     assert!(english.contains("Records to be corrected: 0"), "{english}");

@@ -263,6 +263,11 @@ fn envelope_schema() -> Value {
                 "pattern": "^[a-z_]+ [a-z_]+( [1-5][0-9][0-9])?$",
                 "description": "What otmechalka answered to the try before, or when it refused: call, kind, status. Absent where it took the record.",
             },
+            "traceparent": {
+                "type": "string",
+                "pattern": "^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}",
+                "description": "W3C trace context of the record's way. Absent where the stages send no traces.",
+            },
         },
         "required": ["content-type", "ce-specversion", "ce-id", "ce-type", "ce-source", "ce-subject", "ce-time",
             "ce-modified", "ce-fingerprint"],
