@@ -868,7 +868,7 @@ impl Bucket {
                     return seat.write(self.name, key, None, None).await.map(|_| ());
                 }
                 let store = self.store().map_err(|error| error.to_string())?;
-                store.purge(key).await.map_err(|error| error.to_string())
+                store.delete(key).await.map_err(|error| error.to_string())
             })
             .await
     }
