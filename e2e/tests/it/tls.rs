@@ -429,9 +429,14 @@ async fn a_proxy_carries_tls_alone_and_learns_no_secret() -> anyhow::Result<()> 
     let second = school.bitrix24.create_contact(good_contact()).await?;
     let path = school.log_file(Stage::Producer);
     eventually("word of the producer", PATIENCE, || async {
-        Ok(std::fs::read_to_string(&path)?.contains("connect to the portal").then_some(()))
+        Ok(std::fs::read_to_string(&path)?.contains("the proxy wants another login").then_some(()))
     })
     .await?;
+    let told = school.rollcall(&["doctor"]).await?;
+    assert!(told.out.contains("the proxy wants another login"), "{told:?}");
+    let told = format!("{told:?}");
+    assert!(!told.contains(LOGIN[1]), "the doctor shows the proxy's password");
+    assert_no_secret_in(&school, "what the doctor said", told.into_bytes())?;
     assert_eq!(status_of(&school, "contact", second).await?, "");
     proxy.is_open.store(true, Ordering::SeqCst);
     school.caught_up().await?;

@@ -116,7 +116,7 @@ async fn names_that_stop_resolving_are_waited_for_and_nothing_is_written_to_tmp(
     };
     break_off(&crms)?;
     let other = new_contact(&school).await?;
-    says(Stage::Producer, "connect to the portal").await?;
+    says(Stage::Producer, "its name does not resolve").await?;
     break_off(&Stage::ALL.map(Link::Nats))?;
     for stage in Stage::ALL {
         says(stage, "Lost the connection to NATS").await?;
