@@ -66,10 +66,11 @@ async fn every_secret_is_replaced_during_a_run_without_a_restart_or_a_lost_recor
     said(&school, Stage::Pusher, "going on with the new one", 1).await?;
     school.caught_up().await?;
 
-    // All users of NATS get new keys while the stages run.
+    // Who works with NATS gets new keys meanwhile.
+    let (_page, page) = school.serve().await?;
     let mut secrets = NEW.map(str::to_owned).to_vec();
-    for stage in Stage::ALL {
-        let seed = school.seed(stage.program());
+    for user in Stage::ALL.map(Stage::program).into_iter().chain(["page"]) {
+        let seed = school.seed(user);
         secrets.push(std::fs::read_to_string(&seed)?.trim().to_owned());
         std::fs::remove_file(seed)?;
     }
@@ -78,8 +79,15 @@ async fn every_secret_is_replaced_during_a_run_without_a_restart_or_a_lost_recor
     for stage in Stage::ALL {
         said(&school, stage, "Connected to NATS", 2).await?;
     }
-    pupils.push(school.bitrix24.create_contact(good_contact()).await?);
+    let newest = school.bitrix24.create_contact(good_contact()).await?;
+    pupils.push(newest);
     school.caught_up().await?;
+    let story = format!("{page}history?entity=contact&id={newest}");
+    eventually("the page tells of what came since", PATIENCE, || async {
+        let told = reqwest::get(&story).await?.text().await?;
+        Ok(told.contains("Успешно").then_some(()))
+    })
+    .await?;
 
     for pupil in pupils {
         assert!(client(&school, pupil).await?.is_some(), "contact {pupil}");
