@@ -6,7 +6,7 @@ use std::fmt;
 use std::time::Duration;
 
 use chrono::{DateTime, FixedOffset};
-use tls_fault::TlsFault;
+use tls_fault::{TlsFault, obstacle};
 
 /// What a caller should do about an error.
 #[derive(Debug, Clone, PartialEq)]
@@ -41,7 +41,7 @@ pub enum Error {
     #[error(transparent)]
     Api(#[from] ApiError),
     /// No connection came about, so the portal has not seen the request.
-    #[error("connect to the portal for {method}")]
+    #[error("connect to the portal for {method}{}", obstacle(.source))]
     Connect {
         /// The method called.
         method: Box<str>,

@@ -6,6 +6,7 @@ pub mod harness;
 pub mod oracle;
 mod process;
 mod proxy;
+mod room;
 mod school;
 mod scrape;
 mod simulator;
@@ -14,7 +15,8 @@ pub use clock::WallClock;
 pub use disk::Disk;
 pub use process::{Program, program_path};
 pub use proxy::{Proxy, Weather};
-pub use school::{Buried, Link, PATIENCE, School, SchoolBuilder, Stage, Told};
+pub use room::Room;
+pub use school::{Buried, Link, NAMES, PATIENCE, School, SchoolBuilder, Stage, Told};
 pub use scrape::{Sample, Scrape};
 pub use simulator::{Bitrix24, Otmechalka};
 

@@ -1,6 +1,6 @@
 //! A real program as a child process.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
@@ -52,9 +52,23 @@ impl Program {
         environment: impl IntoIterator<Item = (&'e str, String)>,
         logs: &Path,
     ) -> anyhow::Result<Program> {
+        Program::start_behind(&[], name, arguments, environment, logs)
+    }
+
+    /// Starts a program by another one, which becomes it: `entrance` is that one with its arguments.
+    pub fn start_behind<'e>(
+        entrance: &[String],
+        name: &str,
+        arguments: &[&str],
+        environment: impl IntoIterator<Item = (&'e str, String)>,
+        logs: &Path,
+    ) -> anyhow::Result<Program> {
         let log = logs.join(format!("{name}.log"));
         let file = File::options().create(true).append(true).open(&log)?;
-        let child = Command::new(program_path(name)?)
+        let mut words = entrance.iter().map(OsString::from).chain([program_path(name)?.into_os_string()]);
+        let first = words.next().context("a program")?;
+        let child = Command::new(first)
+            .args(words)
             .args(arguments)
             .env_clear()
             .envs(std::env::var_os("PATH").map(|path| (OsStr::new("PATH").to_owned(), path)))

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -21,6 +22,7 @@ use serde_json::Value;
 
 use crate::process::{Program, program_path, require_fault_points};
 use crate::proxy::{Proxy, Weather};
+use crate::room::Room;
 use crate::scrape::Scrape;
 use crate::simulator::{Bitrix24, Otmechalka};
 use crate::{eventually, oracle};
@@ -77,6 +79,7 @@ pub struct SchoolBuilder {
     is_observed: bool,
     /// Where stretches of network begin.
     networked: Option<IpAddr>,
+    room: Option<Arc<Room>>,
     subscribers: Option<Vec<String>>,
     is_cluster: bool,
     store: Option<PathBuf>,
@@ -99,6 +102,13 @@ impl SchoolBuilder {
     pub fn ipv6(mut self) -> SchoolBuilder {
         self.networked = Some(Ipv6Addr::LOCALHOST.into());
         self
+    }
+
+    /// Puts the stages into a room in which they find both CRMs and NATS by these names of it: see [`NAMES`]. A test may
+    /// spoil the network as well.
+    pub fn named(mut self, room: Arc<Room>) -> SchoolBuilder {
+        self.room = Some(room);
+        self.networked()
     }
 
     /// Lets nobody into NATS but the users that `rollcall credentials` makes, these extra consumers among them.
@@ -191,6 +201,7 @@ pub struct School {
     environment: BTreeMap<String, String>,
     health: BTreeMap<Stage, SocketAddr>,
     links: BTreeMap<Link, Proxy>,
+    room: Option<Arc<Room>>,
     folder: tempfile::TempDir,
 }
 
@@ -221,6 +232,9 @@ impl Told {
     }
 }
 
+/// What NATS, Bitrix24 and otmechalka are called in a room.
+pub const NAMES: [&str; 3] = ["nats.test", "portal.test", "otmechalka.test"];
+
 /// Longest time for anything to come to rest in a test; the machine may be busy.
 pub const PATIENCE: Duration = Duration::from_secs(180);
 
@@ -237,6 +251,7 @@ impl School {
             environment: BTreeMap::new(),
             is_observed: false,
             networked: None,
+            room: None,
             subscribers: None,
             is_cluster: false,
             store: None,
@@ -276,7 +291,7 @@ impl School {
         let mut environment = default_environment(&nats, &bitrix24, &otmechalka, folder.path());
         environment.insert("NATS_URL".to_owned(), urls.join(","));
         let links = match builder.networked {
-            Some(begin) => lay_links(begin, &mut environment).await?,
+            Some(begin) => lay_links(begin, builder.room.is_some(), &mut environment).await?,
             None => BTreeMap::new(),
         };
         environment.extend(builder.environment);
@@ -295,6 +310,7 @@ impl School {
             environment,
             health,
             links,
+            room: builder.room,
             folder,
         })
     }
@@ -312,14 +328,19 @@ impl School {
     /// Starts a stage with variables of its own.
     pub fn start_with(&mut self, stage: Stage, variables: &[(&str, &str)]) -> anyhow::Result<()> {
         let link = self.links.get(&Link::Nats(stage));
-        let link = link.map(|link| ("NATS_URL", format!("nats://{}", link.address())));
+        let link = link.map(|link| {
+            let named = self.room.as_ref().map(|_| format!("{}:{}", NAMES[0], link.address().port()));
+            ("NATS_URL", format!("nats://{}", named.unwrap_or_else(|| link.address().to_string())))
+        });
         let variables = variables.iter().map(|(name, value)| (*name, (*value).to_owned()));
         let own = self.health.get(&stage).map(|address| ("HEALTH_LISTEN", address.to_string()));
         let seed = Some(self.seed(stage.program())).filter(|seed| seed.is_file());
         let seed = seed.map(|seed| ("NATS_NKEY_SEED_FILE", seed.display().to_string()));
         let shared = self.environment.iter().map(|(name, value)| (name.as_str(), value.clone()));
         let environment = shared.chain(own).chain(seed).chain(link).chain(variables);
-        let program = Program::start(stage.program(), &[], environment, self.folder.path())?;
+        let entrance = self.room.as_ref().map(|room| room.entrance(self.folder.path())).unwrap_or_default();
+        let program =
+            Program::start_behind(&entrance, stage.program(), &[], environment, self.folder.path())?;
         self.stages.insert(stage, program);
         Ok(())
     }
@@ -665,6 +686,7 @@ fn tail(logs: &str) -> String {
 /// Leads the way to both CRMs, and that of each stage to NATS, through a network that can be spoiled.
 async fn lay_links(
     begin: IpAddr,
+    is_named: bool,
     environment: &mut BTreeMap<String, String>,
 ) -> anyhow::Result<BTreeMap<Link, Proxy>> {
     let mut links = BTreeMap::new();
@@ -672,12 +694,15 @@ async fn lay_links(
     for stage in Stage::ALL {
         links.insert(Link::Nats(stage), Proxy::at(begin, nats).await?);
     }
-    let crms = [("BITRIX24_WEBHOOK_URL", Link::Bitrix24), ("OTMECHALKA_URL", Link::Otmechalka)];
-    for (name, link) in crms {
+    let crms =
+        [("BITRIX24_WEBHOOK_URL", Link::Bitrix24, NAMES[1]), ("OTMECHALKA_URL", Link::Otmechalka, NAMES[2])];
+    for (name, link, host) in crms {
         let url = &environment[name];
         let target = address_in(url)?;
         let proxy = Proxy::at(begin, target).await?;
-        let url = url.replacen(&target.to_string(), &proxy.address().to_string(), 1);
+        let begin = proxy.address();
+        let begin = if is_named { format!("{host}:{}", begin.port()) } else { begin.to_string() };
+        let url = url.replacen(&target.to_string(), &begin, 1);
         environment.insert(name.to_owned(), url);
         links.insert(link, proxy);
     }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use tls_fault::TlsFault;
+use tls_fault::{TlsFault, obstacle};
 
 use crate::refusal::Refusal;
 
@@ -63,7 +63,7 @@ impl fmt::Display for Operation {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// No connection came about, so nothing was sent.
-    #[error("{operation}: otmechalka cannot be reached")]
+    #[error("{operation}: otmechalka cannot be reached{}", obstacle(.source))]
     Unreachable { operation: Operation, source: reqwest::Error },
     /// Whoever answers there does not prove to be otmechalka, so it was told nothing, the token least of all.
     #[error("{operation}: otmechalka is not to be trusted: {}", .fault.advice("OTMECHALKA_CA_FILE", "OTMECHALKA_URL"))]

@@ -16,7 +16,7 @@ pub use builder::{Builder, ConfigError};
 pub use client::{Called, Client, Observer, Record};
 pub use error::{Call, Error, ErrorClass, Operation};
 pub use refusal::Refusal;
-pub use tls_fault::TlsFault;
+pub use tls_fault::{TlsFault, obstacle};
 
 /// What a lookup found.
 pub type Found = Record;

@@ -290,6 +290,10 @@ fn report(before: Option<Why>, after: Option<Why>, cause: Option<&Error>) {
                  marked; it goes on by itself once that is put right",
                 fault.advice("OTMECHALKA_CA_FILE", "OTMECHALKA_URL")
             ),
+            Some(Error::Unreachable { source, .. }) => tracing::warn!(
+                "otmechalka does not answer; holding everything until it does{}",
+                otmechalka::obstacle(source)
+            ),
             _ => tracing::warn!("otmechalka does not answer; holding everything until it does"),
         },
         (_, Some(Why::WritesFail)) => tracing::warn!(

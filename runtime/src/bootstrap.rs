@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PullConsumer, pull};
-use async_nats::jetstream::kv;
 pub use async_nats::jetstream::stream::StorageType;
 use async_nats::jetstream::stream::{Config as StreamConfig, DiscardPolicy, RetentionPolicy};
 use schemas::streams::{
@@ -291,23 +290,32 @@ async fn apply_bucket(
             if mode == Mode::Look {
                 return Ok(Finding::Missing { what });
             }
-            let config = kv::Config {
-                bucket: declared.name.into(),
-                description: declared.description.into(),
-                history: 1,
-                storage: keeping.storage,
-                max_age: declared.max_age,
-                num_replicas: keeping.replicas,
-                ..kv::Config::default()
-            };
             broker
                 .jetstream()
-                .create_key_value(config)
+                .create_stream(bucket_config(declared, keeping))
                 .await
                 .map_err(|error| BrokerError::unavailable(format!("create {what}"), error))?;
             Ok(Finding::Made { what })
         }
         Err(error) => Err(BrokerError::unavailable(format!("look for {what}"), error)),
+    }
+}
+
+/// Returns the stream of a bucket, as clients of NATS make it, but without roll-ups: with these whoever may write one key
+/// could empty the bucket.
+fn bucket_config(declared: &BucketDefinition, keeping: Keeping) -> StreamConfig {
+    StreamConfig {
+        name: format!("KV_{}", declared.name),
+        description: Some(declared.description.into()),
+        subjects: vec![format!("$KV.{}.>", declared.name)],
+        max_messages_per_subject: 1,
+        discard: DiscardPolicy::New,
+        storage: keeping.storage,
+        max_age: declared.max_age,
+        allow_direct: true,
+        deny_delete: true,
+        num_replicas: keeping.replicas,
+        ..StreamConfig::default()
     }
 }
 

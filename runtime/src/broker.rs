@@ -33,9 +33,18 @@ pub struct NatsSettings {
 #[derive(Clone)]
 enum Credentials {
     None,
-    UserPassword(String, SecretString),
-    /// From a file it is read again for every connection, so that it can be replaced without a restart.
-    NkeySeed(SecretString, Option<SecretFile>),
+    UserPassword(String, Renewable),
+    NkeySeed(Renewable),
+}
+
+/// A secret that, from a file, is read again for every connection, so that it can be replaced without a restart.
+#[derive(Clone)]
+struct Renewable(SecretString, Option<SecretFile>);
+
+impl Renewable {
+    fn now(&self) -> SecretString {
+        self.1.as_ref().and_then(SecretFile::read).unwrap_or_else(|| self.0.clone())
+    }
 }
 
 impl NatsSettings {
@@ -56,9 +65,12 @@ impl NatsSettings {
             });
         let credentials = match (user, password?, seed?) {
             (None, None, None) => Some(Credentials::None),
-            (Some(user), Some(password), None) => Some(Credentials::UserPassword(user, password)),
+            (Some(user), Some(password), None) => {
+                let password = Renewable(password, reader.secret_file("NATS_PASSWORD"));
+                Some(Credentials::UserPassword(user, password))
+            }
             (None, None, Some(seed)) => {
-                Some(Credentials::NkeySeed(seed, reader.secret_file("NATS_NKEY_SEED")))
+                Some(Credentials::NkeySeed(Renewable(seed, reader.secret_file("NATS_NKEY_SEED"))))
             }
             _ => {
                 reader.problem(
@@ -579,25 +591,24 @@ impl Broker {
 }
 
 fn options_with(credentials: &Credentials) -> ConnectOptions {
-    match credentials {
+    match credentials.clone() {
         Credentials::None => ConnectOptions::new(),
-        Credentials::UserPassword(user, password) => {
-            ConnectOptions::with_user_and_password(user.clone(), password.expose_secret().to_owned())
-        }
-        Credentials::NkeySeed(seed, None) => ConnectOptions::with_nkey(seed.expose_secret().to_owned()),
-        Credentials::NkeySeed(seed, Some(file)) => {
-            let (seed, file) = (seed.clone(), file.clone());
-            ConnectOptions::with_auth_callback(move |nonce| {
-                let signed = sign(&file.read().unwrap_or_else(|| seed.clone()), &nonce);
-                async move { signed }
-            })
-        }
+        Credentials::UserPassword(user, password) => ConnectOptions::with_auth_callback(move |_nonce| {
+            let mut auth = Auth::new();
+            auth.username = Some(user.clone());
+            auth.password = Some(password.now().expose_secret().to_owned());
+            async move { Ok(auth) }
+        }),
+        Credentials::NkeySeed(seed) => ConnectOptions::with_auth_callback(move |nonce| {
+            let signed = sign(&seed.now(), &nonce);
+            async move { signed }
+        }),
     }
 }
 
 /// Proves to the server who we are.
 fn sign(seed: &SecretString, nonce: &[u8]) -> Result<Auth, AuthError> {
-    let failed = || AuthError::new("the seed in NATS_NKEY_SEED_FILE is none");
+    let failed = || AuthError::new("the seed of NATS_NKEY_SEED is none");
     let pair = nkeys::KeyPair::from_seed(seed.expose_secret()).map_err(|_| failed())?;
     let mut auth = Auth::new();
     auth.signature = Some(pair.sign(nonce).map_err(|_| failed())?);
@@ -623,7 +634,7 @@ fn explain(failure: &str, said: &Mutex<Option<String>>) {
         return;
     }
     let remedy = "the server refuses our user. Check NATS_NKEY_SEED or NATS_USER, and that the server has read its \
-                  users; a seed from a file is read again by itself";
+                  users; a secret from a file is read again by itself";
     let mut said = said.lock().unwrap_or_else(PoisonError::into_inner);
     if said.as_deref() != Some(failure) {
         tracing::error!("No connection to NATS: {remedy}");
@@ -875,7 +886,7 @@ impl Bucket {
                     return seat.write(self.name, key, None, None).await.map(|_| ());
                 }
                 let store = self.store().map_err(|error| error.to_string())?;
-                store.purge(key).await.map_err(|error| error.to_string())
+                store.delete(key).await.map_err(|error| error.to_string())
             })
             .await
     }

@@ -32,7 +32,7 @@ pub use inbox::{Delivery, Inbox, Verdict};
 pub use lease::Leadership;
 pub use metrics::Metrics;
 pub use publish::{Outgoing, PublishError, Published};
-pub use settings::{Reader, SettingsError, Source};
+pub use settings::{Reader, SecretFile, SettingsError, Source};
 pub use stage::{Context, Stage, leave_no_core_dump, main};
 pub use tokio_util::sync::CancellationToken;
 pub use trace::Tracer;

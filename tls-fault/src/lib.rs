@@ -91,6 +91,27 @@ fn find<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e rustls::Error> {
     None
 }
 
+/// Says why no connection came about, where that is known; behind a colon, and without the address.
+pub fn obstacle(error: &(dyn Error + 'static)) -> &'static str {
+    // What carries them has no types for these, only words.
+    const WORDS: [(&str, &str); 5] = [
+        ("dns error", ": its name does not resolve"),
+        ("tunnel error: proxy authorization required", ": the proxy wants another login"),
+        ("tunnel error: failed to create underlying connection", ": the proxy cannot be reached"),
+        ("tunnel error", ": the proxy does not let us through"),
+        ("Connection refused", ": nobody listens there"),
+    ];
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let text = error.to_string();
+        if let Some((_, meaning)) = WORDS.iter().find(|(words, _)| text.starts_with(words)) {
+            return meaning;
+        }
+        next = error.source();
+    }
+    ""
+}
+
 /// Tells whether an HTTP client could not be made because this machine has no CA certificates at all.
 pub fn lacks_authorities(error: &(dyn Error + 'static)) -> bool {
     // The verifier of the platform has no better word for it.
@@ -100,6 +121,13 @@ pub fn lacks_authorities(error: &(dyn Error + 'static)) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_obstacle_is_named_where_it_is_known() {
+        assert_eq!(obstacle(&io::Error::other("elsewhere")), "");
+        assert_eq!(obstacle(&io::Error::from_raw_os_error(111)), ": nobody listens there");
+        assert_eq!(obstacle(&io::Error::other("dns error")), ": its name does not resolve");
+    }
 
     #[test]
     fn a_fault_is_found_inside_what_hides_it_and_names_the_setting() {

@@ -60,7 +60,7 @@ fn read_database(reader: &Reader<'_>) -> Option<Database> {
     );
     let (address, password, schema) = (address?, password?, schema?);
     match Database::new(&address, password.as_ref(), ca_file.as_deref(), schema) {
-        Ok(database) => Some(database),
+        Ok(database) => Some(database.renewed_by(reader.secret_file("WAREHOUSE_DATABASE_PASSWORD"))),
         Err(error) => {
             let found = format!("a file that cannot be used: {error:#}");
             reader.problem(

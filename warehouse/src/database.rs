@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use runtime::SecretFile;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
@@ -26,6 +27,8 @@ const LOCK: i64 = 0x0072_6f6c_6c63_616c;
 #[derive(Clone)]
 pub struct Database {
     config: Config,
+    /// Read again for every connection, so that the password can be replaced without a restart.
+    password_file: Option<SecretFile>,
     schema: String,
     tls: MakeRustlsConnect,
 }
@@ -68,12 +71,21 @@ impl Database {
         if let Some(password) = password {
             config.password(password.expose_secret());
         }
-        Ok(Database { config, schema, tls: MakeRustlsConnect::new(tls(ca_file)?) })
+        Ok(Database { config, password_file: None, schema, tls: MakeRustlsConnect::new(tls(ca_file)?) })
+    }
+
+    /// Takes the password of every further connection from a file, where one can be read.
+    pub fn renewed_by(self, password_file: Option<SecretFile>) -> Database {
+        Database { password_file, ..self }
     }
 
     /// Connects, and makes the tables where there are none.
     pub async fn connect(&self) -> anyhow::Result<Client> {
-        let (mut client, connection) = self.config.connect(self.tls.clone()).await.map_err(told)?;
+        let mut config = self.config.clone();
+        if let Some(password) = self.password_file.as_ref().and_then(SecretFile::read) {
+            config.password(password.expose_secret());
+        }
+        let (mut client, connection) = config.connect(self.tls.clone()).await.map_err(told)?;
         // Ends by itself with the client; why it ended the client's next request says.
         tokio::spawn(connection);
         // A server or a role may have other defaults for these.

@@ -3,14 +3,16 @@
 use std::path::Path;
 use std::time::Duration;
 
+use anyhow::Context;
 use e2e::{School, Stage, eventually};
 use serde_json::json;
 
 use crate::flow::{client, good_contact, status_of};
+use crate::secrets::{CODE, TOKEN, assert_told_no_secret, watched};
 
 const PATIENCE: Duration = Duration::from_secs(90);
 
-const OLD: [&str; 2] = ["0ldc0de0123456789", "old-token-of-the-school"];
+const OLD: [&str; 2] = [CODE, TOKEN];
 const NEW: [&str; 2] = ["n3wc0de9876543210", "new-token-of-the-school"];
 
 /// Replaces a file in one step, as whoever rotates a secret should.
@@ -36,12 +38,11 @@ async fn said(school: &School, stage: Stage, words: &str, times: usize) -> anyho
 async fn every_secret_is_replaced_during_a_run_without_a_restart_or_a_lost_record() -> anyhow::Result<()> {
     let folder = tempfile::tempdir()?;
     let (webhook, token) = (folder.path().join("webhook"), folder.path().join("token"));
-    let mut school = School::builder()
+    let mut school = watched(School::builder())
         .guarded(&[])
         .env("BITRIX24_WEBHOOK_URL_FILE", &webhook.display().to_string())
         .env("OTMECHALKA_TOKEN_FILE", &token.display().to_string())
-        .bitrix24(&["--secret", OLD[0]])
-        .otmechalka(&["--token", OLD[1]])
+        .env("OTMECHALKA_TOKEN", "")
         .open()
         .await?;
     let address = school.bitrix24.webhook_url.clone();
@@ -65,17 +66,28 @@ async fn every_secret_is_replaced_during_a_run_without_a_restart_or_a_lost_recor
     said(&school, Stage::Pusher, "going on with the new one", 1).await?;
     school.caught_up().await?;
 
-    // All users of NATS get new keys while the stages run.
-    for stage in Stage::ALL {
-        std::fs::remove_file(school.seed(stage.program()))?;
+    // Who works with NATS gets new keys meanwhile.
+    let (_page, page) = school.serve().await?;
+    let mut secrets = NEW.map(str::to_owned).to_vec();
+    for user in Stage::ALL.map(Stage::program).into_iter().chain(["page"]) {
+        let seed = school.seed(user);
+        secrets.push(std::fs::read_to_string(&seed)?.trim().to_owned());
+        std::fs::remove_file(seed)?;
     }
     school.admit("warehouse").await?;
     pupils.push(school.bitrix24.create_contact(good_contact()).await?);
     for stage in Stage::ALL {
         said(&school, stage, "Connected to NATS", 2).await?;
     }
-    pupils.push(school.bitrix24.create_contact(good_contact()).await?);
+    let newest = school.bitrix24.create_contact(good_contact()).await?;
+    pupils.push(newest);
     school.caught_up().await?;
+    let story = format!("{page}history?entity=contact&id={newest}");
+    eventually("the page tells of what came since", PATIENCE, || async {
+        let told = reqwest::get(&story).await?.text().await?;
+        Ok(told.contains("Успешно").then_some(()))
+    })
+    .await?;
 
     for pupil in pupils {
         assert!(client(&school, pupil).await?.is_some(), "contact {pupil}");
@@ -84,10 +96,47 @@ async fn every_secret_is_replaced_during_a_run_without_a_restart_or_a_lost_recor
     for stage in Stage::ALL {
         let log = std::fs::read_to_string(school.log_file(stage))?;
         assert_eq!(log.matches("Starting").count(), 1, "{stage:?} was never restarted");
-        for secret in OLD.iter().chain(&NEW) {
-            assert!(!log.contains(secret), "{stage:?} shows a secret");
-        }
     }
+    assert_told_no_secret(&school, &secrets.iter().map(String::as_str).collect::<Vec<_>>()).await?;
+    school.assert_consistent().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_password_for_nats_is_replaced_by_its_file_alone() -> anyhow::Result<()> {
+    const PASSWORDS: [&str; 2] = ["0ld-p4ssw0rd-of-nats", "n3w-p4ssw0rd-of-nats"];
+    let folder = tempfile::tempdir()?;
+    let password = folder.path().join("password");
+    put(&password, PASSWORDS[0])?;
+    let mut school = watched(School::builder()).guarded(&[]).open().await?;
+    // The mapper has a password where everybody else has a key.
+    let seed = school.seed("mapper");
+    let users = seed.ancestors().nth(2).context("folder of the credentials")?.join("server/users.conf");
+    let text = std::fs::read_to_string(&users)?;
+    let (before, rest) = text.split_once("# mapper").context("the mapper")?;
+    let (head, rest) = rest.split_once("nkey: \"").context("its key")?;
+    let (_key, rest) = rest.split_once('"').context("its end")?;
+    let with = |password| format!("{before}{head}user: \"mapper\", password: \"{password}\"{rest}");
+    std::fs::write(&users, with(PASSWORDS[0]))?;
+    school.reload().await?;
+    std::fs::remove_file(seed)?;
+    let path = password.display().to_string();
+    school.start_with(Stage::Mapper, &[("NATS_USER", "mapper"), ("NATS_PASSWORD_FILE", &path)])?;
+    for stage in [Stage::Producer, Stage::Pusher, Stage::StatusWriter] {
+        school.start(stage)?;
+    }
+    let mut pupils = vec![school.bitrix24.create_contact(good_contact()).await?];
+    school.caught_up().await?;
+
+    put(&password, PASSWORDS[1])?;
+    std::fs::write(&users, with(PASSWORDS[1]))?;
+    school.reload().await?;
+    pupils.push(school.bitrix24.create_contact(good_contact()).await?);
+    said(&school, Stage::Mapper, "Connected to NATS", 2).await?;
+    school.caught_up().await?;
+    for pupil in pupils {
+        assert_eq!(status_of(&school, "contact", pupil).await?, "Успешно");
+    }
+    assert_told_no_secret(&school, &PASSWORDS).await?;
     school.assert_consistent().await
 }
 

@@ -1,8 +1,8 @@
-//! A whole run with faults and kills, looked through for every secret and every personal datum.
+//! What the stages tell, looked through for every secret and every personal datum: a whole run with faults and kills, and
+//! the scenes of other files that are watched.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -12,15 +12,17 @@ use async_nats::HeaderMap;
 use axum::body::Bytes;
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
-use e2e::{School, Stage, eventually};
+use e2e::{School, SchoolBuilder, Stage, eventually};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use schemas::DeadLetter;
 use serde_json::{Value, json};
 
 use crate::flow::good_contact;
 
-const CODE: &str = "q7x2kd9v3mzt81wc";
-const TOKEN: &str = "Tk-93hf7Qz_pL0vXr55aB.8";
+/// The code in the webhook of a watched school.
+pub const CODE: &str = "q7x2kd9v3mzt81wc";
+/// The token of a watched school.
+pub const TOKEN: &str = "Tk-93hf7Qz_pL0vXr55aB.8";
 const KEY: &str = "cK4-vLq81Zt0eWn7Ru2y";
 
 /// Length of the pieces of a secret that are looked for.
@@ -71,6 +73,21 @@ impl Forbidden {
         }
     }
 
+    /// Begins with the secrets of a watched school.
+    fn secrets(school: &School) -> anyhow::Result<Forbidden> {
+        let mut forbidden = Forbidden::default();
+        forbidden.secret("the webhook's code", CODE);
+        forbidden.add("the webhook's address", &format!("/rest/1/{}", &CODE[..2]));
+        forbidden.secret("the token", TOKEN);
+        for user in ["producer", "mapper", "pusher", "status-writer", "page", "ops"] {
+            let seed = school.seed(user);
+            if seed.is_file() {
+                forbidden.secret("an nkey's seed", std::fs::read_to_string(seed)?.trim());
+            }
+        }
+        Ok(forbidden)
+    }
+
     /// Forbids all that the portal knows of people.
     fn people(&mut self, state: &Value) {
         let is_name = |text: &&str| {
@@ -118,12 +135,62 @@ impl Forbidden {
         hits
     }
 
+    /// Looks through all places; fails with what was found.
+    fn assert_none(&self, places: &[(String, Vec<u8>)]) -> anyhow::Result<()> {
+        let hits = self.hits(places)?;
+        anyhow::ensure!(hits.is_empty(), "{} hits: {:#?}", hits.len(), &hits[..hits.len().min(20)]);
+        Ok(())
+    }
+
     fn hits(&self, places: &[(String, Vec<u8>)]) -> anyhow::Result<Vec<String>> {
         let (words, names): (Vec<&str>, Vec<&str>) =
             self.0.iter().map(|(word, name)| (word.as_str(), name.as_str())).unzip();
         let automaton = AhoCorasick::new(words)?;
         Ok(places.iter().flat_map(|(place, text)| self.search(place, text, &automaton, &names)).collect())
     }
+}
+
+/// Gives a school secrets that are looked for, and has its stages tell all that they can.
+pub fn watched(school: SchoolBuilder) -> SchoolBuilder {
+    school
+        .observed()
+        .env("RUST_LOG", "trace")
+        .env("RUST_BACKTRACE", "1")
+        .env("OTMECHALKA_TOKEN", TOKEN)
+        .otmechalka(&["--token", TOKEN])
+        .bitrix24(&["--secret", CODE])
+}
+
+/// Looks through what a watched school told for its secrets, for some more, and for everybody whom its portal knows.
+pub async fn assert_told_no_secret(school: &School, more: &[&str]) -> anyhow::Result<()> {
+    let mut forbidden = Forbidden::secrets(school)?;
+    for secret in more {
+        forbidden.secret("a secret of this scene", secret);
+    }
+    forbidden.people(&school.bitrix24.state().await?);
+    let mut places = told(school).await?;
+    places.extend(dead_letters(school).await?);
+    forbidden.assert_none(&places)
+}
+
+/// Looks through something that others were told for the secrets of a watched school.
+pub fn assert_no_secret_in(school: &School, place: &str, text: Vec<u8>) -> anyhow::Result<()> {
+    Forbidden::secrets(school)?.assert_none(&[(place.to_owned(), text)])
+}
+
+/// Returns what the stages and NATS have told: their logs, and what they answer whoever asks.
+async fn told(school: &School) -> anyhow::Result<Vec<(String, Vec<u8>)>> {
+    let mut places: Vec<(String, Vec<u8>)> = Vec::new();
+    for stage in Stage::ALL {
+        let log = std::fs::read_to_string(school.log_file(stage))?;
+        anyhow::ensure!(log.contains("Starting"), "{stage:?} logged nothing");
+        places.push((format!("the log of {stage:?}"), log.into_bytes()));
+        for path in ["/metrics", "/healthz", "/livez"] {
+            places.push((format!("{path} of {stage:?}"), school.ask(stage, path).await?.1.into_bytes()));
+        }
+    }
+    places.push(("the log of NATS".into(), school.nats_log()?.into_bytes()));
+    Ok(places)
 }
 
 #[test]
@@ -150,7 +217,7 @@ fn the_search_finds_what_it_is_to_find() {
 }
 
 /// Takes whatever is sent to it, as a collector of traces.
-async fn collector(kept: Arc<Mutex<Vec<u8>>>) -> anyhow::Result<String> {
+pub async fn collector(kept: Arc<Mutex<Vec<u8>>>) -> anyhow::Result<String> {
     let take = move |body: Bytes| {
         kept.lock().expect("nobody panics with it").extend_from_slice(&body);
         std::future::ready(axum::http::StatusCode::OK)
@@ -215,50 +282,31 @@ async fn suffer(school: &mut School) -> anyhow::Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn no_log_line_holds_a_secret_or_a_personal_datum() -> anyhow::Result<()> {
     let spans = Arc::new(Mutex::new(Vec::new()));
-    let mut school = School::builder()
+    let mut school = watched(School::builder())
         .demo(60, 80, 9)
         .guarded(&[])
-        .observed()
-        .env("RUST_LOG", "trace")
-        .env("RUST_BACKTRACE", "1")
-        .env("OTMECHALKA_TOKEN", TOKEN)
         .env("OTMECHALKA_CLOCK_SPEED", "10")
         .env("OTEL_EXPORTER_OTLP_ENDPOINT", &collector(spans.clone()).await?)
         .env("OTEL_EXPORTER_OTLP_HEADERS", &format!("api-key={KEY}"))
-        .otmechalka(&["--token", TOKEN, "--clock-speed", "10"])
-        .bitrix24(&["--secret", CODE])
+        .otmechalka(&["--clock-speed", "10"])
         .open()
         .await?;
     suffer(&mut school).await?;
 
-    let mut forbidden = Forbidden::default();
-    forbidden.secret("the webhook's code", CODE);
-    forbidden.add("the webhook's address", &format!("/rest/1/{}", &CODE[..2]));
-    forbidden.secret("the token", TOKEN);
+    let mut forbidden = Forbidden::secrets(&school)?;
     forbidden.secret("the collector's key", KEY);
-    for user in ["producer", "mapper", "pusher", "status-writer", "page", "ops"] {
-        forbidden.secret("an nkey's seed", std::fs::read_to_string(school.seed(user))?.trim());
-    }
     let secrets = forbidden.0.len();
     forbidden.people(&school.bitrix24.state().await?);
     assert!(forbidden.0.len() > secrets + 1_000, "{} personal data", forbidden.0.len() - secrets);
 
-    let mut places: Vec<(String, Vec<u8>)> = Vec::new();
-    for stage in Stage::ALL {
-        let log = std::fs::read(school.log_file(stage))?;
-        assert!(log.len() > 2_000, "{stage:?} logged");
-        places.push((format!("the log of {stage:?}"), log));
-        for path in ["/metrics", "/healthz", "/livez"] {
-            places.push((format!("{path} of {stage:?}"), school.ask(stage, path).await?.1.into_bytes()));
-        }
-    }
-    let nats: PathBuf = school.folder().join("nats/nats-server.log");
-    places.push(("the log of NATS".into(), std::fs::read(nats)?));
+    let mut places = told(&school).await?;
     places.push(("the command lines".into(), command_lines(&mut school)?));
     let spans = spans.lock().expect("nobody panics with it").clone();
     assert!(spans.len() > 10_000, "spans were sent");
     places.push(("the traces".into(), spans));
-    places.extend(dead_letters(&school).await?);
+    let letters = dead_letters(&school).await?;
+    assert!(!letters.is_empty(), "there are dead letters");
+    places.extend(letters);
     let seed = school.seed("ops").display().to_string();
     school.set_env("NATS_NKEY_SEED_FILE", &seed);
     for arguments in [
@@ -274,16 +322,13 @@ async fn no_log_line_holds_a_secret_or_a_personal_datum() -> anyhow::Result<()> 
         let told = school.rollcall(arguments).await?;
         places.push((format!("rollcall {arguments:?}"), format!("{}\n{}", told.out, told.err).into_bytes()));
     }
-    let hits = forbidden.hits(&places)?;
-    assert!(hits.is_empty(), "{} hits: {:#?}", hits.len(), &hits[..hits.len().min(20)]);
-    Ok(())
+    forbidden.assert_none(&places)
 }
 
 /// Returns what dead letters say besides the message itself: their reasons, and their own headers.
 async fn dead_letters(school: &School) -> anyhow::Result<Vec<(String, Vec<u8>)>> {
     let mut stream = school.broker.jetstream().get_stream("DLQ").await?;
     let last = stream.info().await?.state.last_sequence;
-    assert!(last > 0, "there are dead letters");
     let mut places = Vec::new();
     for sequence in 1..=last {
         let message = stream.get_raw_message(sequence).await?;

@@ -2,31 +2,39 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::Context;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use bitrix24::{Lane, TlsFault as PortalFault};
 use e2e::{Bitrix24, Link, Otmechalka, Program, Proxy, School, Stage, eventually, program_path};
 use otmechalka::TlsFault;
 use rcgen::{CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use secrecy::SecretString;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 
 use crate::flow::{client, good_contact, status_of};
+use crate::secrets::{assert_no_secret_in, assert_told_no_secret, collector, watched};
 
 const PATIENCE: Duration = Duration::from_secs(90);
 
 /// A certificate authority of a school's own.
-struct Authority(CertifiedIssuer<'static, KeyPair>);
+pub struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 /// The files of a server's certificate.
-struct Certificate {
+pub struct Certificate {
     certificate: PathBuf,
     key: PathBuf,
 }
 
 impl Authority {
-    fn make() -> anyhow::Result<Authority> {
+    /// Makes one.
+    pub fn make() -> anyhow::Result<Authority> {
         let mut parameters = CertificateParams::new(Vec::new())?;
         parameters.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
         Ok(Authority(CertifiedIssuer::self_signed(parameters, KeyPair::generate()?)?))
@@ -36,14 +44,15 @@ impl Authority {
         self.0.pem()
     }
 
-    fn write(&self, folder: &Path, name: &str) -> anyhow::Result<String> {
+    /// Writes its own certificate; returns the file.
+    pub fn write(&self, folder: &Path, name: &str) -> anyhow::Result<String> {
         let path = folder.join(name);
         std::fs::write(&path, self.pem())?;
         Ok(path.display().to_string())
     }
 
     /// Signs a certificate for a host, good until the given year.
-    fn sign(&self, folder: &Path, host: &str, good_until: i32) -> anyhow::Result<Certificate> {
+    pub fn sign(&self, folder: &Path, host: &str, good_until: i32) -> anyhow::Result<Certificate> {
         let mut parameters = CertificateParams::new([host.to_owned()])?;
         parameters.not_before = rcgen::date_time_ymd(2000, 1, 1);
         parameters.not_after = rcgen::date_time_ymd(good_until, 1, 1);
@@ -57,7 +66,8 @@ impl Authority {
 }
 
 impl Certificate {
-    fn arguments(&self) -> [String; 6] {
+    /// Returns what a simulator is to be started with.
+    pub fn arguments(&self) -> [String; 6] {
         let [certificate, key] = [&self.certificate, &self.key].map(|path| path.display().to_string());
         [
             "--tls-listen".into(),
@@ -70,11 +80,13 @@ impl Certificate {
     }
 }
 
-fn words(arguments: &[String]) -> Vec<&str> {
+/// Returns arguments as they are passed on.
+pub fn words(arguments: &[String]) -> Vec<&str> {
     arguments.iter().map(String::as_str).collect()
 }
 
-const GOOD_UNTIL: i32 = 4000;
+/// The year until which a certificate is good.
+pub const GOOD_UNTIL: i32 = 4000;
 const EXPIRED: i32 = 2001;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -84,7 +96,7 @@ async fn everything_works_over_tls_and_an_impostor_is_told_nothing() -> anyhow::
     let ours = authority.write(folder.path(), "ours.pem")?;
     let others = Authority::make()?.write(folder.path(), "others.pem")?;
     let arguments = authority.sign(folder.path(), "127.0.0.1", GOOD_UNTIL)?.arguments();
-    let mut school = School::builder()
+    let mut school = watched(School::builder())
         .bitrix24(&words(&arguments))
         .otmechalka(&words(&arguments))
         .env("BITRIX24_CA_FILE", &ours)
@@ -130,6 +142,7 @@ async fn everything_works_over_tls_and_an_impostor_is_told_nothing() -> anyhow::
     school.caught_up().await?;
     assert_eq!(status_of(&school, "contact", pupil).await?, "Успешно");
     assert!(client(&school, pupil).await?.is_some());
+    assert_told_no_secret(&school, &[]).await?;
     school.assert_consistent().await
 }
 
@@ -172,6 +185,33 @@ async fn no_client_tells_a_secret_to_a_server_that_does_not_prove_its_name() -> 
             "{error:?}"
         );
         assert_eq!(target.requests().await?["total"], 0, "{fault:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_of_two_authorities_takes_servers_of_either() -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    let (old, new) = (Authority::make()?, Authority::make()?);
+    let both = format!("{}{}", old.pem(), new.pem());
+    for authority in [old, new] {
+        let arguments = authority.sign(folder.path(), "127.0.0.1", GOOD_UNTIL)?.arguments();
+        let mut portal = vec!["--dataset", "empty"];
+        portal.extend(words(&arguments));
+        let portal = Bitrix24::started(Program::start("bitrix24-sim", &portal, [], folder.path())?).await?;
+        let webhook = SecretString::from(portal.webhook_url.clone());
+        bitrix24::Client::builder(webhook)
+            .root_certificates(both.clone())
+            .build()?
+            .profile(Lane::Live)
+            .await?;
+        let started = Program::start("otmechalka-sim", &words(&arguments), [], folder.path())?;
+        let target = Otmechalka::started(started).await?;
+        let asking = otmechalka::Client::builder(target.url.parse()?)
+            .token("school-token".into())
+            .root_certificates_pem(both.clone().into_bytes())
+            .build()?;
+        assert!(asking.get_client("1").await?.is_none());
     }
     Ok(())
 }
@@ -293,6 +333,161 @@ async fn nats_is_known_by_its_certificate_and_an_impostor_is_told_nothing() -> a
     says("Connected to NATS", 2).await
 }
 
+/// What somebody logs into the proxy with.
+const LOGIN: [&str; 2] = ["school", "pr0xy-Wd81mZq4Tt"];
+
+/// A proxy that carries TLS connections for whoever logs in, while it is open. Keeps all that it is told.
+struct HttpProxy {
+    address: std::net::SocketAddr,
+    is_open: Arc<AtomicBool>,
+    told: Arc<Mutex<Vec<u8>>>,
+}
+
+impl HttpProxy {
+    async fn start() -> anyhow::Result<HttpProxy> {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+        let address = listener.local_addr()?;
+        let (is_open, told) = (Arc::new(AtomicBool::new(true)), Arc::<Mutex<Vec<u8>>>::default());
+        let (open, kept) = (is_open.clone(), told.clone());
+        tokio::spawn(async move {
+            while let Ok((near, _)) = listener.accept().await {
+                tokio::spawn(carry(near, open.load(Ordering::SeqCst), kept.clone()));
+            }
+        });
+        Ok(HttpProxy { address, is_open, told })
+    }
+
+    fn told(&self) -> Vec<u8> {
+        self.told.lock().expect("nobody panics with it").clone()
+    }
+
+    fn url(&self) -> String {
+        format!("http://{}:{}@{}", LOGIN[0], LOGIN[1], self.address)
+    }
+}
+
+/// Carries one connection; `is_open` or not, it hears what is asked for first.
+async fn carry(mut near: TcpStream, is_open: bool, told: Arc<Mutex<Vec<u8>>>) -> anyhow::Result<()> {
+    let keep = |part: &[u8]| told.lock().expect("nobody panics with it").extend_from_slice(part);
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(near.read_u8().await?);
+    }
+    keep(&head);
+    let head = String::from_utf8(head)?;
+    let login = format!("Basic {}", STANDARD.encode(LOGIN.join(":")));
+    let target = head.strip_prefix("CONNECT ").and_then(|rest| rest.split(' ').next());
+    let (Some(target), true) = (target, is_open && head.contains(&login)) else {
+        let refusal = b"HTTP/1.1 407 Proxy Authentication Required\r\ncontent-length: 0\r\n\r\n";
+        return Ok(near.write_all(refusal).await?);
+    };
+    let far = TcpStream::connect(target).await?;
+    near.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n").await?;
+    let ((mut near_in, mut near_out), (mut far_in, mut far_out)) = (near.into_split(), far.into_split());
+    let out = async {
+        let mut part = vec![0; 16 << 10];
+        while let Ok(length @ 1..) = near_in.read(&mut part).await {
+            keep(&part[..length]);
+            far_out.write_all(&part[..length]).await?;
+        }
+        far_out.shutdown().await
+    };
+    let _ended = tokio::join!(out, tokio::io::copy(&mut far_in, &mut near_out));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proxy_carries_tls_alone_and_learns_no_secret() -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    let authority = Authority::make()?;
+    let ours = authority.write(folder.path(), "ours.pem")?;
+    let arguments = authority.sign(folder.path(), "127.0.0.1", GOOD_UNTIL)?.arguments();
+    let proxy = HttpProxy::start().await?;
+    let mut school = watched(School::builder())
+        .bitrix24(&words(&arguments))
+        .bitrix24(&["--clock-speed", "60"])
+        .env("PORTAL_CLOCK_SPEED", "60")
+        .otmechalka(&words(&arguments))
+        .env("BITRIX24_CA_FILE", &ours)
+        .env("OTMECHALKA_CA_FILE", &ours)
+        .env("HTTPS_PROXY", &proxy.url())
+        .env("HTTP_PROXY", &proxy.url())
+        .start()
+        .await?;
+    let pupil = school.bitrix24.create_contact(good_contact()).await?;
+    school.caught_up().await?;
+    let told = String::from_utf8_lossy(&proxy.told()).into_owned();
+    for url in [&school.bitrix24.webhook_url, &school.otmechalka.url] {
+        assert!(told.contains(&format!("CONNECT {} HTTP/1.1", address_of(url)?)), "{url} by the proxy");
+    }
+
+    // It lets nobody in, with its connections gone as when it is started anew; then it does again.
+    proxy.is_open.store(false, Ordering::SeqCst);
+    for stage in [Stage::Producer, Stage::Pusher, Stage::StatusWriter] {
+        school.kill_and_start(stage).await?;
+    }
+    let second = school.bitrix24.create_contact(good_contact()).await?;
+    let path = school.log_file(Stage::Producer);
+    eventually("word of the producer", PATIENCE, || async {
+        Ok(std::fs::read_to_string(&path)?.contains("the proxy wants another login").then_some(()))
+    })
+    .await?;
+    let told = school.rollcall(&["doctor"]).await?;
+    assert!(told.out.contains("the proxy wants another login"), "{told:?}");
+    let told = format!("{told:?}");
+    assert!(!told.contains(LOGIN[1]), "the doctor shows the proxy's password");
+    assert_no_secret_in(&school, "what the doctor said", told.into_bytes())?;
+    assert_eq!(status_of(&school, "contact", second).await?, "");
+    proxy.is_open.store(true, Ordering::SeqCst);
+    school.caught_up().await?;
+
+    // Whom NO_PROXY names is asked without it.
+    let before = proxy.told().len();
+    school.set_env("NO_PROXY", "127.0.0.1");
+    for stage in [Stage::Producer, Stage::Pusher, Stage::StatusWriter] {
+        school.kill_and_start(stage).await?;
+    }
+    let third = school.bitrix24.create_contact(good_contact()).await?;
+    school.caught_up().await?;
+    assert_eq!(proxy.told().len(), before);
+    for pupil in [pupil, second, third] {
+        assert_eq!(status_of(&school, "contact", pupil).await?, "Успешно");
+    }
+    assert_no_secret_in(&school, "what the proxy was told", proxy.told())?;
+    assert_told_no_secret(&school, &[LOGIN[1]]).await?;
+    school.assert_consistent().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_proxy_is_asked_to_carry_what_is_not_tls() -> anyhow::Result<()> {
+    let spans = collector(Arc::default()).await?;
+    let proxy = HttpProxy::start().await?;
+    let url = proxy.url();
+    let school = School::builder()
+        .env("HTTP_PROXY", &url)
+        .env("http_proxy", &url)
+        .env("ALL_PROXY", &url)
+        .env("OTEL_EXPORTER_OTLP_ENDPOINT", &spans)
+        .env("OTEL_EXPORTER_OTLP_HEADERS", "api-key=s3cret-k3y")
+        .start()
+        .await?;
+    school.bitrix24.create_contact(good_contact()).await?;
+    school.caught_up().await?;
+    assert_eq!(String::from_utf8_lossy(&proxy.told()), "", "the proxy was asked");
+    // Nor does a proxy make plain HTTP to elsewhere any better.
+    for (stage, name, address) in [
+        ("producer", "BITRIX24_WEBHOOK_URL", "http://portal.example/rest/1/s3cretc0de/"),
+        ("pusher", "OTMECHALKA_URL", "http://otmechalka.example"),
+    ] {
+        let folder = tempfile::tempdir()?;
+        let settings = [("HTTP_PROXY", url.as_str()), (name, address)];
+        let (code, told) = check_without_authorities(stage, &settings, folder.path()).await?;
+        assert!(code == Some(64) && told.contains(name) && !told.contains("s3cretc0de"), "{code:?}: {told}");
+        assert!(!told.contains(LOGIN[1]), "{told}");
+    }
+    Ok(())
+}
+
 /// Returns the address of a simulator's way in by TLS.
 fn address_of(url: &str) -> anyhow::Result<std::net::SocketAddr> {
     let rest = url.strip_prefix("https://").context("https")?;
@@ -306,7 +501,7 @@ async fn a_crms_certificate_that_changes_in_mid_run_stops_the_work_until_it_is_p
     let authority = Authority::make()?;
     let ours = authority.write(folder.path(), "ours.pem")?;
     let arguments = authority.sign(folder.path(), "127.0.0.1", GOOD_UNTIL)?.arguments();
-    let school = School::builder()
+    let school = watched(School::builder())
         .networked()
         .bitrix24(&words(&arguments))
         .bitrix24(&["--clock-speed", "60"])
@@ -352,12 +547,12 @@ async fn a_crms_certificate_that_changes_in_mid_run_stops_the_work_until_it_is_p
     for id in [pupil, second] {
         assert_eq!(status_of(&school, "contact", id).await?, "Успешно");
     }
+    assert_told_no_secret(&school, &[]).await?;
     school.assert_consistent().await
 }
 
 /// A server that says in its first words that it speaks TLS 1.1 and nothing newer. Returns what it was told.
 async fn old_server(listener: tokio::net::TcpListener) -> anyhow::Result<Vec<u8>> {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let (mut stream, _) = listener.accept().await?;
     let mut header = [0; 5];
     stream.read_exact(&mut header).await?;

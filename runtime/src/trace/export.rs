@@ -61,12 +61,15 @@ async fn run(
     // A second installation in one process keeps the first.
     let _installed = rustls::crypto::ring::default_provider().install_default();
     let headers = settings.headers.as_ref().and_then(|text| parse_headers(text.expose_secret()));
-    let http = reqwest::Client::builder()
+    let mut http = reqwest::Client::builder()
         .default_headers(headers.unwrap_or_default())
         .timeout(TIMEOUT)
-        .redirect(reqwest::redirect::Policy::none())
-        .build();
-    let Ok(http) = http else {
+        .redirect(reqwest::redirect::Policy::none());
+    if settings.endpoint.scheme() == "http" {
+        // A proxy from the environment would see the headers.
+        http = http.no_proxy();
+    }
+    let Ok(http) = http.build() else {
         tracing::error!("Traces are not sent: no HTTP client can be made");
         return;
     };

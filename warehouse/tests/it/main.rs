@@ -2,6 +2,7 @@
 
 mod bench;
 mod postgres;
+mod rotation;
 mod school;
 mod shapes;
 mod tls;

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::{new_contact, rename, until_struck, until_success};
 use crate::flow::status_of;
+use crate::secrets::{assert_told_no_secret, watched};
 
 /// All kinds of the simulated Bitrix24. The first three cost a whole time limit.
 const BITRIX24: [&str; 46] = [
@@ -155,7 +156,7 @@ async fn statuses(school: &School, entity: &str, id: u64) -> anyhow::Result<Vec<
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_fault_of_bitrix24_passes_without_a_gap() -> anyhow::Result<()> {
-    let school = School::builder()
+    let school = watched(School::builder())
         // Pauses of a minute take a second.
         .bitrix24(&["--clock-speed", "60"])
         .env("PORTAL_CLOCK_SPEED", "60")
@@ -190,6 +191,7 @@ async fn each_fault_of_bitrix24_passes_without_a_gap() -> anyhow::Result<()> {
     }
     school.bitrix24.heal().await?;
     school.caught_up().await?;
+    assert_told_no_secret(&school, &[]).await?;
     judge::judge(&school, &Tally::default()).await
 }
 
@@ -250,7 +252,7 @@ async fn enough_work(school: &School) -> anyhow::Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_fault_of_otmechalka_passes_without_a_double() -> anyhow::Result<()> {
-    let school = School::builder()
+    let school = watched(School::builder())
         .otmechalka(&["--clock-speed", "60"])
         .env("OTMECHALKA_CLOCK_SPEED", "60")
         .env("OTMECHALKA_TIMEOUT", "2s")
@@ -275,6 +277,7 @@ async fn each_fault_of_otmechalka_passes_without_a_double() -> anyhow::Result<()
         }
     }
     school.caught_up().await?;
+    assert_told_no_secret(&school, &[]).await?;
     judge::judge(&school, &Tally::default()).await
 }
 
@@ -313,7 +316,7 @@ async fn a_status_field_deleted_in_mid_run_stops_statuses_and_nothing_else() -> 
 async fn a_refused_webhook_is_tried_once_a_minute_by_both_stages_together() -> anyhow::Result<()> {
     // A minute takes two seconds.
     let minute = Duration::from_secs(2);
-    let mut school = School::builder()
+    let mut school = watched(School::builder())
         .bitrix24(&["--clock-speed", "30"])
         .env("PORTAL_CLOCK_SPEED", "30")
         .env("CONTACT_SYNC_INTERVAL", "300ms")
@@ -346,5 +349,6 @@ async fn a_refused_webhook_is_tried_once_a_minute_by_both_stages_together() -> a
     until_success(&school, "contact", pupil).await?;
     new_contact(&school).await?;
     school.caught_up().await?;
+    assert_told_no_secret(&school, &[]).await?;
     judge::judge(&school, &Tally::default()).await
 }

@@ -1,13 +1,16 @@
 //! The network between any two.
 
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use e2e::harness::{Mended, Tally, judge};
-use e2e::{Link, School, Stage, Weather};
+use e2e::{Link, NAMES, PATIENCE, Room, School, Stage, Weather, eventually};
 
 use super::{new_contact, rename, until_success};
+use crate::flow::status_of;
+use crate::tls::{Authority, GOOD_UNTIL, words};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn any_stretch_of_network_may_fall_silent_and_break() -> anyhow::Result<()> {
@@ -71,6 +74,59 @@ async fn a_bad_network_dead_connections_and_few_files_are_got_over() -> anyhow::
     }
     school.clear_up();
     let mended = Some(Mended::now(&school).await?);
+    school.caught_up().await?;
+    judge::judge(&school, &Tally { mended, ..Tally::default() }).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn names_that_stop_resolving_are_waited_for_and_nothing_is_written_to_tmp() -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    let Some(room) = Room::with_names(folder.path(), &NAMES)? else { return Ok(()) };
+    let room = Arc::new(room);
+    let authority = Authority::make()?;
+    let ours = authority.write(folder.path(), "ours.pem")?;
+    let arguments = |name| anyhow::Ok(authority.sign(folder.path(), name, GOOD_UNTIL)?.arguments());
+    let school = School::builder()
+        .brisk()
+        .named(room.clone())
+        .bitrix24(&words(&arguments(NAMES[1])?))
+        .otmechalka(&words(&arguments(NAMES[2])?))
+        .env("BITRIX24_CA_FILE", &ours)
+        .env("OTMECHALKA_CA_FILE", &ours)
+        .start()
+        .await?;
+    let pupil = new_contact(&school).await?;
+    until_success(&school, "contact", pupil).await?;
+
+    // Open connections go with the names: they would hide that these are gone.
+    room.names_resolve(false)?;
+    let crms = [Link::Bitrix24, Link::Otmechalka];
+    let break_off = |links: &[Link]| -> anyhow::Result<()> {
+        links.iter().try_for_each(|link| {
+            let target = school.lead(*link, ([127, 0, 0, 1], 9).into())?;
+            school.lead(*link, target).map(drop)
+        })
+    };
+    let says = async |stage: Stage, words: &str| {
+        let path = school.log_file(stage);
+        eventually(&format!("word of {stage:?}: {words}"), PATIENCE, || async {
+            Ok(std::fs::read_to_string(&path)?.contains(words).then_some(()))
+        })
+        .await
+    };
+    break_off(&crms)?;
+    let other = new_contact(&school).await?;
+    says(Stage::Producer, "its name does not resolve").await?;
+    break_off(&Stage::ALL.map(Link::Nats))?;
+    for stage in Stage::ALL {
+        says(stage, "Lost the connection to NATS").await?;
+    }
+    assert_eq!(status_of(&school, "contact", other).await?, "");
+
+    room.names_resolve(true)?;
+    let mended = Some(Mended::now(&school).await?);
+    rename(&school, pupil, 1).await?;
+    until_success(&school, "contact", other).await?;
     school.caught_up().await?;
     judge::judge(&school, &Tally { mended, ..Tally::default() }).await
 }
