@@ -108,6 +108,10 @@ pub struct StatusWrite {
 pub enum Illness {
     /// Most requests fail in one of many ways.
     Failing,
+    /// Every request fails as a server does.
+    Down,
+    /// Every request is turned away with this status and this code.
+    Refusing(u16, &'static str),
     /// Requests are carried out and many answers get lost.
     Deaf,
     /// Full rows of more records than these are too much for an answer.
@@ -227,6 +231,16 @@ impl Portal {
     fn strikes(&self, chance: &Chance) -> (Option<Outcome>, Option<Outcome>) {
         let answer = |status, body: &str| Some(Outcome::Answer(status, body.as_bytes().to_vec()));
         match self.illness {
+            Some(Illness::Down) => match chance.below(4) {
+                0 => (answer(500, r#"{"error":"INTERNAL_SERVER_ERROR","error_description":"x"}"#), None),
+                1 => (answer(500, "<b>Fatal error</b>: Uncaught Error"), None),
+                2 => (answer(502, "<html>Bad Gateway</html>"), None),
+                _ => (answer(504, "<html>Gateway Time-out</html>"), None),
+            },
+            Some(Illness::Refusing(status, code)) => {
+                let body = json!({"error": code, "error_description": "x"});
+                (answer(status, &body.to_string()), None)
+            }
             Some(Illness::Failing) if chance.one_in(2) => match chance.below(8) {
                 0 => (Some(Outcome::NoAnswer), None),
                 1 => (answer(500, r#"{"error":"INTERNAL_SERVER_ERROR","error_description":"x"}"#), None),
