@@ -202,9 +202,9 @@ fn is_wrong(portal: &Portal, shop: &Shop, id: u64, content: Content) -> bool {
     let is_sound = |pupil: u64| {
         let versions = portal.records.get(&(Entity::Contact, pupil)).into_iter().flatten();
         versions.into_iter().all(|version| matches!(version.content, Content::Pupil(_)))
-            && !shop.was_sick.contains(&pupil)
+            && !shop.was_sick.contains_key(&pupil)
     };
-    shop.was_sick.contains(&id)
+    shop.was_sick.contains_key(&id)
         || match content {
             Content::Unwanted(_) | Content::NoPhone(_) | Content::NoBranch { .. } => true,
             Content::Pupil(_) | Content::OtherProduct(_) => false,

@@ -4,8 +4,12 @@ use std::time::Duration;
 
 use e2e::Stage;
 
+use schemas::Entity;
+use schemas::problem::SUCCESS;
+
+use crate::portal::Content;
 use crate::run::{Told, run_script};
-use crate::script::{Event, Link, OUTAGE_BEGINS, Script};
+use crate::script::{Event, LONG_INTERVAL, Link, OUTAGE_BEGINS, Script};
 use crate::{portal, shop};
 
 const MINUTE: u64 = 60_000;
@@ -17,11 +21,16 @@ const COMES_BACK_WITHIN: Duration = Duration::from_secs(240);
 
 /// Plays a script about an outage; everything has to be as people said afterwards, and soon.
 fn get_over(seed: u64, outage: Event, lasts: u64) -> Told {
-    let script = Script::about(seed, outage, lasts);
-    let told = run_script(&script, seed, None);
+    let told = go_well(seed, &Script::about(seed, outage, lasts));
     println!("{outage:?}: {} events, {} calls, rest after {:?}", told.events, told.calls.len(), told.rested);
-    assert!(told.findings.is_empty(), "{outage:?} in seed {seed}: {:#?}\n{script:#?}", told.findings);
-    assert!(told.rested <= COMES_BACK_WITHIN, "{outage:?} in seed {seed}: rest after {:?}", told.rested);
+    told
+}
+
+/// Plays a script that has to end well, and soon.
+fn go_well(seed: u64, script: &Script) -> Told {
+    let told = run_script(script, seed, None);
+    assert!(told.findings.is_empty(), "seed {seed}: {:#?}\n{script:#?}", told.findings);
+    assert!(told.rested <= COMES_BACK_WITHIN, "seed {seed}: rest after {:?}\n{script:#?}", told.rested);
     told
 }
 
@@ -113,4 +122,27 @@ fn whoever_turns_us_away_is_asked_once_a_minute_and_nobody_is_marked() {
         let told = get_over(30, Event::ShopIll(illness, lasts), lasts);
         keeps_manners(&told, &[Stage::Pusher], 16);
     }
+}
+
+#[test]
+fn what_otmechalka_fails_on_alone_is_told_within_ten_tries_and_a_quarter_of_an_hour() {
+    const SICK: u64 = 1;
+    let edit = |id, number| Event::Edit((Entity::Contact, id), Content::Pupil(number), 0);
+    let mut events =
+        vec![(1, Event::ShopIll(shop::Illness::Sick(SICK), HOUR)), (OUTAGE_BEGINS, edit(SICK, 1))];
+    // The others go on, one every twenty seconds.
+    events.extend(
+        (2..60).map(|number| (OUTAGE_BEGINS * u64::from(number), edit(2 + u64::from(number % 5), number))),
+    );
+    events.push((HOUR + MINUTE, Event::Clear((Entity::Contact, SICK), 0)));
+    let told = go_well(40, &Script { imported: Vec::new(), events, interval: LONG_INTERVAL });
+    let of_it: Vec<_> = told.statuses.iter().filter(|(_, write)| write.key.1 == SICK).collect();
+    let [(at, alone), (_, at_last)] = of_it[..] else { panic!("two statuses of it: {of_it:?}") };
+    assert!(*at <= OUTAGE_BEGINS + 15 * MINUTE && alone.text != SUCCESS, "after {at} ms: {}", alone.text);
+    assert_eq!(at_last.text, SUCCESS);
+    assert!((9..=10).contains(&told.failed_alone[&SICK]), "{:?}", told.failed_alone);
+    // Nobody waited for it: the other five have their first status two polls after their first edit.
+    let others: Vec<u64> =
+        told.statuses.iter().filter(|(_, write)| write.key.1 != SICK).map(|(at, _)| *at).collect();
+    assert!(others.len() == 5 && others.iter().all(|at| *at <= 6 * OUTAGE_BEGINS + 2 * MINUTE), "{others:?}");
 }

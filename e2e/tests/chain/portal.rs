@@ -95,6 +95,8 @@ pub struct Version {
 /// A status that was written.
 #[derive(Clone, Debug)]
 pub struct StatusWrite {
+    /// When, by our own clock.
+    pub at: DateTime<Utc>,
     /// To which record.
     pub key: Key,
     /// The text.
@@ -446,7 +448,7 @@ impl Portal {
         let Some(text) = status else { return Err("ERROR_CORE") };
         let late = if chance.one_in(12) { chance.below(20_000) as i64 } else { 0 };
         let versions = self.records[&key].len();
-        self.writes.push(StatusWrite { key, text: text.clone(), versions });
+        self.writes.push(StatusWrite { at: now, key, text: text.clone(), versions });
         self.add(key, content, text, now, late, false);
         Ok("true".to_owned())
     }

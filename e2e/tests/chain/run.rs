@@ -20,7 +20,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::chance::Chance;
 use crate::judge;
-use crate::portal::{Content, Portal};
+use crate::portal::{Content, Portal, StatusWrite};
 use crate::script::{Cache, Event, Link, Script};
 use crate::shop::{Came, Shop};
 
@@ -37,6 +37,10 @@ pub struct Told {
     pub trail: u64,
     /// Every request that reached a CRM.
     pub calls: Vec<Call>,
+    /// Every status that was written, with when it was, in milliseconds after the start.
+    pub statuses: Vec<(u64, StatusWrite)>,
+    /// How often writes of records failed alone.
+    pub failed_alone: BTreeMap<u64, usize>,
     /// How long it took to come to rest once nothing was broken any more, seen every twenty seconds.
     pub rested: Duration,
 }
@@ -53,6 +57,11 @@ pub struct Call {
 /// Our clock at the start of every run: noon in Moscow.
 fn epoch() -> DateTime<Utc> {
     DateTime::from_timestamp(1_767_862_800, 0).expect("a moment")
+}
+
+/// Returns how many milliseconds after the start that is.
+fn after_start(moment: DateTime<Utc>) -> u64 {
+    (moment - epoch()).num_milliseconds() as u64
 }
 
 /// The first moment that is synchronised.
@@ -126,7 +135,10 @@ async fn play(script: &Script, seed: u64, mistake: Option<&'static str>) -> Told
     let (events, trail) = school.world.told();
     let faults = script.events.iter().filter(|(_, event)| event.is_fault()).count();
     let calls = std::mem::take(&mut *locked(&school.calls));
-    Told { findings, events, faults, trail, calls, rested }
+    let statuses = std::mem::take(&mut locked(&school.portal).writes);
+    let statuses = statuses.into_iter().map(|write| (after_start(write.at), write)).collect();
+    let failed_alone = std::mem::take(&mut locked(&school.shop).was_sick);
+    Told { findings, events, faults, trail, calls, statuses, failed_alone, rested }
 }
 
 /// A process that may be started anew.
@@ -255,8 +267,7 @@ impl School {
             let stage = stage_of(seat.name());
             let arrives = !locked(&cut_off).contains(&stage);
             if arrives {
-                let at = (world.now() - epoch()).num_milliseconds() as u64;
-                locked(&calls).push(Call { at, stage });
+                locked(&calls).push(Call { at: after_start(world.now()), stage });
             }
             arrives
         })

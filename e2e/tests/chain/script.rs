@@ -80,7 +80,7 @@ const SPAN: u64 = 100_000;
 
 /// Period of the polls of most scripts, in seconds, and of those that last for hours.
 const INTERVAL: u64 = 10;
-const LONG_INTERVAL: u64 = 60;
+pub const LONG_INTERVAL: u64 = 60;
 
 /// One script in so many has something that lasts for minutes or an hour.
 const ONE_IN: u64 = 25;

@@ -54,8 +54,8 @@ pub struct Shop {
     pub tickets: BTreeMap<u64, String>,
     /// Everything that was changed, in order.
     pub writes: Vec<Write>,
-    /// Records whose writes ever failed alone.
-    pub was_sick: BTreeSet<u64>,
+    /// How often writes of records failed alone.
+    pub was_sick: BTreeMap<u64, usize>,
 }
 
 /// What a call came to.
@@ -83,7 +83,7 @@ impl Shop {
             Some(Illness::Forbidden) => return reply(403, json!({"detail": "No permission."})),
             Some(Illness::Busy) if chance.one_in(2) => return busy(chance.between(1, 5)),
             Some(Illness::Sick(sick)) if sick == origin && is_write => {
-                self.was_sick.insert(sick);
+                *self.was_sick.entry(sick).or_default() += 1;
                 return reply(500, json!({}));
             }
             Some(Illness::Deaf) if chance.one_in(4) => return Came::Lost,

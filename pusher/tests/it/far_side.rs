@@ -7,7 +7,7 @@ use schemas::streams::{COMMANDS, DEAD_LETTERS, RESULTS};
 use schemas::{Answered, Outcome, subjects};
 use serde_json::json;
 
-use crate::bench::{Bench, SPEED, assert_success, client, contact, eventually, moment, neighbours, version};
+use crate::bench::{Bench, SPEED, assert_success, client, contact, eventually, neighbours, version};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sick_record_blocks_nobody_and_is_reported_as_its_own_error() {
@@ -35,11 +35,6 @@ async fn a_sick_record_blocks_nobody_and_is_reported_as_its_own_error() {
     }
     let tries = bench.faults_fired().await;
     assert!(tries >= 9, "{tries} tries: none is counted before another record was taken");
-    let history = bench.history().await;
-    let own = history.iter().filter(|call| call["origin_id"] == json!(sick.id.to_string()));
-    let times: Vec<_> = own.map(|call| moment(call["time"].as_str().unwrap())).collect();
-    let took = times[times.len() - 1] - times[0];
-    println!("{tries} tries within {took}");
 
     bench.no_faults().await;
     bench.command(sick, sick, version(900), "", client("Иван")).await;
