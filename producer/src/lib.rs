@@ -28,7 +28,7 @@ use std::path::Path;
 use anyhow::Context as _;
 use bitrix24::{BoxFuture, Client, Lane};
 use runtime::budget::{self, SharedBudget, Spending};
-use runtime::{Broker, CancellationToken, Context, Leadership, Reader, Stage, lease};
+use runtime::{Broker, CancellationToken, Context, Leadership, Reader, Stage, faults, lease};
 use schemas::streams::{BUDGET, CHECKPOINTS, LEASES, RAW};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -106,9 +106,11 @@ async fn poll(
         None => None,
     };
     let now = Instant::now();
+    let publisher = Publisher::open(broker, state_dir, leadership).await?;
+    faults::crash_point("recovering");
     let mut poller = Poller {
         portal: Portal::new(client, stopping.clone(), config.zone),
-        publisher: Publisher::open(broker, state_dir, leadership).await?,
+        publisher,
         enricher: Enricher::new(config.seller_cache),
         checkpoints: Checkpoints::open(broker).await?,
         spans: config.spans,

@@ -180,6 +180,9 @@ impl Poller {
     async fn step(&mut self, place: usize, prefetched: Option<Prefetched>) -> Result<(), PollError> {
         self.last_turn = place;
         let job = &self.jobs[place];
+        if job.plan.follows.is_some() {
+            faults::crash_point("before-deals");
+        }
         let entity = job.plan.entity;
         let stored = self.checkpoints.load(entity).await?;
         if let Some(checkpoint) = &stored.checkpoint {

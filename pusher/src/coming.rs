@@ -16,15 +16,16 @@ pub struct Traces {
 
 /// Tells whether a result for the contact is still to come, or the contact itself is.
 ///
-/// `deal_modified` is when the deal that names the contact was last changed: the contact is older, so it is
-/// read by the time the contacts are read that far, or it is none of those that are read at all.
-pub fn client_is_coming(traces: Traces, deal_modified: DateTime<FixedOffset>) -> bool {
+/// `deal_observed` is when the deal that names the contact was read. The contact was there by then, and is read by the time
+/// the contacts are read that far, or it is none of those that are read at all. When the deal was modified would be too
+/// early: a contact that is edited while the contacts are read lies behind what they are read until.
+pub fn client_is_coming(traces: Traces, deal_observed: DateTime<FixedOffset>) -> bool {
     match (traces.raw_sequence, traces.settled_raw_sequence) {
         (Some(raw), Some(settled)) => settled < raw,
         (Some(_), None) => true,
         // It was read once, and its raw event is gone by age.
         (None, Some(_)) => false,
-        (None, None) => traces.contacts_read_until.is_none_or(|read_until| read_until <= deal_modified),
+        (None, None) => traces.contacts_read_until.is_none_or(|read_until| read_until <= deal_observed),
     }
 }
 

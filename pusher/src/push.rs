@@ -387,7 +387,7 @@ impl Push {
             settled_raw_sequence: last.as_ref().map(|last| last.version().raw_sequence),
             contacts_read_until: self.contacts_read_until().await?,
         };
-        if client_is_coming(traces, task.envelope.modified) {
+        if client_is_coming(traces, task.mapped.shown.observed) {
             let pause = self.pauses.for_client(task.envelope.attempt);
             tracing::debug!(deal.id = %deal, contact.id = %pupil, "Ticket {deal} waits for its client {pupil}");
             let absent = Answered { call: "get_client".into(), kind: "not_found".into(), status: Some(404) };

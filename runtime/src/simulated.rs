@@ -147,7 +147,19 @@ impl World {
 
     /// Puts the server on or off the network.
     pub fn set_nats_away(&self, is_away: bool) {
-        locked(&self.0.nats).is_away = is_away;
+        let mut nats = locked(&self.0.nats);
+        nats.is_away = is_away;
+        nats.ring_all();
+    }
+
+    /// Cuts the way to the server for all processes of a program, or mends it.
+    pub fn set_cut_off(&self, program: &'static str, is_cut: bool) {
+        let mut nats = locked(&self.0.nats);
+        match is_cut {
+            true => nats.cut_off.insert(program),
+            false => nats.cut_off.remove(program),
+        };
+        nats.ring_all();
     }
 
     /// Has the next answers to publishes and writes to buckets get lost; they are carried out.
@@ -305,7 +317,7 @@ impl Seat {
         self.step(what).await;
         let answer = {
             let mut nats = locked(&self.0.world.0.nats);
-            match nats.is_away {
+            match nats.is_out_of_reach(self.name()) {
                 true => Err("no answer".to_owned()),
                 false => {
                     nats.now = self.0.world.now();
@@ -395,7 +407,10 @@ impl Seat {
             let (taken, due) = {
                 let mut nats = locked(&self.0.world.0.nats);
                 nats.now = self.0.world.now();
-                nats.take(consumer)
+                match nats.is_out_of_reach(self.name()) {
+                    true => (None, None),
+                    false => nats.take(consumer),
+                }
             };
             if let Some(delivered) = taken {
                 self.step(&format!("receive {consumer} {} {}", delivered.sequence, delivered.deliveries))
@@ -453,6 +468,8 @@ struct Nats {
     /// Messages that are published at their time, by the subject they wait under.
     schedules: BTreeMap<String, (DateTime<Utc>, String)>,
     is_away: bool,
+    /// Programs whose processes do not reach it.
+    cut_off: BTreeSet<&'static str>,
     answers_to_lose: u32,
 }
 
@@ -562,8 +579,14 @@ impl Nats {
             consumers: schemas::streams::consumers().into_iter().map(consumer).collect(),
             schedules: BTreeMap::new(),
             is_away: false,
+            cut_off: BTreeSet::new(),
             answers_to_lose: 0,
         }
+    }
+
+    /// Tells whether a process does not reach it; processes are named after their programs.
+    fn is_out_of_reach(&self, process: &str) -> bool {
+        self.is_away || self.cut_off.iter().any(|program| process.starts_with(program))
     }
 
     fn log(&mut self, name: &str) -> &mut Log {

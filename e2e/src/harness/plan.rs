@@ -215,12 +215,15 @@ impl Kind {
 }
 
 /// Places at which stages may be doomed, in the order in which a record passes them.
-pub const PLACES: [(Stage, &str); 18] = [
+pub const PLACES: [(Stage, &str); 20] = [
     (Stage::Producer, "before-publish"),
     (Stage::Producer, "publish-answered"),
     (Stage::Producer, "publish-answered+2"),
+    // Of what was left behind there.
+    (Stage::Producer, "recovering"),
     (Stage::Producer, "before-checkpoint"),
     (Stage::Producer, "after-checkpoint"),
+    (Stage::Producer, "before-deals"),
     (Stage::Mapper, "message-received"),
     (Stage::Mapper, "publish-answered"),
     (Stage::Mapper, "before-ack"),

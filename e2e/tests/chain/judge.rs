@@ -181,15 +181,33 @@ pub fn lie(portal: &Portal, shop: &Shop) -> Option<String> {
     if write.text.trim().is_empty() {
         return Some(format!("an empty status was written to {:?}", write.key));
     }
-    if write.text != SUCCESS {
-        return None;
-    }
+    let versions = &versions[..write.versions];
     let id = write.key.1;
+    if write.text != SUCCESS {
+        let is_reason = versions.iter().any(|version| is_wrong(portal, shop, id, version.content));
+        let told = || format!("{:?} was marked though nothing was wrong with it: {}", write.key, write.text);
+        return (!is_reason).then(told);
+    }
     let is_there = shop.clients.contains_key(&id) || shop.tickets.contains_key(&id);
     let may_be_skipped = versions
         .iter()
-        .take(write.versions)
         .any(|version| matches!(version.content, Content::OtherProduct(_) | Content::OtherBranch { .. }));
     (!is_there && !may_be_skipped)
         .then(|| format!("{:?} was called a success before otmechalka had it", write.key))
+}
+
+/// Tells whether a version is a reason to mark its record: it cannot be mapped, is refused, fails alone or has a pupil who is
+/// not coming.
+fn is_wrong(portal: &Portal, shop: &Shop, id: u64, content: Content) -> bool {
+    let is_sound = |pupil: u64| {
+        let versions = portal.records.get(&(Entity::Contact, pupil)).into_iter().flatten();
+        versions.into_iter().all(|version| matches!(version.content, Content::Pupil(_)))
+            && !shop.was_sick.contains_key(&pupil)
+    };
+    shop.was_sick.contains_key(&id)
+        || match content {
+            Content::Unwanted(_) | Content::NoPhone(_) | Content::NoBranch { .. } => true,
+            Content::Pupil(_) | Content::OtherProduct(_) => false,
+            Content::Deal { pupil, .. } | Content::OtherBranch { pupil, .. } => !is_sound(pupil),
+        }
 }

@@ -5,6 +5,7 @@
 
 mod chance;
 mod judge;
+mod outages;
 mod portal;
 mod run;
 mod script;

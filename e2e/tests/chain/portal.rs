@@ -95,6 +95,8 @@ pub struct Version {
 /// A status that was written.
 #[derive(Clone, Debug)]
 pub struct StatusWrite {
+    /// When, by our own clock.
+    pub at: DateTime<Utc>,
     /// To which record.
     pub key: Key,
     /// The text.
@@ -108,6 +110,10 @@ pub struct StatusWrite {
 pub enum Illness {
     /// Most requests fail in one of many ways.
     Failing,
+    /// Every request fails as a server does.
+    Down,
+    /// Every request is turned away with this status and this code.
+    Refusing(u16, &'static str),
     /// Requests are carried out and many answers get lost.
     Deaf,
     /// Full rows of more records than these are too much for an answer.
@@ -227,6 +233,16 @@ impl Portal {
     fn strikes(&self, chance: &Chance) -> (Option<Outcome>, Option<Outcome>) {
         let answer = |status, body: &str| Some(Outcome::Answer(status, body.as_bytes().to_vec()));
         match self.illness {
+            Some(Illness::Down) => match chance.below(4) {
+                0 => (answer(500, r#"{"error":"INTERNAL_SERVER_ERROR","error_description":"x"}"#), None),
+                1 => (answer(500, "<b>Fatal error</b>: Uncaught Error"), None),
+                2 => (answer(502, "<html>Bad Gateway</html>"), None),
+                _ => (answer(504, "<html>Gateway Time-out</html>"), None),
+            },
+            Some(Illness::Refusing(status, code)) => {
+                let body = json!({"error": code, "error_description": "x"});
+                (answer(status, &body.to_string()), None)
+            }
             Some(Illness::Failing) if chance.one_in(2) => match chance.below(8) {
                 0 => (Some(Outcome::NoAnswer), None),
                 1 => (answer(500, r#"{"error":"INTERNAL_SERVER_ERROR","error_description":"x"}"#), None),
@@ -432,7 +448,7 @@ impl Portal {
         let Some(text) = status else { return Err("ERROR_CORE") };
         let late = if chance.one_in(12) { chance.below(20_000) as i64 } else { 0 };
         let versions = self.records[&key].len();
-        self.writes.push(StatusWrite { key, text: text.clone(), versions });
+        self.writes.push(StatusWrite { at: now, key, text: text.clone(), versions });
         self.add(key, content, text, now, late, false);
         Ok("true".to_owned())
     }

@@ -1,6 +1,6 @@
 //! One run: the real stages in a simulated world, a script played, everything mended, and judged at rest.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -20,8 +20,8 @@ use tokio::time::{Instant, sleep};
 
 use crate::chance::Chance;
 use crate::judge;
-use crate::portal::{Content, Portal};
-use crate::script::{Cache, Event, Script};
+use crate::portal::{Content, Portal, StatusWrite};
+use crate::script::{Cache, Event, Link, Script};
 use crate::shop::{Came, Shop};
 
 /// What a run comes to.
@@ -35,11 +35,33 @@ pub struct Told {
     pub faults: usize,
     /// A digest of everything that happened and when.
     pub trail: u64,
+    /// Every request that reached a CRM.
+    pub calls: Vec<Call>,
+    /// Every status that was written, with when it was, in milliseconds after the start.
+    pub statuses: Vec<(u64, StatusWrite)>,
+    /// How often writes of records failed alone.
+    pub failed_alone: BTreeMap<u64, usize>,
+    /// How long it took to come to rest once nothing was broken any more, seen every twenty seconds.
+    pub rested: Duration,
+}
+
+/// A request that reached a CRM.
+#[derive(Clone, Debug)]
+pub struct Call {
+    /// When, in milliseconds after the start.
+    pub at: u64,
+    /// The stage that made it.
+    pub stage: Stage,
 }
 
 /// Our clock at the start of every run: noon in Moscow.
 fn epoch() -> DateTime<Utc> {
     DateTime::from_timestamp(1_767_862_800, 0).expect("a moment")
+}
+
+/// Returns how many milliseconds after the start that is.
+fn after_start(moment: DateTime<Utc>) -> u64 {
+    (moment - epoch()).num_milliseconds() as u64
 }
 
 /// The first moment that is synchronised.
@@ -53,30 +75,31 @@ const PATIENCE_WITH_MISTAKE: u64 = 150;
 /// Seconds after which the last edit shows in lists and was read, unless something is still broken.
 const FIRST_LOOK: u64 = 50;
 
-/// Period of the polls, in seconds.
-const INTERVAL: u64 = 10;
-
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Plays the script of a seed in a world of its own.
 pub fn run(seed: u64, mistake: Option<&'static str>) -> Told {
+    run_script(&Script::of(seed), seed, mistake)
+}
+
+/// Plays a script in a world of its own, whose chance is that of a seed.
+pub fn run_script(script: &Script, seed: u64, mistake: Option<&'static str>) -> Told {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
         .build()
         .expect("a runtime");
     runtime.block_on(async {
-        let played = play(seed, mistake).await;
+        let played = play(script, seed, mistake).await;
         bitrix24::simulated::set(None);
         otmechalka::simulated::set(None);
         played
     })
 }
 
-async fn play(seed: u64, mistake: Option<&'static str>) -> Told {
-    let script = Script::of(seed);
+async fn play(script: &Script, seed: u64, mistake: Option<&'static str>) -> Told {
     let chance = Chance::of(seed, 1);
     let numbers = chance.clone();
     let world = World::new(Beginning {
@@ -86,9 +109,9 @@ async fn play(seed: u64, mistake: Option<&'static str>) -> Told {
         tells: std::env::var_os("ROLLCALL_TELL").is_some(),
     });
     let _entered = world.enter();
-    let school = Arc::new(School::new(world, chance));
+    let school = Arc::new(School::new(world, chance, script.interval));
     school.stand_in();
-    school.import(&script);
+    school.import(script);
     let supervisors: Vec<JoinHandle<()>> =
         Stage::ALL.into_iter().map(|stage| tokio::spawn(Arc::clone(&school).supervise(stage))).collect();
     let began = Instant::now();
@@ -96,7 +119,10 @@ async fn play(seed: u64, mistake: Option<&'static str>) -> Told {
         tokio::time::sleep_until(began + Duration::from_millis(*at)).await;
         school.happen(*event);
     }
+    tokio::time::sleep_until(began + Duration::from_millis(script.mended())).await;
+    let mended = Instant::now();
     let mut findings = school.come_to_rest().await;
+    let rested = mended.elapsed();
     if findings.is_empty() {
         findings = school.silence().await;
         // What was taken back before anybody read it looks like rest, and may still be read late. What goes on does so again.
@@ -108,7 +134,11 @@ async fn play(seed: u64, mistake: Option<&'static str>) -> Told {
     supervisors.iter().for_each(JoinHandle::abort);
     let (events, trail) = school.world.told();
     let faults = script.events.iter().filter(|(_, event)| event.is_fault()).count();
-    Told { findings, events, faults, trail }
+    let calls = std::mem::take(&mut *locked(&school.calls));
+    let statuses = std::mem::take(&mut locked(&school.portal).writes);
+    let statuses = statuses.into_iter().map(|write| (after_start(write.at), write)).collect();
+    let failed_alone = std::mem::take(&mut locked(&school.shop).was_sick);
+    Told { findings, events, faults, trail, calls, statuses, failed_alone, rested }
 }
 
 /// A process that may be started anew.
@@ -131,10 +161,15 @@ struct School {
     /// Producers that stood still: each may publish late what has to be read again.
     strays: Mutex<usize>,
     started: Mutex<u64>,
+    /// Stages that do not reach their CRM.
+    cut_off: Arc<Mutex<BTreeSet<Stage>>>,
+    calls: Arc<Mutex<Vec<Call>>>,
+    /// Period of the polls, in seconds.
+    interval: u64,
 }
 
 impl School {
-    fn new(world: World, chance: Chance) -> School {
+    fn new(world: World, chance: Chance, interval: u64) -> School {
         let post = || Post { seat: None, absence: 1_000, cache: Cache::Kept, yesterday: Disk::new() };
         School {
             world,
@@ -146,6 +181,9 @@ impl School {
             lies: Arc::default(),
             strays: Mutex::new(0),
             started: Mutex::new(0),
+            cut_off: Arc::default(),
+            calls: Arc::default(),
+            interval,
         }
     }
 
@@ -155,14 +193,17 @@ impl School {
             (Arc::clone(&self.portal), Arc::clone(&self.shop), Arc::clone(&self.seats));
         let (world, chance, lies) = (self.world.clone(), self.chance.clone(), Arc::clone(&self.lies));
         let noise = self.chance.clone();
+        let arrives = self.arrivals();
         let answering = move |webhook: String, method: String, body: Vec<u8>| {
             let (portal, shop, lies) = (Arc::clone(&portal), Arc::clone(&shop), Arc::clone(&lies));
             let (world, chance) = (world.clone(), chance.clone());
-            let seat = seat_of(&seats, &webhook);
+            let (seat, arrives) = (seat_of(&seats, &webhook), arrives.clone());
             let answering: bitrix24::BoxFuture<'static, Outcome> = Box::pin(async move {
                 let Some(seat) = seat else { return std::future::pending().await };
                 seat.step(&format!("call {method}")).await;
-                let outcome = {
+                let outcome = if !arrives(&seat) {
+                    Outcome::NoAnswer
+                } else {
                     let mut portal = locked(&portal);
                     let before = portal.writes.len();
                     let outcome = portal.answer(&method, &body, world.now(), &chance);
@@ -186,10 +227,10 @@ impl School {
         }));
 
         let (shop, seats, chance) = (Arc::clone(&self.shop), Arc::clone(&self.seats), self.chance.clone());
-        let world = self.world.clone();
+        let (world, arrives) = (self.world.clone(), self.arrivals());
         otmechalka::simulated::set(Some(Arc::new(move |request: reqwest::Request| {
             let (shop, chance, world) = (Arc::clone(&shop), chance.clone(), world.clone());
-            let seat = seat_of(&seats, request.url().as_str());
+            let (seat, arrives) = (seat_of(&seats, request.url().as_str()), arrives.clone());
             let answering: otmechalka::simulated::BoxFuture<_> = Box::pin(async move {
                 let Some(seat) = seat else { return std::future::pending().await };
                 // A write goes out in the moment in which it was decided on; looks may take their time.
@@ -197,7 +238,10 @@ impl School {
                     seat.step("look").await;
                 }
                 let body = request.body().and_then(reqwest::Body::as_bytes);
-                let came = locked(&shop).answer(request.method(), request.url().path(), body, &chance);
+                let came = match arrives(&seat) {
+                    true => locked(&shop).answer(request.method(), request.url().path(), body, &chance),
+                    false => Came::Lost,
+                };
                 world.note(&format!("{} {}", request.method(), request.url().path()));
                 match came {
                     Came::Reply(reply) => {
@@ -213,6 +257,20 @@ impl School {
             });
             answering
         })));
+    }
+
+    /// Returns what notes a request that reaches its CRM, and tells whether it does.
+    fn arrivals(&self) -> Arc<dyn Fn(&Seat) -> bool + Send + Sync> {
+        let (world, cut_off, calls) =
+            (self.world.clone(), Arc::clone(&self.cut_off), Arc::clone(&self.calls));
+        Arc::new(move |seat| {
+            let stage = stage_of(seat.name());
+            let arrives = !locked(&cut_off).contains(&stage);
+            if arrives {
+                locked(&calls).push(Call { at: after_start(world.now()), stage });
+            }
+            arrives
+        })
     }
 
     fn import(&self, script: &Script) {
@@ -272,7 +330,7 @@ impl School {
         locked(&self.seats).insert(name.clone(), seat.clone());
         let stopping = CancellationToken::new();
         let broker = Broker::simulated(seat.clone(), stopping.clone());
-        let source = source(&name, folder);
+        let source = source(&name, folder, self.interval);
         let work = match stage {
             Stage::Producer => begin::<Producer>(&source, broker, stopping),
             Stage::Mapper => begin::<Mapper>(&source, broker, stopping),
@@ -294,6 +352,10 @@ impl School {
                 self.world.set_nats_away(true);
                 self.later(length, |school| school.world.set_nats_away(false));
             }
+            Event::Cut(stage, link, length) => {
+                self.set_cut(stage, link, true);
+                self.later(length, move |school| school.set_cut(stage, link, false));
+            }
             Event::LoseAnswers(count) => self.world.lose_answers(count),
             Event::ForgetIds => self.world.forget_ids(),
             Event::DeliverAgain(number) => {
@@ -309,6 +371,15 @@ impl School {
                 self.later(length, |school| locked(&school.shop).illness = None);
             }
             Event::Skew(seconds) => locked(&self.portal).skew += seconds,
+        }
+    }
+
+    fn set_cut(&self, stage: Stage, link: Link, is_cut: bool) {
+        let mut cut_off = locked(&self.cut_off);
+        match (link, is_cut) {
+            (Link::Nats, _) => self.world.set_cut_off(stage.program(), is_cut),
+            (Link::Crm, true) => drop(cut_off.insert(stage)),
+            (Link::Crm, false) => drop(cut_off.remove(&stage)),
         }
     }
 
@@ -392,7 +463,7 @@ impl School {
             (locked(&self.portal).writes.len(), locked(&self.shop).writes.len(), raw)
         };
         let before = written();
-        sleep(Duration::from_secs(10 * INTERVAL)).await;
+        sleep(Duration::from_secs(10 * self.interval)).await;
         let after = written();
         let mut findings = self.findings();
         if before != after {
@@ -431,8 +502,8 @@ where
 }
 
 /// Returns the settings of a process, whose name is part of the addresses that it calls.
-fn source(name: &str, folder: &Path) -> Source {
-    let interval = format!("{INTERVAL}s");
+fn source(name: &str, folder: &Path, interval: u64) -> Source {
+    let interval = format!("{interval}s");
     let settings = [
         ("NATS_URL", "nats://127.0.0.1:4222"),
         ("BITRIX24_WEBHOOK_URL", &format!("http://127.0.0.1/rest/1/{name}/")),
@@ -451,4 +522,13 @@ fn source(name: &str, folder: &Path) -> Source {
 fn seat_of(seats: &Mutex<BTreeMap<String, Seat>>, address: &str) -> Option<Seat> {
     let seats = locked(seats);
     address.split('/').find_map(|part| seats.get(part).cloned())
+}
+
+/// Returns the stage of a process.
+fn stage_of(process: &str) -> Stage {
+    let is_of = |stage: &Stage| {
+        let number = process.strip_prefix(stage.program());
+        number.is_some_and(|number| number.starts_with('-'))
+    };
+    Stage::ALL.into_iter().find(is_of).expect("a stage")
 }

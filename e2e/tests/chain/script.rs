@@ -31,6 +31,8 @@ pub enum Event {
     Freeze(Stage, u64, bool),
     /// NATS is away for a while.
     NatsAway(u64),
+    /// A stage reaches the other end of a stretch of network no more for a while.
+    Cut(Stage, Link, u64),
     /// So many answers of NATS get lost.
     LoseAnswers(u32),
     /// The server no longer knows the ids of messages.
@@ -43,6 +45,15 @@ pub enum Event {
     ShopIll(shop::Illness, u64),
     /// The portal's clock jumps by so many seconds.
     Skew(i64),
+}
+
+/// A stretch of network that begins at a stage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Link {
+    /// To NATS.
+    Nats,
+    /// To the CRM that the stage works with.
+    Crm,
 }
 
 impl Event {
@@ -60,10 +71,28 @@ pub struct Script {
     pub imported: Vec<(Key, Content, Option<i64>)>,
     /// What happens when, in milliseconds after the start.
     pub events: Vec<(u64, Event)>,
+    /// Period of the polls, in seconds.
+    pub interval: u64,
 }
 
 /// How long things happen, in milliseconds.
 const SPAN: u64 = 100_000;
+
+/// Period of the polls of most scripts, in seconds, and of those that last for hours.
+const INTERVAL: u64 = 10;
+pub const LONG_INTERVAL: u64 = 60;
+
+/// One script in so many has something that lasts for minutes or an hour.
+const ONE_IN: u64 = 25;
+
+/// When the outage of a script about one begins, in milliseconds.
+pub const OUTAGE_BEGINS: u64 = 20_000;
+
+/// Edits during such an outage.
+const EDITS_MEANWHILE: u64 = 40;
+
+const MINUTE: u64 = 60_000;
+const HOUR: u64 = 60 * MINUTE;
 
 /// Ids of deals begin here, so that no two records share one.
 const DEALS: u64 = 1_001;
@@ -72,14 +101,7 @@ impl Script {
     /// Makes the script of a seed.
     pub fn of(seed: u64) -> Script {
         let chance = &Chance::of(seed, 0);
-        let mut writer = Writer {
-            chance,
-            number: 0,
-            contacts: Vec::new(),
-            deals: Vec::new(),
-            before: BTreeMap::new(),
-            jumped_ahead: false,
-        };
+        let mut writer = Writer::new(chance);
         let imported = writer.imported();
         let mut events = Vec::new();
         let mut times: Vec<u64> = (0..chance.between(14, 24)).map(|_| chance.below(SPAN)).collect();
@@ -100,8 +122,58 @@ impl Script {
                 Event::Kill(Stage::Producer, chance.between(15, 50), chance.between(50, 5_000), Cache::Kept);
             events.push((1, event));
         }
+        // Numbers of their own, so that all other scripts are what they were before there were any.
+        let rare = Chance::of(seed, 2);
+        if rare.one_in(ONE_IN) {
+            events.push((rare.below(SPAN), long_outage(&rare)));
+            // A clock that is set back while nobody polls for as long looks as if it had stood still.
+            events.retain(|(_, event)| !matches!(event, Event::Skew(..-100)));
+        }
         events.sort_by_key(|(at, _)| *at);
-        Script { imported, events }
+        Script { imported, events, interval: INTERVAL }
+    }
+
+    /// Makes a script about one outage that lasts so long, in milliseconds, with edits from before it until after it.
+    pub fn about(seed: u64, outage: Event, lasts: u64) -> Script {
+        let chance = &Chance::of(seed, 0);
+        let mut writer = Writer::new(chance);
+        let imported = writer.imported();
+        let span = OUTAGE_BEGINS + lasts + 2 * OUTAGE_BEGINS;
+        let before = (0..5).map(|_| chance.below(OUTAGE_BEGINS));
+        let mut times: Vec<u64> = before.chain((0..EDITS_MEANWHILE).map(|_| chance.below(span))).collect();
+        times.sort_unstable();
+        let mut events: Vec<(u64, Event)> = times.into_iter().map(|at| (at, writer.edit())).collect();
+        events.push((OUTAGE_BEGINS, outage));
+        events.sort_by_key(|(at, _)| *at);
+        Script { imported, events, interval: LONG_INTERVAL }
+    }
+}
+
+impl Script {
+    /// Returns when the last of its outages is over, in milliseconds after the start.
+    pub fn mended(&self) -> u64 {
+        let end = |(at, event): &(u64, Event)| match event {
+            Event::NatsAway(lasts)
+            | Event::Cut(_, _, lasts)
+            | Event::Freeze(_, lasts, _)
+            | Event::PortalIll(_, lasts)
+            | Event::ShopIll(_, lasts) => at + lasts,
+            _ => *at,
+        };
+        self.events.iter().map(end).max().unwrap_or(0)
+    }
+}
+
+/// Something that lasts for ten minutes or an hour.
+fn long_outage(chance: &Chance) -> Event {
+    let lasts = chance.pick(&[10 * MINUTE, HOUR]);
+    let stage = chance.pick(&Stage::ALL);
+    match chance.below(5) {
+        0 => Event::NatsAway(lasts),
+        1 => Event::Cut(stage, Link::Nats, lasts),
+        2 => Event::Cut(stage, Link::Crm, lasts),
+        3 => Event::Freeze(stage, lasts, chance.one_in(2)),
+        _ => Event::ShopIll(shop::Illness::Down, lasts),
     }
 }
 
@@ -116,6 +188,17 @@ struct Writer<'c> {
 }
 
 impl Writer<'_> {
+    fn new(chance: &Chance) -> Writer<'_> {
+        Writer {
+            chance,
+            number: 0,
+            contacts: Vec::new(),
+            deals: Vec::new(),
+            before: BTreeMap::new(),
+            jumped_ahead: false,
+        }
+    }
+
     fn imported(&mut self) -> Vec<(Key, Content, Option<i64>)> {
         let mut all = Vec::new();
         for _ in 0..self.chance.between(3, 7) {

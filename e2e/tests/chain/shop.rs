@@ -37,6 +37,8 @@ pub enum Illness {
     Sick(u64),
     /// The token is refused.
     Unauthorized,
+    /// What belongs to the token is blocked.
+    Forbidden,
 }
 
 /// What is there.
@@ -52,6 +54,8 @@ pub struct Shop {
     pub tickets: BTreeMap<u64, String>,
     /// Everything that was changed, in order.
     pub writes: Vec<Write>,
+    /// How often writes of records failed alone.
+    pub was_sick: BTreeMap<u64, usize>,
 }
 
 /// What a call came to.
@@ -76,8 +80,12 @@ impl Shop {
         match self.illness {
             Some(Illness::Down) => return reply(503, json!({})),
             Some(Illness::Unauthorized) => return reply(401, json!({"detail": "Invalid token."})),
+            Some(Illness::Forbidden) => return reply(403, json!({"detail": "No permission."})),
             Some(Illness::Busy) if chance.one_in(2) => return busy(chance.between(1, 5)),
-            Some(Illness::Sick(sick)) if sick == origin && is_write => return reply(500, json!({})),
+            Some(Illness::Sick(sick)) if sick == origin && is_write => {
+                *self.was_sick.entry(sick).or_default() += 1;
+                return reply(500, json!({}));
+            }
             Some(Illness::Deaf) if chance.one_in(4) => return Came::Lost,
             _ => {}
         }

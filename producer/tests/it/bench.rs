@@ -153,6 +153,13 @@ impl Bench {
         self.admin("contacts", json!({"fields": fields})).await["id"].as_u64().unwrap()
     }
 
+    /// Returns the ids of all contacts.
+    pub async fn ids(&self) -> Vec<u64> {
+        let rows = self.admin_get("state?entity=contact").await;
+        let id = |row: &Value| row["ID"].as_u64().or_else(|| row["ID"].as_str()?.parse().ok()).unwrap();
+        rows.as_array().unwrap().iter().map(id).collect()
+    }
+
     pub async fn edit_contact(&self, id: u64, fields: Value) {
         self.admin(&format!("contacts/{id}"), json!({"fields": fields})).await;
     }

@@ -5,6 +5,7 @@ mod faults;
 mod replicas;
 mod restarts;
 
+use futures::StreamExt;
 use schemas::Entity;
 use serde_json::{Value, json};
 use simulators::bitrix24::{Options, StartingData};
@@ -90,28 +91,47 @@ async fn every_edit_travels_even_back_to_what_it_was() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn edits_during_a_walk_are_not_lost() {
-    let mut bench = Bench::plain(900, 0).await;
-    let ids: Vec<u64> = bench
-        .admin_get("state?entity=contact")
-        .await
-        .as_array()
-        .unwrap()
-        .iter()
-        .filter_map(|row| row["ID"].as_str().map_or_else(|| row["ID"].as_u64(), |id| id.parse().ok()))
-        .collect();
-    assert_eq!(ids.len(), 900);
-    // Slow enough for edits to fall into the walk.
-    bench.admin("settings", json!({"costs": {"seconds": {"crm.contact.list": 0.2}}})).await;
+async fn a_thousand_edits_during_a_walk_are_not_lost() {
+    const RECORDS: usize = 3_000;
+    let mut bench = Bench::plain(RECORDS, 0).await;
+    let ids = bench.ids().await;
+    // A request of fifty pages takes almost as long as a portal allows.
+    bench.admin("settings", json!({"costs": {"seconds": {"crm.contact.list": 1.0}}})).await;
     bench.start_producer();
-    for round in 0..60 {
-        let id = ids[round * 641 % 900];
-        bench.edit_contact(id, json!({"NAME": format!("Имя{round}")})).await;
+    let bench = &bench;
+    let place = |round: usize| ids[round * 641 % RECORDS];
+    let edit = async |round: usize| {
+        bench.edit_contact(place(round), json!({"NAME": format!("Имя{round}")})).await;
+    };
+    eventually("the first page", || async { bench.messages().await > 0 }).await;
+    futures::stream::iter(0..1_000).for_each_concurrent(8, edit).await;
+    assert_eq!(bench.polls(Entity::Contact).await, 0, "the walk was over before the last edit");
+    for round in 0..1_000 {
+        bench.shows_name(place(round), &format!("Имя{round}")).await;
     }
-    for round in 0..60 {
-        bench.shows_name(ids[round * 641 % 900], &format!("Имя{round}")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_edit_in_a_second_that_was_read_travels_a_hundred_times_of_a_hundred() {
+    let mut bench = Bench::plain(100, 0).await;
+    let ids = bench.ids().await;
+    bench.start_producer();
+    bench.settles_at(100).await;
+    for some in ids.chunks(20) {
+        for id in some {
+            bench.edit_contact(*id, json!({"NAME": "Вера"})).await;
+        }
+        for id in some {
+            bench.shows_name(*id, "Вера").await;
+            let shown = bench.admin_get(&format!("state?entity=contact&id={id}")).await;
+            let same = json!({"fields": {"NAME": "Инна"}, "date_modify": shown["DATE_MODIFY"]});
+            bench.admin(&format!("contacts/{id}"), same).await;
+        }
     }
-    assert_eq!(bench.counts().await.len(), 900);
+    for id in ids {
+        bench.shows_name(id, "Инна").await;
+        assert_eq!(bench.names(id).await.len(), 3);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

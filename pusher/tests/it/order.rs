@@ -1,7 +1,7 @@
 //! Once and in order, whatever is delivered how often and whoever dies when.
 
-use schemas::{Mapping, Outcome, Version};
-use serde_json::json;
+use schemas::{Mapping, Outcome, RecordRef, Version};
+use serde_json::{Value, json};
 
 use crate::bench::{Bench, assert_success, client, contact, deal, eventually, refused, ticket, version};
 
@@ -106,6 +106,56 @@ async fn an_answer_lost_after_the_create_causes_no_second_create() {
         assert!(bench.settled(contact(id), version(id)).await.outcome.is_in_otmechalka());
     }
     assert_eq!(bench.applied("/api/clients/").await, 5);
+}
+
+/// Every create of clients and tickets is stored, and its answer is lost.
+#[tokio::test(flavor = "multi_thread")]
+async fn five_hundred_creates_whose_answers_are_lost_make_no_second_one() {
+    const PUPILS: u64 = 250;
+    let bench = Bench::start().await;
+    for path in ["/api/clients/", "/api/tickets/"] {
+        let fault = |kind: &str, count: u64| json!({"kind": kind, "method": "POST", "path": path, "count": count, "seconds": 5, "apply": true});
+        for (kind, count) in [
+            ("no_answer", 16),
+            ("reset_after_apply", 104),
+            ("truncated", 50),
+            ("empty_body", 40),
+            ("bad_gateway_502", 40),
+        ] {
+            bench.fault(fault(kind, count)).await;
+        }
+    }
+    let _pusher = bench.pusher_with("3000", &bench.state_dir());
+    let pupils: Vec<RecordRef> = (1..=PUPILS).map(contact).collect();
+    let deals: Vec<RecordRef> = (1..=PUPILS).map(|id| deal(1_000 + id)).collect();
+    let settle = async |records: &[RecordRef]| {
+        for record in records {
+            let settled = bench.settled(*record, version(record.id.get())).await;
+            assert!(settled.outcome.is_in_otmechalka(), "{record}: {settled:?}");
+        }
+    };
+    for pupil in &pupils {
+        bench.new_client(*pupil).await;
+    }
+    // Before its tickets ask for it.
+    settle(&pupils).await;
+    for (sold, pupil) in deals.iter().zip(&pupils) {
+        bench.command(*sold, *pupil, version(sold.id.get()), "", ticket(*pupil)).await;
+    }
+    settle(&deals).await;
+    assert_eq!(bench.faults_fired().await, 2 * PUPILS);
+    let calls = bench.history().await;
+    for (kind, record) in
+        pupils.iter().map(|pupil| ("client", pupil)).chain(deals.iter().map(|sold| ("ticket", sold)))
+    {
+        let (id, all) = (json!(record.id.to_string()), json!(format!("/api/{kind}s/")));
+        let own = json!(format!("/api/{kind}s/{}/", record.id));
+        let count = |is_it: &dyn Fn(&Value) -> bool| calls.iter().filter(|call| is_it(call)).count();
+        let creates = count(&|call| call["path"] == all && call["origin_id"] == id);
+        let looks = count(&|call| call["method"] == "GET" && call["path"] == own);
+        // One look before the create, one at what became of it.
+        assert_eq!((creates, looks), (1, 2), "{record}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

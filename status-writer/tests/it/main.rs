@@ -167,6 +167,55 @@ async fn a_lost_answer_does_not_write_twice() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn however_many_answers_are_lost_no_version_is_written_more_than_twice() {
+    for fault in [
+        // Those of all updates; looks are answered.
+        json!({"kind": "reset_after_apply", "method": "crm.contact.update"}),
+        // Whatever is asked.
+        json!({"kind": "reset_after_apply", "method": "batch", "count": 8}),
+    ] {
+        let bench = Bench::start().await;
+        let ids = bench.contacts(20).await;
+        bench.fault(fault).await;
+        bench.run().await;
+        for id in &ids {
+            bench.outcome(*id, 1, SUCCESS, "").await;
+        }
+        bench.settled(20).await;
+        bench.consumed().await;
+        let writes = bench.writes().await;
+        assert!(writes.len() >= 20);
+        assert!(writes.chunk_by(|one, other| one == other).all(|same| same.len() <= 2), "{writes:?}");
+        bench.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_cut_off_is_never_sent_again_at_the_same_size() {
+    const CUT_OFF: usize = 3;
+    let bench = Bench::start().await;
+    let ids = bench.contacts(120).await;
+    for id in &ids {
+        bench.outcome(*id, 1, SUCCESS, "").await;
+    }
+    // The first two batches, of ten and twenty, pass.
+    bench
+        .fault(json!({"kind": "half_batch_then_504", "method": "crm.contact.update", "skip": 2, "count": CUT_OFF}))
+        .await;
+    bench.run().await;
+    bench.settled(120).await;
+    bench.consumed().await;
+    let history = bench.history().await;
+    let sizes: Vec<usize> =
+        history.chunk_by(|one, other| one["request"] == other["request"]).map(<[_]>::len).collect();
+    let halves = &sizes[2..2 + CUT_OFF];
+    assert!(halves.is_sorted_by(|one, next| one > next), "{sizes:?}");
+    assert_eq!(bench.requests().await["faults"]["half_batch_then_504"], CUT_OFF);
+    assert_eq!(bench.writes().await.len(), 120);
+    bench.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn of_a_batch_applied_by_half_only_the_rest_is_written_again() {
     let bench = Bench::start().await;
     let ids = bench.contacts(10).await;

@@ -141,9 +141,16 @@ async fn each_stage_may_be_killed_while_a_crm_works_for_it() -> anyhow::Result<(
     struck(&school).await?;
     school.kill_and_start(Stage::StatusWriter).await?;
 
-    for pupil in [pupil, second, third] {
+    // Each is killed again before it has done anything.
+    let fourth = new_contact(&school).await?;
+    for stage in Stage::ALL {
+        school.kill_and_start(stage).await?;
+        school.kill_and_start(stage).await?;
+    }
+
+    for pupil in [pupil, second, third, fourth] {
         super::until_success(&school, "contact", pupil).await?;
     }
     school.caught_up().await?;
-    judge::judge(&school, &Tally { restarts: 3, ..Tally::default() }).await
+    judge::judge(&school, &Tally { restarts: 3 + 2 * 4, ..Tally::default() }).await
 }
