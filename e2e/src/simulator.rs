@@ -198,6 +198,11 @@ impl Bitrix24 {
         self.admin.post("requests/reset", &json!({})).await.map(drop)
     }
 
+    /// Empties the request counter, and forgets the computing time.
+    pub async fn reset_limits(&self) -> anyhow::Result<()> {
+        self.admin.post("limits/reset", &json!({})).await.map(drop)
+    }
+
     /// Plans a fault.
     pub async fn fault(&self, fault: Value) -> anyhow::Result<()> {
         self.admin.post("faults", &fault).await.map(drop)

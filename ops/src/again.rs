@@ -108,6 +108,11 @@ pub async fn find_raw(broker: &Broker, sequence: u64) -> Result<Found, Failure> 
     })
 }
 
+/// Tells which version of a record is newer than this one.
+pub async fn newer(broker: &Broker, record: RecordRef, raw_sequence: u64) -> Result<Option<u64>, Failure> {
+    Ok(Traces::read(broker, record, raw_sequence).await?.newer_than(raw_sequence))
+}
+
 /// Tells what [`send_again`] would do now.
 pub async fn look(broker: &Broker, rules: &Rules, again: &Again, raw_sequence: u64) -> Result<Sent, Failure> {
     let traces = Traces::read(broker, again.record(), raw_sequence).await?;

@@ -136,6 +136,11 @@ pub fn failure_text(failure: &Failure) -> String {
     format!("{}\n  -> {}", failure.text, failure.action)
 }
 
+/// Counts in words: `1 dead letter`, `2 dead letters`.
+pub fn count<N: PartialEq<N> + From<u8> + std::fmt::Display>(number: N, what: &str) -> String {
+    format!("{number} {what}{}", if number == N::from(1) { "" } else { "s" })
+}
+
 /// Prints to standard output. Whoever closed the pipe has read enough.
 pub fn print(text: &str) {
     let _closed = writeln!(std::io::stdout().lock(), "{text}");

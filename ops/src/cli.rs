@@ -45,6 +45,7 @@ pub enum Verb {
     Reconcile(Reconcile),
     Erase(Erase),
     /// Prints a script that completes this command line in a shell
+    #[command(after_help = EXPLANATION)]
     Completions {
         /// The shell
         shell: clap_complete::Shell,
@@ -162,8 +163,20 @@ pub struct Status {
     #[arg(long)]
     pub watch: bool,
     /// With --watch: time between two looks
-    #[arg(long, default_value = "2s", value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[arg(long, default_value = "2s", value_name = "TIME", value_parser = interval)]
     pub interval: Duration,
+}
+
+/// Shortest time between two looks of `status --watch`; each asks every consumer.
+const SHORTEST_INTERVAL: Duration = Duration::from_millis(500);
+
+fn interval(text: &str) -> Result<Duration, String> {
+    let interval = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if interval < SHORTEST_INTERVAL {
+        let shortest = humantime::format_duration(SHORTEST_INTERVAL);
+        return Err(format!("a look takes a while, so at least {shortest} from one to the next"));
+    }
+    Ok(interval)
 }
 
 /// Serves a read-only page with the flow and the records to be corrected, without personal data

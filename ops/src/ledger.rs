@@ -226,6 +226,18 @@ impl Ledger {
         Ok(sent)
     }
 
+    /// Reads which version of a record otmechalka took last, as far as the outcomes are kept.
+    pub async fn last_taken(&self, record: RecordRef) -> Result<Option<Version>, Failure> {
+        let mut last = None;
+        self.results(&[record.to_string()], DeliverPolicy::All, u64::MAX, |_, settled| {
+            if settled.outcome.is_in_otmechalka() {
+                last = last.max(Some(settled.version));
+            }
+        })
+        .await?;
+        Ok(last)
+    }
+
     /// Reads the outcomes of some records in their order.
     pub async fn results(
         &self,
@@ -314,16 +326,23 @@ pub fn entity_tail(entity: Entity) -> String {
 /// Reads an outcome; `None` for what is none.
 pub fn settled(message: &StoredMessage) -> Option<(RecordRef, Settled)> {
     let (envelope, processed) = message.decode::<RecordProcessed>().ok()?;
-    let RecordProcessed { outcome, problems, target_id, body_digest, .. } = processed;
+    let is_in_otmechalka = is_remembered(&processed);
+    let RecordProcessed { outcome, problems, .. } = processed;
     let settled = Settled {
         sequence: message.sequence,
         stored: message.stored,
         version: envelope.version?,
         outcome,
         problems,
-        is_in_otmechalka: outcome.is_in_otmechalka() || target_id.is_some() || body_digest.is_some(),
+        is_in_otmechalka,
     };
     Some((envelope.record, settled))
+}
+
+/// Tells whether otmechalka holds a record, from this outcome or an earlier one: a refusal takes nothing away there.
+pub fn is_remembered(processed: &RecordProcessed) -> bool {
+    let RecordProcessed { outcome, target_id, body_digest, .. } = processed;
+    outcome.is_in_otmechalka() || target_id.is_some() || body_digest.is_some()
 }
 
 /// Says that nobody has looked what the field shows; later than anything that was settled.

@@ -16,12 +16,19 @@ use crate::exit::Failure;
 /// Longest wait for a server that should be there.
 const PATIENCE: Duration = Duration::from_secs(8);
 
+/// What to do where none is found: a running `rollcall up` writes down where its NATS is, in its state folder.
+const REMEDY: &str = "Set NATS_URL as the stages have it, or start `rollcall up` with the same STATE_DIR (unless set, `state` \
+                      in the folder in which it is called)";
+
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
 pub enum NatsError {
+    /// Nothing says where NATS is, and no `up` runs here.
+    #[error(transparent)]
+    Unset(SettingsError),
     /// The settings are of no use.
     #[error(transparent)]
-    Settings(#[from] SettingsError),
+    Settings(SettingsError),
     /// No server answered.
     #[error("NATS did not answer as JetStream: {reason}")]
     NoAnswer {
@@ -33,21 +40,26 @@ pub enum NatsError {
 impl From<NatsError> for Failure {
     fn from(error: NatsError) -> Failure {
         match error {
+            NatsError::Unset(error) => Failure::settings(error).remedy(REMEDY),
             NatsError::Settings(error) => Failure::settings(error),
-            error @ NatsError::NoAnswer { .. } => Failure::environment(error)
-                .called("nats.connection")
-                .remedy("Set NATS_URL as the stages have it, or start `rollcall up` with the same STATE_DIR"),
+            error @ NatsError::NoAnswer { .. } => {
+                Failure::environment(error).called("nats.connection").remedy(REMEDY)
+            }
         }
     }
 }
 
 /// Connects by the settings `NATS_URL` and its companions.
 pub async fn connect(environment: &Environment) -> Result<Broker, NatsError> {
+    connect_to(&settings(environment)?).await
+}
+
+fn settings(environment: &Environment) -> Result<NatsSettings, NatsError> {
     let source = environment.source();
     let reader = Reader::new(&source);
     let settings = NatsSettings::read(&reader);
-    let settings = reader.finish(|| settings)?;
-    connect_to(&settings).await
+    let is_set = environment.has("NATS_URL");
+    reader.finish(|| settings).map_err(if is_set { NatsError::Settings } else { NatsError::Unset })
 }
 
 /// Connects by the same settings as another user, whose secret is in a file.
@@ -59,20 +71,12 @@ pub async fn connect_as(
     let mut environment = environment.clone();
     ["NATS_USER", "NATS_PASSWORD", "NATS_NKEY_SEED"].iter().for_each(|name| environment.unset(name));
     environment.set("NATS_NKEY_SEED_FILE", seed_file.display().to_string());
-    let source = environment.source();
-    let reader = Reader::new(&source);
-    let settings = NatsSettings::read(&reader);
-    let settings = reader.finish(|| settings)?;
-    connect_named(user, &settings).await
+    connect_named(user, &settings(&environment)?).await
 }
 
 /// Connects by the settings `NATS_URL` and its companions, as the status page: its user, where there are users, may only read.
 pub async fn connect_page(environment: &Environment) -> Result<Broker, NatsError> {
-    let source = environment.source();
-    let reader = Reader::new(&source);
-    let settings = NatsSettings::read(&reader);
-    let settings = reader.finish(|| settings)?;
-    connect_named(PAGE, &settings).await
+    connect_named(PAGE, &settings(environment)?).await
 }
 
 /// Tells whether a connection is the status page's: answers come to an inbox that has the user's name.

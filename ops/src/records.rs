@@ -54,6 +54,15 @@ pub fn recheck(record: RecordRef) -> String {
     format!("rollcall reconcile {}", option(record))
 }
 
+/// Says what mends a record whose newest version nobody can read.
+pub fn read_anew(record: RecordRef) -> String {
+    format!(
+        "`rollcall reconcile --repair {}` has it read from Bitrix24 anew, once the polls are past it: two minutes after it was \
+         stored",
+        option(record)
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -285,7 +285,12 @@ impl Push {
             let rivals = self.store.rivals(task.record.id, task.record, task.delivery.sequence).await?;
             return Ok(Ending { is_uncertain: !rivals.are_untried(), ..ending });
         }
-        if last.is_some_and(Settled::is_in_otmechalka) || !self.claims.are_held(task.record).await? {
+        if last.is_some_and(Settled::is_in_otmechalka) {
+            return Ok(ending);
+        }
+        // Where the result is forgotten, only otmechalka knows whether it got the client before.
+        let is_forgotten = last.is_none() && task.shows_status() && ending.outcome == Outcome::Refused;
+        if !is_forgotten && !self.claims.are_held(task.record).await? {
             return Ok(ending);
         }
         // Its tickets may go where the client is, whatever became of the contact since.

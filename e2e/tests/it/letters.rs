@@ -180,15 +180,40 @@ async fn an_unreadable_command_is_mapped_anew_and_what_nobody_can_read_stays() -
     assert_eq!(writes(&school).await?, 1);
     school.assert_consistent().await?;
 
-    // Nobody can read the raw message itself, so there is nothing to send.
-    let stranger = id + 1000;
-    publish_from_the_future(&school, &format!("b24.raw.contact.{stranger}"), stranger, 0, &payload).await?;
+    // Nobody can read the raw message itself, so there is nothing to send, and all that tell of it name what mends it.
+    // While polls still read the record they mend it by themselves.
+    school.bitrix24.advance_clock(3_600.0).await?;
+    school.after_polls(4).await?;
+    publish_from_the_future(&school, &format!("b24.raw.contact.{id}"), id, 0, &payload).await?;
     until_messages(&school, DLQ, 1).await?;
-    let told = school.rollcall(&["--json", "dead-letters", "redrive", "--all"]).await?;
-    let answer = told.json()?;
-    assert_eq!((told.code, &answer["findings"][0]["code"]), (1, &json!("letters.impossible")), "{told:?}");
+    let (name, remedy) = (id.to_string(), format!("rollcall reconcile --repair --contact {id}"));
+    let letter = letters(&school, &[]).await?[0]["sequence"].to_string();
+    let discard = ["dead-letters", "discard", letter.as_str(), "--yes"];
+    for (code, exit, arguments) in [
+        ("letters.impossible", 1, ["dead-letters", "redrive", "--all"]),
+        ("history.dead_letter", 0, ["history", "contact", &name]),
+        ("preview.unreadable", 1, ["preview", "contact", &name]),
+    ] {
+        let told = school.rollcall(&[&arguments[..], &["--json"]].concat()).await?;
+        let finding = &told.json()?["findings"][0];
+        assert_eq!((told.code, &finding["code"]), (exit, &json!(code)), "{told:?}");
+        let action = finding["action"].as_str().unwrap();
+        assert!(action.contains(&remedy), "{finding}");
+        assert_eq!(action.contains(&discard.join(" ")), code != "preview.unreadable", "{finding}");
+    }
     assert_eq!(school.messages(DLQ).await?, 1);
-    Ok(())
+    let arguments: Vec<&str> = remedy.split(' ').skip(1).chain(["--json"]).collect();
+    let told = school.rollcall(&arguments).await?;
+    assert_eq!((told.code, &told.json()?["result"]["sent"]), (0, &json!(1)), "{told:?}");
+    // Now something newer speaks for the record.
+    let told = school.rollcall(&["dead-letters", "redrive", &letter, "--json"]).await?;
+    assert_eq!(told.json()?["findings"][0]["code"], "letters.superseded", "{told:?}");
+    assert_eq!(school.rollcall(&discard).await?.code, 0);
+    school.caught_up().await?;
+    assert_eq!((school.messages(DLQ).await?, writes(&school).await?), (0, 2));
+    let told = school.rollcall(&["preview", "contact", &name]).await?;
+    assert_eq!(told.code, 0, "{told:?}");
+    school.assert_consistent().await
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use e2e::{Bitrix24, School, Stage, Told, eventually};
-use schemas::streams::{CHECKPOINTS, DEAD_LETTERS, RAW, mapper_consumer};
+use schemas::streams::{BUDGET, CHECKPOINTS, DEAD_LETTERS, RAW, mapper_consumer};
 use serde_json::{Value, json};
 
 use crate::flow::{client, good_contact, good_deal, good_rows, status_of, ticket};
@@ -76,8 +76,18 @@ async fn reconcile_text(school: &School, arguments: &[&str]) -> anyhow::Result<T
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_synchronised_school_gives_no_finding_and_a_broken_off_run_goes_on() -> anyhow::Result<()> {
-    let school = School::builder().demo(120, 150, 3).start().await?;
+    let mut school = School::builder().demo(120, 150, 3).start().await?;
     school.caught_up().await?;
+    // From here on nobody else asks, and the portal takes no more at once than what the bucket leaves to work that can
+    // wait: a run that did not wait for its turn would be refused.
+    for stage in Stage::ALL {
+        school.stage(stage)?.stop().await?;
+    }
+    school.bitrix24.set(json!({"rate_limit": {"capacity": 5.0, "leak_per_second": 1.0}})).await?;
+    school.bitrix24.reset_limits().await?;
+    school.broker.bucket(&BUDGET).await?.delete("bitrix24").await?;
+    school.set_env("BITRIX24_BUCKET", "10");
+    school.set_env("BITRIX24_LEAK", "1");
     school
         .otmechalka
         .fault(json!({"kind": "unauthorized_401", "path": "/api/tickets/*", "method": "GET"}))
@@ -122,9 +132,22 @@ async fn every_planted_fault_is_found_nothing_else_is_and_repair_mends_what_it_s
     };
     let (tourist, stranger) = (elsewhere(bitrix24, 406).await?, elsewhere(bitrix24, 407).await?);
     let forgotten = elsewhere(bitrix24, 407).await?;
-    let mut refused = good_contact();
-    refused["PHONE"] = json!([]);
-    let refused = bitrix24.create_contact(refused).await?;
+    // Healthy all of them, though refused by the mapping or by otmechalka; every second one until it is spoiled below.
+    let without_phone = |mut contact: Value| {
+        contact["PHONE"] = json!([]);
+        contact
+    };
+    let refused = bitrix24.create_contact(without_phone(good_contact())).await?;
+    let phantom = bitrix24.create_contact(without_phone(good_contact())).await?;
+    let mut turned = Vec::new();
+    for _ in 0..5 {
+        turned.push(bitrix24.create_contact(good_contact()).await?);
+    }
+    let [turned, tampered, rejected, defied, vanished] = turned[..] else { unreachable!("five contacts") };
+    let mut unsold = good_deal(pupil);
+    unsold["UF_CRM_1470852549"] = json!([]);
+    let ghost = bitrix24.create_deal(unsold.clone(), good_rows()).await?;
+    bitrix24.create_deal(unsold, good_rows()).await?;
     let mut deals = Vec::new();
     for owner in [merged, pupil, pupil, pupil, pupil, pupil] {
         deals.push(bitrix24.create_deal(good_deal(owner), good_rows()).await?);
@@ -140,10 +163,28 @@ async fn every_planted_fault_is_found_nothing_else_is_and_repair_mends_what_it_s
     (rows[0]["PRICE"], rows[0]["PRICE_EXCLUSIVE"], rows[0]["DISCOUNT_SUM"]) =
         (json!(8000), json!(8000), json!(1000));
     bitrix24.set_rows(recalculated, rows).await?;
+    for id in [turned, tampered] {
+        bitrix24.edit("contact", id, json!({"PHONE": []})).await?;
+    }
+    for id in [rejected, defied, vanished] {
+        let refusal = json!({"kind": "validation_400", "method": "POST", "origin_id": id.to_string()});
+        otmechalka.fault(refusal).await?;
+        bitrix24.edit("contact", id, json!({"UF_CRM_1608028374": "Тимофей"})).await?;
+    }
     let_an_hour_pass(&school).await?;
+    otmechalka.heal().await?;
+    for id in [turned, tampered, rejected, defied, vanished, phantom] {
+        assert_ne!(status_of(&school, "contact", id).await?, "Успешно", "contact {id}");
+    }
     let (_, answer) = reconcile(&school, &[]).await?;
     assert_eq!(found(&answer), BTreeSet::new(), "{answer}");
 
+    otmechalka.edit("client", tampered, json!({"last_name": "Чужой", "phone": "79160000000"})).await?;
+    otmechalka.edit("client", defied, json!({"last_name": "Чужой"})).await?;
+    otmechalka.remove("client", vanished).await?;
+    otmechalka.create("client", json!({"origin_id": phantom.to_string(), "last_name": "Лишний"})).await?;
+    let by_hand = json!({"origin_id": ghost.to_string(), "client_origin_id": pupil.to_string()});
+    otmechalka.create("ticket", by_hand).await?;
     otmechalka.remove("client", lost).await?;
     otmechalka.edit("client", changed, json!({"last_name": "Чужой"})).await?;
     bitrix24.remove("contact", deleted).await?;
@@ -188,6 +229,11 @@ async fn every_planted_fault_is_found_nothing_else_is_and_repair_mends_what_it_s
         format!("deal.{lost_ticket} missing"),
     ]);
     let by_hand = set(&[
+        format!("contact.{tampered} differs last_name,phone"),
+        format!("contact.{defied} differs last_name"),
+        format!("contact.{vanished} missing"),
+        format!("contact.{phantom} extra"),
+        format!("deal.{ghost} extra"),
         format!("contact.{stranger} extra"),
         format!("contact.{forgotten} gone"),
         format!("contact.{deleted} gone"),
@@ -209,13 +255,23 @@ async fn every_planted_fault_is_found_nothing_else_is_and_repair_mends_what_it_s
     let texts = answer["findings"].to_string();
     assert!(texts.contains(&format!("rollcall reconcile --repair --contact {lost}")), "{texts}");
     assert!(texts.contains(&format!("rollcall reconcile --contact {merged} --deal {moved}")), "{texts}");
+    for name in [tampered, defied, vanished, phantom].map(|id| format!("contact {id}:")) {
+        let findings = answer["findings"].as_array().unwrap();
+        let is_it = |finding: &&Value| finding["message"].as_str().unwrap().starts_with(&name);
+        let finding = findings.iter().find(is_it).unwrap();
+        let action = finding["action"].as_str().unwrap();
+        assert!(action.contains("as its status says") && !action.contains("--repair"), "{finding}");
+    }
     let whole = answer.to_string();
     assert!(!whole.contains("Чужой") && !whole.contains("Берёзк") && !whole.contains("Лишний"), "{whole}");
-    for (record, field, held, wanted) in
-        [(changed, "last_name", "*** (5)", "*** (8)"), (changed_ticket, "employee", "*** (14)", "*** (17)")]
-    {
+    for (entity, id, field, held, wanted) in [
+        ("contact", changed, "last_name", "*** (5)", "*** (8)"),
+        ("contact", defied, "last_name", "*** (5)", "*** (8)"),
+        ("deal", changed_ticket, "employee", "*** (14)", "*** (17)"),
+    ] {
         let records = answer["result"]["records"].as_array().unwrap();
-        let is_it = |found: &&Value| found["record"]["id"].as_str() == Some(&record.to_string());
+        let record = json!({"entity": entity, "id": id.to_string()});
+        let is_it = |found: &&Value| found["record"] == record;
         let told = records.iter().find(is_it).unwrap();
         let expected = json!([{"field": field, "before": held, "now": wanted}]);
         assert_eq!(told["fields"], expected, "{told}");

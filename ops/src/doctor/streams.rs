@@ -22,7 +22,7 @@ pub async fn look(environment: &Environment) -> (Vec<Finding>, Option<Broker>) {
     let broker = match nats::connect(environment).await {
         Ok(broker) => broker,
         // The stages have named these already.
-        Err(NatsError::Settings(_)) => return (Vec::new(), None),
+        Err(NatsError::Unset(_) | NatsError::Settings(_)) => return (Vec::new(), None),
         Err(error @ NatsError::NoAnswer { .. }) => {
             let remedy = "Start NATS with JetStream, or put NATS_URL and its credentials right";
             return (vec![Finding::error("nats.connection", "NATS", error.to_string(), remedy)], None);
@@ -193,7 +193,7 @@ async fn dead_letters(broker: &Broker) -> Option<Finding> {
         "nats.dead_letters",
         "Messages that nobody could process",
         count.to_string(),
-        "`rollcall dead-letters list` shows them; `rollcall dead-letters redrive` tries them again",
+        "`rollcall dead-letters list` shows them; `rollcall dead-letters redrive --all` tries them again",
     ))
 }
 

@@ -7,6 +7,7 @@ use schemas::streams::RESULTS;
 use schemas::{Entity, Outcome};
 
 use crate::answer::Finding;
+use crate::ledger::is_remembered;
 use crate::results;
 
 /// Visitors that are not archived, at most, by otmechalka's tariff.
@@ -28,8 +29,7 @@ const FIRST_SYNC: TimeDelta = TimeDelta::hours(24);
 pub async fn look(broker: &Broker) -> Option<Finding> {
     let mut clients = 0;
     let newest = results::each(broker, DeliverPolicy::LastPerSubject, |ended| {
-        clients +=
-            u64::from(ended.record.entity == Entity::Contact && ended.processed.outcome.is_in_otmechalka());
+        clients += u64::from(ended.record.entity == Entity::Contact && is_remembered(&ended.processed));
     });
     newest.await.ok()?;
     let state = broker.jetstream().get_stream(RESULTS.name).await.ok()?.cached_info().state.clone();

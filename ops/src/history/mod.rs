@@ -109,12 +109,20 @@ fn judge(story: &Story) -> (String, Vec<Finding>) {
     }
     let is_letter = |entry: &&Entry| matches!(entry.what, What::DeadLetter { .. });
     let letters = story.entries.iter().filter(is_letter);
+    let newest = story.entries.iter().rev().find(|entry| entry.stream == RAW.name);
+    let is_unreadable = newest.is_some_and(|entry| matches!(entry.what, What::Unreadable { .. }));
+    let read_anew = records::parse(record).ok().filter(|_| is_unreadable).map(records::read_anew);
     let findings = letters.map(|entry| {
-        let action = format!("`rollcall dead-letters show {}`, then `redrive` or `discard`", entry.sequence);
+        let letter = entry.sequence;
+        let action = match &read_anew {
+            Some(remedy) => format!("{remedy}; then `rollcall dead-letters discard {letter} --yes`"),
+            None => format!("`rollcall dead-letters show {letter}`, then `redrive` or `discard`"),
+        };
         Finding::warning("history.dead_letter", record.as_str(), "a stage gave it up", action)
     });
     let shown = story.entries.len();
     let summary = match story.left_out {
+        0 if shown == 1 => format!("{record}: 1 entry."),
         0 => format!("{record}: {shown} entries."),
         left_out => format!("{record}: the newest {shown} of {} entries.", shown as u64 + left_out),
     };
@@ -131,6 +139,22 @@ mod tests {
         let at = DateTime::from_timestamp(second, 0).unwrap();
         let what = What::Unreadable { why: String::new() };
         Entry { at, stream, sequence: 1, raw_sequence: None, redrive: 0, attempt: 0, what }
+    }
+
+    #[test]
+    fn what_nobody_can_read_is_told_with_what_mends_it() {
+        let what = What::DeadLetter { stage: "mapper".into(), reason: "x".into(), deliveries: 1 };
+        let letter = Entry { sequence: 12, what, ..entry(2, DEAD_LETTERS.name) };
+        let record = RecordRef::contact(RecordId::try_new(5).unwrap());
+        let action = |entries| judge(&in_order(record, entries, 0, 9)).1[0].action.clone();
+        let unreadable = action(vec![entry(1, RAW.name), letter.clone()]);
+        assert!(
+            unreadable.starts_with("`rollcall reconcile --repair --contact 5` has it read"),
+            "{unreadable}"
+        );
+        assert!(unreadable.ends_with("`rollcall dead-letters discard 12 --yes`"), "{unreadable}");
+        let readable = action(vec![entry(1, STATUSES.name), letter]);
+        assert_eq!(readable, "`rollcall dead-letters show 12`, then `redrive` or `discard`");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::Story;
 use super::diff::Change;
 use super::entry::{Entry, Made, What};
-use crate::answer::{Answer, findings_text};
+use crate::answer::{Answer, count, findings_text};
 use crate::terminal::line;
 
 /// Tells it.
@@ -45,22 +45,24 @@ fn what(what: &What) -> String {
     match what {
         What::Read { modified, fields, is_first: true, .. } => {
             let modified = modified.to_rfc3339();
-            format!("read from Bitrix24, changed {modified}: first version that is kept, {fields} fields")
+            let fields = count(*fields, "field");
+            format!("read from Bitrix24, changed {modified}: first version that is kept, {fields}")
         }
         What::Read { modified, changes, .. } => {
             let modified = modified.to_rfc3339();
-            format!("read from Bitrix24, changed {modified}: {} fields differ", changes.len())
+            let differ = if changes.len() == 1 { "differs" } else { "differ" };
+            format!("read from Bitrix24, changed {modified}: {} {differ}", count(changes.len(), "field"))
         }
         What::Mapped(made) => format!("mapped: {}", outcome(made)),
         What::SentAgain(made) => format!("sent round again: {}", outcome(made)),
         What::TriedAgain(made) => {
             let before = made.answered.as_ref().map(|said| format!(" ({})", answered(said)));
             let before = before.unwrap_or_default();
-            format!("tried again after {} failures{before}: {}", made.failures, outcome(made))
+            format!("tried again after {}{before}: {}", count(made.failures, "failure"), outcome(made))
         }
         What::Waits { until, failures, answered: said } => {
             let said = said.as_ref().map(|said| format!("; {}", answered(said))).unwrap_or_default();
-            format!("waits until {until} for another try, {failures} failures so far{said}")
+            format!("waits until {until} for another try, {} so far{said}", count(*failures, "failure"))
         }
         What::Processed { outcome: Outcome::Refused, problems, .. } if !of_otmechalka(problems) => {
             "refused; nothing was sent to otmechalka".to_owned()
@@ -72,7 +74,9 @@ fn what(what: &What) -> String {
         }
         What::Status { status, how, .. } => format!("status {}: {status}", settled(*how)),
         What::DeadLetter { stage, reason, deliveries } => {
-            format!("DEAD LETTER of {stage} after {deliveries} deliveries: {reason}")
+            let deliveries =
+                if *deliveries == 1 { "1 delivery".to_owned() } else { format!("{deliveries} deliveries") };
+            format!("DEAD LETTER of {stage} after {deliveries}: {reason}")
         }
         What::Unreadable { why } => format!("a message that cannot be read: {why}"),
     }

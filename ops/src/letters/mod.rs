@@ -10,12 +10,13 @@ use clap::{Args, Subcommand};
 use runtime::Broker;
 use serde::Serialize;
 
-use crate::answer::{Answer, Finding};
+use crate::answer::{Answer, Finding, count};
 use crate::environment::Environment;
 use crate::exit::{EXPLANATION, Exit, Failure};
 use crate::mapping_file;
 use crate::mask::Mask;
 use crate::nats;
+use crate::records;
 use crate::signals::Stop;
 use desk::{delete, fetch, open_payload};
 use redrive::{Done, Fate, Mode};
@@ -33,11 +34,13 @@ pub struct DeadLetters {
 #[derive(Subcommand)]
 pub enum Action {
     /// Lists letters, the oldest first
+    #[command(after_help = EXPLANATION)]
     List {
         #[command(flatten)]
         filter: Filter,
     },
     /// Shows everything about one letter, personal data hidden
+    #[command(after_help = EXPLANATION)]
     Show {
         /// Sequence of the letter
         sequence: u64,
@@ -46,6 +49,7 @@ pub enum Action {
         reveal: bool,
     },
     /// Sends the records of letters through today's mapping and on; deletes each letter once that is stored
+    #[command(after_help = EXPLANATION)]
     Redrive {
         #[command(flatten)]
         chosen: Chosen,
@@ -54,6 +58,7 @@ pub enum Action {
         dry_run: bool,
     },
     /// Deletes letters without doing anything about them
+    #[command(after_help = EXPLANATION)]
     Discard {
         #[command(flatten)]
         chosen: Chosen,
@@ -112,7 +117,7 @@ pub async fn run(environment: &Environment, arguments: &DeadLetters, json: bool)
         Action::List { filter } => {
             let broker = nats::connect(environment).await?;
             let letters = filter.letters(&broker, Utc::now()).await?;
-            let summary = told::count(letters.len(), "dead letter");
+            let summary = count(letters.len(), "dead letter");
             Answer::new(format!("{summary}."), Listed { letters }, Vec::new()).tell(json, told::list)
         }
         Action::Show { sequence, reveal } => show(environment, *sequence, *reveal, json).await,
@@ -168,7 +173,13 @@ fn findings(done: &[Done]) -> Vec<Finding> {
                     format!("raw version {newer} of its record is newer and speaks for it; nothing was sent");
                 Some(Finding::warning("letters.superseded", what, found, discard))
             }
-            Fate::Impossible { why } => Some(Finding::error("letters.impossible", what, why, discard)),
+            Fate::Impossible { why, record } => {
+                let action = match record {
+                    Some(record) => format!("{}; {discard} then", records::read_anew(*record)),
+                    None => discard,
+                };
+                Some(Finding::error("letters.impossible", what, why, action))
+            }
             Fate::Failed { why } => {
                 let again = format!("once more does no harm: rollcall dead-letters redrive {sequence}");
                 Some(Finding::error("letters.failed", what, why, again))
@@ -187,8 +198,8 @@ async fn discard(
     let broker = nats::connect(environment).await?;
     let chosen = letters(&broker, chosen).await?;
     if !really {
-        let count = told::count(chosen.len(), "dead letter");
-        let summary = format!("{count} would be deleted; --yes does it.");
+        let letters = count(chosen.len(), "dead letter");
+        let summary = format!("{letters} would be deleted; --yes does it.");
         let result = Discarded { deleted: false, letters: chosen };
         return Answer::new(summary, result, Vec::new()).tell(json, told::discarded);
     }
@@ -211,8 +222,8 @@ async fn discard(
         }
         letters.push(letter);
     }
-    let count = told::count(letters.len(), "dead letter");
-    let summary = format!("{count} of {all} deleted; their records were not touched.");
+    let deleted = count(letters.len(), "dead letter");
+    let summary = format!("{deleted} of {all} deleted; their records were not touched.");
     Answer::new(summary, Discarded { deleted: true, letters }, findings).tell(json, told::discarded)
 }
 

@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use mapper::Rules;
 use runtime::Broker;
 use schemas::streams::{COMMANDS, RAW, RESULTS};
-use schemas::{DeadLetter, Envelope, EventData, Version, subjects};
+use schemas::{DeadLetter, Envelope, EventData, RecordRef, Version, subjects};
 use serde::Serialize;
 
 use super::desk::{delete, fetch, open_payload};
 use super::select::{Letter, header, raw_sequence_of};
-use crate::again::{Again, Found, Sent, find_raw, look, send_again};
+use crate::again::{Again, Found, Sent, find_raw, look, newer, send_again};
 use crate::exit::Failure;
 use crate::progress::Progress;
 use crate::signals::Stop;
@@ -61,6 +61,9 @@ pub enum Fate {
     Impossible {
         /// Why.
         why: String,
+        /// The record, where it can be read from Bitrix24 anew.
+        #[serde(skip)]
+        record: Option<RecordRef>,
     },
     /// Sending or deleting failed; the letter may be there still.
     Failed {
@@ -130,7 +133,7 @@ async fn one(broker: &Broker, rules: &Rules, sequence: u64, mode: Mode) -> Fate 
 }
 
 async fn try_one(broker: &Broker, rules: &Rules, sequence: u64, mode: Mode) -> Result<Fate, Failure> {
-    let impossible = |why: String| Ok(Fate::Impossible { why });
+    let impossible = |why: String| Ok(Fate::Impossible { why, record: None });
     let Some(message) = fetch(broker, sequence).await? else {
         return impossible("it is gone: somebody else redrove or discarded it".into());
     };
@@ -141,19 +144,26 @@ async fn try_one(broker: &Broker, rules: &Rules, sequence: u64, mode: Mode) -> R
     else {
         return impossible("its message does not tell which version of which record it is about".into());
     };
-    let (again, as_it_was) = match find_raw(broker, raw_sequence).await? {
-        Found::Raw(again) => (*again, false),
+    let read = match find_raw(broker, raw_sequence).await? {
+        Found::Raw(again) => Ok((*again, false)),
         Found::Unreadable(error) => {
-            let why = format!("today's mapper cannot read raw message {raw_sequence} either: {error}");
-            return impossible(why);
+            Err(format!("today's mapper cannot read raw message {raw_sequence} either: {error}"))
         }
         Found::Gone => match from_letter(&letter) {
-            Ok(again) => (again, letter.stream != RAW.name),
+            Ok(again) => Ok((again, letter.stream != RAW.name)),
             Err(why) => {
-                let why = format!("raw message {raw_sequence} is no longer kept, and the letter's own {why}");
-                return impossible(why);
+                Err(format!("raw message {raw_sequence} is no longer kept, and the letter's own {why}"))
             }
         },
+    };
+    let (again, as_it_was) = match read {
+        Ok(read) => read,
+        Err(why) => {
+            return Ok(match newer(broker, record, raw_sequence).await? {
+                Some(newer) => Fate::Superseded { newer },
+                None => Fate::Impossible { why, record: Some(record) },
+            });
+        }
     };
     if again.record() != record {
         return impossible(format!("raw message {raw_sequence} is about another record, {}", again.record()));
@@ -195,7 +205,7 @@ fn decode<T: EventData>(letter: &DeadLetter, payload: &[u8]) -> Result<(Envelope
 #[cfg(test)]
 mod tests {
     use super::*;
-    use schemas::{Mapping, RecordId, RecordMapped, RecordRef, Shown};
+    use schemas::{Mapping, RecordId, RecordMapped, Shown};
 
     fn letter(stream: &str, payload: &[u8], headers: Vec<(String, String)>) -> DeadLetter {
         DeadLetter {

@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::redrive::{Done, Fate, Mode};
 use super::select::Letter;
 use super::{Discarded, Listed, Redriven};
-use crate::answer::{Answer, findings_text};
+use crate::answer::{Answer, count, findings_text};
 use crate::mask::Mask;
 use crate::moment::exact;
 use crate::terminal::line;
@@ -65,11 +65,6 @@ impl Whole {
     }
 }
 
-/// Counts in words: `1 dead letter`, `2 dead letters`.
-pub fn count(number: usize, what: &str) -> String {
-    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
-}
-
 /// Tells the list.
 pub fn list(answer: &Answer<Listed>) -> String {
     format!("{}{}", table(&answer.result.letters, Utc::now()), answer.summary)
@@ -89,10 +84,11 @@ fn table(letters: &[Letter], now: DateTime<Utc>) -> String {
         let first = first_failed.map_or_else(|| "?".to_owned(), |first| age(now - first));
         let (age, record) = (age(now - letter.at), record.as_deref().unwrap_or("unknown"));
         let (stage, reason) = (line(stage), line(reason));
+        let tries = if *deliveries == 1 { "delivery,  " } else { "deliveries," };
         // Writing to a string cannot fail.
         let _ = writeln!(
             text,
-            "{sequence:>6}  {age:>5} ago  {stage:<13}  {record:<16}  {deliveries:>3} deliveries, first failed {first:>5} ago  \
+            "{sequence:>6}  {age:>5} ago  {stage:<13}  {record:<16}  {deliveries:>3} {tries} first failed {first:>5} ago  \
              {reason}"
         );
     }
@@ -192,6 +188,8 @@ mod tests {
         assert_eq!(words[..5], ["12", "1", "h", "ago", "mapper"]);
         assert!(text.contains("contact/39910") && text.contains("`ce-id` is missing"), "{text}");
         assert!(text.contains("5 deliveries, first failed   2 h ago"), "{text}");
+        let once = table(&[Letter { deliveries: 1, ..letter.clone() }], letter.at);
+        assert!(once.contains("  1 delivery,   first failed"), "{once}");
         let of_earlier = Letter { first_failed: None, ..letter };
         assert!(table(std::slice::from_ref(&of_earlier), of_earlier.at).contains("first failed     ? ago"));
         assert_eq!(age(TimeDelta::days(3)), "3 d");

@@ -102,6 +102,8 @@ async fn newest(ledger: &Ledger, rules: &Rules, record: RecordRef) -> Result<Pre
     let sequence = message.sequence;
     let (_, changed) = message.decode::<RecordChanged>().map_err(|error| {
         Failure::trouble(format!("{name}: its newest raw message, {sequence}, cannot be read: {error}"))
+            .called("preview.unreadable")
+            .remedy(crate::records::read_anew(record))
     })?;
     let (sent, settled) = last(ledger, record).await?;
     Ok(Preview {

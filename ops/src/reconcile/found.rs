@@ -46,7 +46,7 @@ pub enum Code {
     Merged,
     /// otmechalka has it, and the deal is no longer among those that are sent.
     LeftSelection,
-    /// otmechalka has it although nothing in it concerns otmechalka.
+    /// otmechalka has it although nothing in it concerns otmechalka, or although it is refused and was never sent.
     Extra,
     /// otmechalka answers about others and not about this one.
     Unanswered,
@@ -83,7 +83,8 @@ impl Code {
     }
 }
 
-/// Why a ticket is not as today's mapping would make it, though its deal did not change.
+/// Why a ticket is not as today's mapping would make it, though its deal did not change; or what is there of a refused record
+/// not as it was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Cause {
@@ -119,7 +120,7 @@ pub struct Found {
     /// Fields that differ: before is what otmechalka holds. What may not be shown is hidden.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub fields: Vec<Difference>,
-    /// Why a ticket differs.
+    /// Why a ticket, or what is there of a refused record, differs.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub cause: Option<Cause>,
     /// The contact that it is about besides.
@@ -196,6 +197,9 @@ impl Found {
             Code::Unread => "what Bitrix24 holds was never read, and polls cannot see it".to_owned(),
             Code::Unprocessed => "its newest version was read long ago and is not processed".to_owned(),
             Code::Missing => format!("otmechalka does not have its {kind}"),
+            Code::Differs if self.cause == Some(Cause::Hand) => {
+                format!("it is refused, and somebody changed its client in otmechalka, in {fields}")
+            }
             Code::Differs => format!("otmechalka holds something else in {fields}"),
             Code::TicketDiffers => match self.cause {
                 Some(Cause::Hand) => format!("somebody changed its ticket in otmechalka, in {fields}"),
@@ -221,6 +225,9 @@ impl Found {
             Code::Merged => format!("it was merged into {other}, and otmechalka still has its client"),
             Code::LeftSelection => {
                 "it is no longer among the deals that are sent, and otmechalka has its ticket".to_owned()
+            }
+            Code::Extra if self.cause == Some(Cause::Hand) => {
+                format!("it is refused and was never sent, and otmechalka has its {kind} all the same")
             }
             Code::Extra => format!("nothing in it concerns otmechalka, which has its {kind} all the same"),
             Code::Unanswered => "otmechalka gives no answer about it".to_owned(),
@@ -284,6 +291,13 @@ impl Found {
             }
             Code::Merged => format!("Archive the client in otmechalka once its tickets are moved to {other}"),
             Code::LeftSelection => "Cancel the ticket in otmechalka if the sale was called off".to_owned(),
+            Code::Differs => "Nothing is sent of a refused contact: correct the client in otmechalka, or the contact as its \
+                              status says, and all of it is sent"
+                .to_owned(),
+            Code::Extra if self.cause == Some(Cause::Hand) => {
+                let kind = if entity == Entity::Contact { "Archive the client" } else { "Cancel the ticket" };
+                format!("{kind} in otmechalka, or correct the {entity} as its status says; nothing deletes one from here")
+            }
             Code::Extra if entity == Entity::Contact => {
                 "Archive the client in otmechalka, or correct products and branches of the contact".to_owned()
             }
@@ -347,6 +361,32 @@ mod tests {
         let by_mapping = found(Cause::Mapping);
         assert!(by_mapping.contains("earlier mapping") && !by_mapping.contains("somebody"), "{by_mapping}");
         assert!(found(Cause::Unknown).contains("no longer kept"));
+    }
+
+    #[test]
+    fn what_is_there_of_a_refused_record_is_told_with_why_nothing_mends_it() {
+        let told = |record, code| {
+            let found = Found::new(record, code).caused_by(Cause::Hand).by_hand();
+            let finding = found.finding(false);
+            assert_eq!(finding.severity, Severity::Warning);
+            format!("{}. {}", finding.message, finding.action)
+        };
+        let id = RecordId::try_new(7).unwrap();
+        assert_eq!(
+            told(RecordRef::contact(id), Code::Extra),
+            "contact 7: it is refused and was never sent, and otmechalka has its client all the same. Archive the client in \
+             otmechalka, or correct the contact as its status says; nothing deletes one from here; then look again with: \
+             rollcall reconcile --contact 7"
+        );
+        assert!(
+            told(RecordRef::deal(id), Code::Extra)
+                .contains("Cancel the ticket in otmechalka, or correct the deal")
+        );
+        let differs = told(RecordRef::contact(id), Code::Differs);
+        assert!(
+            differs.contains("Nothing is sent of a refused contact") && !differs.contains("--repair"),
+            "{differs}"
+        );
     }
 
     #[test]

@@ -105,8 +105,6 @@ pub struct Case {
 /// What otmechalka says about a record.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Target {
-    /// It was not asked.
-    NotAsked,
     /// It has none.
     Absent,
     /// It has this.
@@ -114,15 +112,6 @@ pub enum Target {
 }
 
 impl Case {
-    /// Tells whether otmechalka has to be asked about it.
-    pub fn needs_target(&self) -> bool {
-        match &self.expected {
-            Expected::Held(_) | Expected::OutOfScope => true,
-            Expected::Refused(_) if self.record.entity == Entity::Deal => self.claim.is_success(),
-            Expected::Refused(_) => self.is_remembered,
-        }
-    }
-
     /// Returns the client that otmechalka has to be asked about besides.
     pub fn client_to_ask(&self, target: &Target) -> Option<RecordId> {
         if self.record.entity == Entity::Contact {
@@ -153,9 +142,10 @@ pub fn client_of(ticket: &Fields) -> Option<RecordId> {
 
 /// Finds everything that disagrees. `has_client` tells whether otmechalka has [`Case::client_to_ask`].
 ///
-/// A ticket that differs, or whose deal is refused, is a question here: [`super::ticket`] has the answer.
+/// A ticket that differs, or whose deal is refused, is a question here: [`super::ticket`] has the answer. So is what is
+/// extra although the record concerns otmechalka, because it is refused: [`super::sent`] has that answer.
 pub fn judge(case: &Case, target: &Target, has_client: Option<bool>) -> Vec<Found> {
-    let mut found: Vec<Found> = about_holding(case, target, has_client).into_iter().collect();
+    let mut found = about_holding(case, target, has_client);
     let about_status = about_status(case);
     if about_status.as_ref().is_some_and(|status| found.iter().all(|found| found.code != status.code)) {
         found.extend(about_status);
@@ -163,14 +153,15 @@ pub fn judge(case: &Case, target: &Target, has_client: Option<bool>) -> Vec<Foun
     found
 }
 
-fn about_holding(case: &Case, target: &Target, has_client: Option<bool>) -> Option<Found> {
+fn about_holding(case: &Case, target: &Target, has_client: Option<bool>) -> Vec<Found> {
     let find = |code| Some(Found::new(case.record, code));
-    match (&case.expected, target) {
-        (Expected::Held(_), Target::NotAsked) => None,
+    let found = match (&case.expected, target) {
         (Expected::Held(_), Target::Absent) => match case.claim {
             Claim::InOtmechalka | Claim::Success => find(Code::Missing),
             Claim::OutOfScope | Claim::Refused(By::Mapping) => find(Code::Outdated),
             Claim::Refused(By::WantOfClient) if has_client == Some(true) => find(Code::Outdated),
+            // Sent again it would be refused again.
+            Claim::Refused(_) if case.is_remembered => find(Code::Missing).map(Found::by_hand),
             Claim::Refused(_) => None,
         },
         (Expected::Held(expected), Target::Present(actual)) => {
@@ -182,8 +173,9 @@ fn about_holding(case: &Case, target: &Target, has_client: Option<bool>) -> Opti
             (_, Target::Present(_)) => find(Code::Extra),
             _ => None,
         },
-        (Expected::Refused(text), target) => about_refused(case, text, target, has_client),
-    }
+        (Expected::Refused(text), target) => return about_refused(case, text, target, has_client),
+    };
+    found.into_iter().collect()
 }
 
 fn about_fields(
@@ -204,30 +196,32 @@ fn about_fields(
     match case.claim {
         Claim::OutOfScope | Claim::Refused(By::Mapping | By::WantOfClient) => find(Code::Outdated),
         Claim::Refused(_) if differing.is_empty() => find(Code::FalseError),
-        Claim::Refused(_) => None,
+        // otmechalka refused this edit, so its client is to be as before.
+        Claim::Refused(_) => find(Code::Extra),
         _ if differing.is_empty() => None,
         _ => find(Code::Differs).map(|found| found.with_fields(differing)),
     }
 }
 
-fn about_refused(case: &Case, text: &str, target: &Target, has_client: Option<bool>) -> Option<Found> {
+fn about_refused(case: &Case, text: &str, target: &Target, has_client: Option<bool>) -> Vec<Found> {
     let found = |code| Found::new(case.record, code);
-    if case.record.entity == Entity::Deal && case.claim.is_success() {
-        return match (target, case.claim) {
-            (Target::Present(ticket), _) => Some(match (has_client, client_of(ticket)) {
-                (Some(false), Some(client)) => found(Code::NoClient).about(client),
-                _ => found(Code::TicketRefused),
-            }),
-            (_, Claim::InOtmechalka | Claim::Success) => Some(found(Code::Missing)),
-            _ => Some(found(Code::Outdated)),
-        };
-    }
+    let (is_deal, is_success) = (case.record.entity == Entity::Deal, case.claim.is_success());
+    let is_sent = case.is_remembered || matches!(case.claim, Claim::InOtmechalka | Claim::Success);
     let told = case.written.as_deref().or(case.shown.as_deref());
-    if case.claim.is_success() || told.is_some_and(|told| !same_text(told, text)) {
-        return Some(found(Code::Outdated));
-    }
-    let is_lost = case.is_remembered && *target == Target::Absent;
-    is_lost.then(|| found(Code::Missing).by_hand())
+    let is_outdated = is_success || told.is_some_and(|told| !same_text(told, text));
+    let there = match target {
+        Target::Present(ticket) if is_deal && is_sent => Some(match (has_client, client_of(ticket)) {
+            (Some(false), Some(client)) => found(Code::NoClient).about(client),
+            _ => found(Code::TicketRefused),
+        }),
+        Target::Present(_) => Some(found(Code::Extra)),
+        Target::Absent if is_deal && is_success && is_sent => Some(found(Code::Missing)),
+        Target::Absent => case.is_remembered.then(|| found(Code::Missing).by_hand()),
+    };
+    // A deal that was a success is told by its ticket, or by the want of it.
+    let is_told = is_deal && is_success && there.is_some();
+    let outdated = (is_outdated && !is_told).then(|| found(Code::Outdated));
+    outdated.into_iter().chain(there).collect()
 }
 
 fn about_status(case: &Case) -> Option<Found> {

@@ -42,11 +42,11 @@ fn what_agrees_gives_no_finding() {
         (contact(held.clone(), Claim::Success), there()),
         (contact(held, Claim::Refused(By::Otmechalka)), Target::Absent),
         (contact(Expected::OutOfScope, Claim::OutOfScope), Target::Absent),
-        (contact(refused(), Claim::Refused(By::Mapping)), Target::NotAsked),
-        (contact(refused(), Claim::Refused(By::Unknown)), Target::NotAsked),
+        (contact(refused(), Claim::Refused(By::Mapping)), Target::Absent),
+        (contact(refused(), Claim::Refused(By::Unknown)), Target::Absent),
         (deal(Expected::Held(ticket("5")), Claim::InOtmechalka), Target::Present(ticket("5"))),
         (deal(Expected::Held(ticket("5")), Claim::Refused(By::WantOfClient)), Target::Absent),
-        (deal(refused(), Claim::Refused(By::Mapping)), Target::NotAsked),
+        (deal(refused(), Claim::Refused(By::Mapping)), Target::Absent),
         (deal(Expected::OutOfScope, Claim::OutOfScope), Target::Absent),
     ] {
         let has_client = Some(case.claim != Claim::Refused(By::WantOfClient));
@@ -62,10 +62,13 @@ fn a_success_that_otmechalka_lacks_is_missing() {
         let case = deal(Expected::Refused(REFUSAL.into()), claim);
         assert_eq!(codes(&case, Target::Absent, None), [Code::Missing]);
     }
-    let mut lost = contact(Expected::Refused(REFUSAL.into()), Claim::Refused(By::Mapping));
-    lost.is_remembered = true;
-    let found = judge(&lost, &Target::Absent, None);
-    assert_eq!((found[0].code, found[0].repair), (Code::Missing, super::super::found::Repair::ByHand));
+    let refused = contact(Expected::Refused(REFUSAL.into()), Claim::Refused(By::Mapping));
+    let edit_refused = contact(Expected::Held(client("Петров")), Claim::Refused(By::Otmechalka));
+    for lost in [refused, edit_refused] {
+        let lost = Case { is_remembered: true, ..lost };
+        let found = judge(&lost, &Target::Absent, None);
+        assert_eq!((found[0].code, found[0].repair), (Code::Missing, super::super::found::Repair::ByHand));
+    }
 }
 
 #[test]
@@ -92,9 +95,33 @@ fn a_ticket_without_its_client_is_found_whatever_else_differs() {
 fn a_ticket_whose_deal_is_refused_is_asked_about() {
     let case = deal(Expected::Refused(REFUSAL.into()), Claim::InOtmechalka);
     let target = Target::Present(ticket("5"));
-    assert!(case.needs_target());
     assert_eq!(codes(&case, target.clone(), Some(true)), [Code::TicketRefused]);
-    assert_eq!(codes(&case, target, Some(false)), [Code::NoClient]);
+    assert_eq!(codes(&case, target.clone(), Some(false)), [Code::NoClient]);
+    let mut refused = deal(Expected::Refused(REFUSAL.into()), Claim::Refused(By::Mapping));
+    refused.is_remembered = true;
+    assert_eq!(codes(&refused, target, Some(true)), [Code::TicketRefused]);
+}
+
+#[test]
+fn what_otmechalka_has_of_a_refused_record_is_asked_about() {
+    let there = || Target::Present(client("Чужой"));
+    let refused = || Expected::Refused(REFUSAL.into());
+    for is_remembered in [false, true] {
+        for expected in [refused(), Expected::Held(client("Петров"))] {
+            for by in [By::Otmechalka, By::Unknown] {
+                let case = Case { is_remembered, ..contact(expected.clone(), Claim::Refused(by)) };
+                assert_eq!(codes(&case, there(), None), [Code::Extra], "{case:?}");
+            }
+        }
+    }
+    let by_hand = Target::Present(ticket("5"));
+    assert_eq!(codes(&deal(refused(), Claim::Refused(By::Mapping)), by_hand, Some(true)), [Code::Extra]);
+    // Whatever else is found about it.
+    let outdated = contact(refused(), Claim::InOtmechalka);
+    assert_eq!(codes(&outdated, there(), None), [Code::Outdated, Code::Extra]);
+    let mut lied = contact(refused(), Claim::Refused(By::Mapping));
+    lied.shown = Some(SUCCESS.into());
+    assert_eq!(codes(&lied, there(), None), [Code::Extra, Code::FalseSuccess]);
 }
 
 #[test]
@@ -105,7 +132,7 @@ fn a_refusal_that_no_longer_holds_is_outdated() {
     assert_eq!(codes(&deal(held(), Claim::Refused(By::Mapping)), Target::Absent, None), [Code::Outdated]);
     let refused = || Expected::Refused("Другая ошибка.".into());
     for claim in [Claim::Refused(By::Mapping), Claim::InOtmechalka, Claim::OutOfScope] {
-        assert_eq!(codes(&contact(refused(), claim), Target::NotAsked, None), [Code::Outdated]);
+        assert_eq!(codes(&contact(refused(), claim), Target::Absent, None), [Code::Outdated]);
     }
 }
 
@@ -114,7 +141,6 @@ fn what_otmechalka_has_of_a_record_that_does_not_concern_it_is_extra() {
     let there = || Target::Present(client("Петров"));
     for claim in [Claim::OutOfScope, Claim::Success] {
         let case = contact(Expected::OutOfScope, claim);
-        assert!(case.needs_target());
         assert_eq!(codes(&case, there(), None), [Code::Extra]);
     }
     for claim in [Claim::OutOfScope, Claim::InOtmechalka] {
@@ -138,7 +164,7 @@ fn a_status_that_lies_is_found() {
     assert_eq!(codes(&case, there(), None), []);
     let mut case = contact(Expected::Refused(REFUSAL.into()), Claim::Refused(By::Mapping));
     case.shown = Some(SUCCESS.into());
-    assert_eq!(codes(&case, Target::NotAsked, None), [Code::FalseSuccess]);
+    assert_eq!(codes(&case, Target::Absent, None), [Code::FalseSuccess]);
     // otmechalka refused it once, and has it all the same.
     let case = contact(held(), Claim::Refused(By::Otmechalka));
     assert_eq!(codes(&case, there(), None), [Code::FalseError]);

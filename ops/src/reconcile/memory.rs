@@ -9,9 +9,12 @@ use producer::Known;
 use runtime::broker::StoredMessage;
 use runtime::{Broker, BrokerError};
 use schemas::streams::{RAW, RESULTS, STATUSES};
-use schemas::{Entity, Envelope, Outcome, RecordProcessed, RecordRef, Version, subjects};
+use schemas::{
+    Entity, Envelope, Outcome, Partition, RecordChanged, RecordProcessed, RecordRef, Version, subjects,
+};
 
 use crate::exit::Failure;
+use crate::ledger::is_remembered;
 
 /// Most questions to the streams at the same time.
 const AT_ONCE: usize = 32;
@@ -87,17 +90,22 @@ impl Streams {
         })
     }
 
-    /// Returns the ids of an entity's records of which a result is kept: eight bytes each.
+    /// Returns the ids of an entity's records of which a result is kept. A listing takes many times the room of an id, so
+    /// one partition is listed after the other.
     pub async fn ids(&self, entity: Entity) -> Result<BTreeSet<u64>, Failure> {
         let failed =
             |error: String| Failure::environment(format!("cannot list stream {}: {error}", RESULTS.name));
         let stream = self.broker.jetstream().get_stream(RESULTS.name).await;
         let stream = stream.map_err(|error| failed(error.to_string()))?;
-        let listed = stream.info_with_subjects(subjects::results_of(entity)).await;
-        let mut listed = listed.map_err(|error| failed(error.to_string()))?;
         let mut ids = BTreeSet::new();
-        while let Some((subject, _)) = listed.try_next().await.map_err(|error| failed(error.to_string()))? {
-            ids.extend(subjects::record_of(&subject).map(|record| record.id.get()));
+        for partition in Partition::all() {
+            let listed = stream.info_with_subjects(format!("crm.result.{partition}.{entity}.*")).await;
+            let mut listed = listed.map_err(|error| failed(error.to_string()))?;
+            while let Some((subject, _)) =
+                listed.try_next().await.map_err(|error| failed(error.to_string()))?
+            {
+                ids.extend(subjects::record_of(&subject).map(|record| record.id.get()));
+            }
         }
         Ok(ids)
     }
@@ -123,7 +131,7 @@ fn envelope_of(message: &StoredMessage) -> Option<Envelope> {
 
 /// Reads the newest raw version; what cannot be read equals nothing that is read now.
 fn raw_of(message: &StoredMessage) -> Raw {
-    let envelope = envelope_of(message);
+    let envelope = message.decode::<RecordChanged>().ok().map(|(envelope, _)| envelope);
     let known = Known {
         sequence: message.sequence,
         modified: envelope.as_ref().map_or(message.stored.fixed_offset(), |envelope| envelope.modified),
@@ -135,12 +143,13 @@ fn raw_of(message: &StoredMessage) -> Raw {
 
 fn processed_of(message: &StoredMessage) -> Option<Processed> {
     let (envelope, processed) = message.decode::<RecordProcessed>().ok()?;
-    let RecordProcessed { outcome, status, problems, target_id, body_digest, .. } = processed;
+    let is_remembered = is_remembered(&processed);
+    let RecordProcessed { outcome, status, problems, .. } = processed;
     Some(Processed {
         version: envelope.version?,
         outcome,
         text: status,
         codes: problems.into_iter().map(|problem| problem.code).collect(),
-        is_remembered: outcome.is_in_otmechalka() || target_id.is_some() || body_digest.is_some(),
+        is_remembered,
     })
 }

@@ -5,6 +5,7 @@ mod found;
 mod judge;
 mod memory;
 mod progress;
+mod sent;
 mod target;
 mod ticket;
 mod walk;
@@ -18,7 +19,7 @@ use schemas::Entity;
 use schemas::streams::CHECKPOINTS;
 use serde::Serialize;
 
-use crate::answer::{Answer, Finding, findings_text};
+use crate::answer::{Answer, Finding, count, findings_text};
 use crate::cli;
 use crate::doctor::Readable;
 use crate::environment::Environment;
@@ -27,7 +28,7 @@ use crate::ledger::Ledger;
 use crate::mask::Mask;
 use crate::progress::LongProgress;
 use crate::{comparison, nats, owner, records};
-use found::Found;
+use found::{Code, Found};
 use memory::Streams;
 use progress::Progress;
 use target::Otmechalka;
@@ -125,7 +126,7 @@ async fn everything(walk: &mut Walk, arguments: &cli::Reconcile) -> Result<Progr
         progress::store(&bucket, &progress).await.map_err(unavailable)?;
         let findings: u64 = progress.counts.values().sum();
         let known = walk.known_before(progress.reading) - walk.known_before(Some((entity, after)));
-        bar.advance(known, &format!("{entity}s behind {after}, {findings} findings"));
+        bar.advance(known, &format!("{entity}s behind {after}, {}", count(findings, "finding")));
     }
     bar.end();
     progress.conclude();
@@ -157,11 +158,10 @@ fn text(answer: &Answer<Reconciled>) -> String {
     let differing = answer.result.records.iter().filter(|found| !found.fields.is_empty());
     let told = differing.map(|found| {
         let lines = found.fields.iter().map(|field| format!("  {}\n", comparison::line(field)));
-        format!(
-            "{}, in otmechalka -> by today's mapping:\n{}",
-            records::name(found.record),
-            lines.collect::<String>()
-        )
+        let is_as_sent = found.code == Code::Differs && found.cause.is_some();
+        let wanted = if is_as_sent { "as it was sent" } else { "by today's mapping" };
+        let name = records::name(found.record);
+        format!("{name}, in otmechalka -> {wanted}:\n{}", lines.collect::<String>())
     });
     text.extend(told);
     format!("{text}\n{}", answer.summary).trim_start().to_owned()
@@ -180,6 +180,7 @@ fn answer(progress: Progress, is_dry_run: bool) -> Answer<Reconciled> {
     }
     let on_their_way = match progress.in_flight {
         0 => String::new(),
+        1 => " 1 was on its way and not compared.".to_owned(),
         count => format!(" {count} were on their way and not compared."),
     };
     let repaired = match sent {
@@ -192,7 +193,8 @@ fn answer(progress: Progress, is_dry_run: bool) -> Answer<Reconciled> {
         1 => "1 finding.".to_owned(),
         total => format!("{total} findings."),
     };
-    let summary = format!("{contacts} contacts and {deals} deals: {verdict}{repaired}{on_their_way}");
+    let compared = format!("{} and {}", count(contacts, "contact"), count(deals, "deal"));
+    let summary = format!("{compared}: {verdict}{repaired}{on_their_way}");
     let counts = progress.counts.iter().map(|(code, count)| (code.name(), *count)).collect();
     let result =
         Reconciled { contacts, deals, in_flight: progress.in_flight, counts, sent, records: progress.found };

@@ -14,9 +14,10 @@ use schemas::{Checkpoint, Entity, RecordChanged, RecordRef};
 
 use super::fields::Fields;
 use super::found::{Code, Found, Repair};
-use super::judge::{Case, Claim, Expected, Target, client_of, judge};
+use super::judge::{By, Case, Claim, Expected, Target, client_of, judge};
 use super::memory::{Memory, Streams};
 use super::progress::{Moved, Progress};
+use super::sent::{self, Taken};
 use super::target::Otmechalka;
 use super::ticket::{Origin, explain, wanted};
 use crate::exit::Failure;
@@ -183,9 +184,7 @@ impl Walk {
             written: result.map(|result| result.text.clone()),
             is_remembered: result.is_some_and(|result| result.is_remembered),
         };
-        let target =
-            if case.needs_target() { self.otmechalka.ask(record).await? } else { Some(Target::NotAsked) };
-        let Some(target) = target else {
+        let Some(target) = self.otmechalka.ask(record).await? else {
             return Ok(Examined { found: vec![Found::new(record, Code::Unanswered)], ..nothing });
         };
         let has_client = match case.client_to_ask(&target) {
@@ -199,7 +198,7 @@ impl Walk {
         Ok(Examined { found, moved: moved(&case, &target), is_in_flight: false })
     }
 
-    /// Asks the streams why a ticket differs, and adds the values of what differs.
+    /// Asks the streams why a ticket differs and what was sent of a refused record, and adds the values of what differs.
     async fn explained(
         &self,
         found: Vec<Found>,
@@ -208,10 +207,12 @@ impl Walk {
         reading: &Reading,
     ) -> Result<Vec<Found>, Failure> {
         let Target::Present(held) = target else { return Ok(found) };
-        let is_question = |found: &Found| matches!(found.code, Code::TicketDiffers | Code::TicketRefused);
-        let (questions, mut found): (Vec<Found>, Vec<Found>) = found.into_iter().partition(is_question);
+        let is_ticket = |found: &Found| matches!(found.code, Code::TicketDiffers | Code::TicketRefused);
+        let is_refused = |found: &Found| found.code == Code::Extra && case.expected != Expected::OutOfScope;
+        let (tickets, found): (Vec<Found>, Vec<Found>) = found.into_iter().partition(is_ticket);
+        let (refused, mut found): (Vec<Found>, Vec<Found>) = found.into_iter().partition(is_refused);
         let mut today = case.expected.clone();
-        if !questions.is_empty() {
+        if !tickets.is_empty() {
             let origin = self.origin(case.record, &reading.fingerprint).await?;
             found.extend(explain(case.record, &case.expected, held, &origin));
             if let Origin::Kept(_, then) = origin {
@@ -220,7 +221,33 @@ impl Walk {
         }
         let nothing = Fields::new();
         let wanted = wanted(&case.expected, &today).unwrap_or(&nothing);
-        Ok(found.into_iter().map(|found| found.with_values(held, wanted, &self.mask)).collect())
+        let valued = |found: Found, wanted: &Fields| found.with_values(held, wanted, &self.mask);
+        found = found.into_iter().map(|found| valued(found, wanted)).collect();
+        if !refused.is_empty() {
+            let (taken, later) = self.taken(case).await?;
+            let wanted = if let Taken::Kept(fields) = &taken { fields } else { &nothing };
+            found.extend(sent::explain(case.record, held, &taken, &later).map(|found| valued(found, wanted)));
+        }
+        Ok(found)
+    }
+
+    /// Looks up what otmechalka took last of a record, and what was sent later.
+    async fn taken(&self, case: &Case) -> Result<(Taken, Vec<Fields>), Failure> {
+        let last = self.ledger.last_taken(case.record).await?;
+        let commands = self.ledger.all_commands(case.record).await?;
+        let (mut taken, mut later) = (Taken::Lost, Vec::new());
+        for command in commands {
+            match Expected::of(case.record, &command.mapping) {
+                Expected::Held(fields) if last == Some(command.version) => taken = Taken::Kept(fields),
+                Expected::Held(fields) if last < Some(command.version) => later.push(fields),
+                _ => {}
+            }
+        }
+        let is_known = !matches!(case.claim, Claim::Success | Claim::Refused(By::Unknown));
+        if last.is_none() && is_known && !case.is_remembered {
+            taken = Taken::Nothing;
+        }
+        Ok((taken, later))
     }
 
     /// Looks up what a ticket was made from.

@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use super::facts::{ConsumerFacts, Facts, StageFacts};
 use super::told;
-use crate::answer::Finding;
+use crate::answer::{Finding, count};
 use crate::up::gauge::Reading;
 
 /// Where nothing was acked for this long, and a message waits for as long, work is frozen.
@@ -86,11 +86,16 @@ pub fn findings(facts: &Facts, now: DateTime<Utc>) -> Vec<Finding> {
         findings.push(Finding::warning(
             "dead_letters",
             "Dead letters",
-            format!("{letters} messages need a person"),
-            "`rollcall dead-letters list` shows them, `rollcall dead-letters redrive` tries them again",
+            letters_text(letters),
+            "`rollcall dead-letters list` shows them, `rollcall dead-letters redrive --all` tries them again",
         ));
     }
     findings
+}
+
+/// Tells how many letters there are.
+pub fn letters_text(letters: u64) -> String {
+    format!("{} {} a person", count(letters, "message"), if letters == 1 { "needs" } else { "need" })
 }
 
 fn of_operating(told: &told::Operating) -> Option<Finding> {
@@ -193,6 +198,12 @@ mod tests {
 
     fn pusher(consumers: Vec<ConsumerFacts>) -> StageFacts {
         StageFacts { consumers, ..StageFacts::new("pusher") }
+    }
+
+    #[test]
+    fn letters_are_told_in_number() {
+        assert_eq!(letters_text(1), "1 message needs a person");
+        assert_eq!(letters_text(2), "2 messages need a person");
     }
 
     #[test]

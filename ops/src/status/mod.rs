@@ -20,7 +20,7 @@ use crate::nats;
 use crate::signals::Signals;
 use crate::terminal;
 use facts::Recent;
-pub use judge::{Condition, findings, rounded};
+pub use judge::{Condition, findings, letters_text, rounded};
 pub use told::{Reading, Status};
 
 /// Longest time for one look of many. The first reads a day of outcomes.
@@ -95,6 +95,7 @@ async fn look(broker: &Broker, recent: &mut Recent) -> Result<Answer<Status>, Fa
     let behind: u64 = facts.stages.iter().map(|stage| stage.waiting() + stage.in_flight()).sum();
     let summary = match (findings.len(), behind) {
         (0, 0) => "Everything is done, nothing stands still.".to_owned(),
+        (0, 1) => "1 message is being worked on.".to_owned(),
         (0, behind) => format!("{behind} messages are being worked on."),
         (1, _) => "One thing needs a look.".to_owned(),
         (count, _) => format!("{count} things need a look."),

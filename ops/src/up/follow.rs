@@ -19,6 +19,7 @@ use super::screen::Screen;
 use super::summary::{Requests, Summary, news};
 use crate::answer::{Answer, Finding};
 use crate::exit::{Exit, Failure};
+use crate::status::letters_text;
 
 /// Pause between two looks at the streams.
 const LOOK_AGAIN: Duration = Duration::from_millis(400);
@@ -230,8 +231,7 @@ fn findings(snapshot: &Snapshot) -> Vec<Finding> {
     if letters == 0 {
         return Vec::new();
     }
-    let (found, action) =
-        (format!("{letters} messages need a person"), "`rollcall dead-letters list` shows them");
+    let (found, action) = (letters_text(letters), "`rollcall dead-letters list` shows them");
     vec![Finding::warning("dead_letters", "Dead letters", found, action)]
 }
 

@@ -108,6 +108,12 @@ async fn every_verb_is_in_the_table() {
     let verbs: BTreeSet<&str> = commands.filter_map(|line| line.split_whitespace().next()).collect();
     let tried: BTreeSet<&str> = CALLS.iter().map(|call| call.arguments[0]).chain(["help"]).collect();
     assert_eq!(tried, verbs);
+    for call in &CALLS {
+        let words = if call.arguments[0] == "dead-letters" { 2 } else { 1 };
+        let verb = &call.arguments[..words];
+        let help = rollcall(folder.path(), &Vec::new(), &[verb, &["--help"]].concat()).await.out;
+        assert!(help.contains("Exit codes: 0 fine"), "{verb:?}: {help}");
+    }
 }
 
 #[tokio::test]
@@ -120,6 +126,7 @@ async fn arguments_that_cannot_be_used_are_told_as_anything_else_is() {
     for arguments in [
         &["replay", "--contact", "1x"][..],
         &["status", "--interval", "soon"],
+        &["status", "--watch", "--interval", "0s"],
         &["history"],
         &["completions", "abacus"],
         &["dead-letters"],
@@ -142,6 +149,21 @@ async fn without_nats_every_verb_says_so_and_what_to_do() {
         let names = told["findings"].as_array().unwrap().iter().map(|finding| &finding["code"]);
         let is_named = names.into_iter().any(|code| code == "nats.connection");
         assert_eq!(is_named, told["ok"] == false, "{what}: {told}");
+    }
+}
+
+#[tokio::test]
+async fn where_nothing_says_where_nats_is_every_verb_names_what_a_running_up_would_change() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings: Settings = settings("").into_iter().filter(|(name, _)| *name != "NATS_URL").collect();
+    let needs_nats = |call: &Call| (call.alone == Some(3) && call.arguments[0] != "up").then_some(2);
+    let told = try_all(folder.path(), &settings, &[], needs_nats).await;
+    assert!(told.len() > 10, "{}", told.len());
+    for (what, told) in told {
+        let finding = &told["findings"][0];
+        assert!(finding["message"].as_str().unwrap().contains("NATS_URL: found nothing"), "{what}: {told}");
+        let action = finding["action"].as_str().unwrap();
+        assert!(action.contains("start `rollcall up` with the same STATE_DIR"), "{what}: {told}");
     }
 }
 

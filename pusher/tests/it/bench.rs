@@ -246,6 +246,12 @@ impl Bench {
         parked
     }
 
+    /// Has the stream forget the results of a record, as it does in time.
+    pub async fn forget(&self, record: RecordRef) {
+        let stream = self.broker.stream(RESULTS.name).await.unwrap();
+        stream.purge().filter(subjects::result(record)).await.unwrap();
+    }
+
     pub async fn results(&self) -> u64 {
         self.broker.jetstream().get_stream(RESULTS.name).await.unwrap().cached_info().state.messages
     }

@@ -77,6 +77,26 @@ async fn what_needs_no_call_is_settled_without_one_and_what_otmechalka_holds_is_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_client_whose_result_is_forgotten_is_not_forgotten_when_its_contact_is_refused() {
+    let bench = Bench::start().await;
+    let _pusher = bench.pusher();
+    let (pupil, stranger) = (contact(8), contact(9));
+    bench.command(pupil, pupil, version(1), "", client("Иван")).await;
+    let id = bench.settled(pupil, version(1)).await.target_id;
+    bench.forget(pupil).await;
+    bench.command(pupil, pupil, version(2), "Успешно", refused()).await;
+    let again = bench.settled(pupil, version(2)).await;
+    assert_eq!((again.outcome, &again.target_id), (Outcome::Refused, &id));
+    // Otmechalka has none of it, or there is no sign that it could.
+    bench.command(stranger, stranger, version(3), "Успешно", refused()).await;
+    assert_eq!(bench.settled(stranger, version(3)).await.target_id, None);
+    let calls = bench.history().await.len();
+    bench.command(contact(10), contact(10), version(4), "", refused()).await;
+    bench.settled(contact(10), version(4)).await;
+    assert_eq!(bench.history().await.len(), calls);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_kill_between_create_and_result_causes_no_second_create() {
     let bench = Bench::start().await;
     bench.fault(json!({"kind": "slow", "method": "POST", "seconds": 2.0, "count": 1})).await;
