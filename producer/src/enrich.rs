@@ -111,6 +111,7 @@ impl Enricher {
                 Err(error) => return Err(error),
             }
             if let Some(source) = self.source {
+                self.probes = 0;
                 tracing::info!("Product rows are read by {}", word(source));
             }
         }

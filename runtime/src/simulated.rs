@@ -148,7 +148,7 @@ impl World {
     /// Puts the server on or off the network.
     pub fn set_nats_away(&self, is_away: bool) {
         let mut nats = locked(&self.0.nats);
-        nats.is_away = is_away;
+        nats.away_since = is_away.then(Instant::now);
         nats.ring_all();
     }
 
@@ -407,9 +407,9 @@ impl Seat {
             let (taken, due) = {
                 let mut nats = locked(&self.0.world.0.nats);
                 nats.now = self.0.world.now();
-                match nats.is_out_of_reach(self.name()) {
-                    true => (None, None),
-                    false => nats.take(consumer),
+                match nats.delivers_to(self.name()) {
+                    true => nats.take(consumer),
+                    false => (None, None),
                 }
             };
             if let Some(delivered) = taken {
@@ -456,6 +456,9 @@ pub(crate) struct Delivered {
     pub(crate) stream: &'static str,
 }
 
+/// How long messages still come after the server went away.
+const IN_SOCKETS: Duration = Duration::from_secs(30);
+
 /// Largest payload that the server takes.
 pub(crate) const MAX_PAYLOAD: usize = 1 << 20;
 
@@ -467,7 +470,7 @@ struct Nats {
     consumers: BTreeMap<String, Consumer>,
     /// Messages that are published at their time, by the subject they wait under.
     schedules: BTreeMap<String, (DateTime<Utc>, String)>,
-    is_away: bool,
+    away_since: Option<Instant>,
     /// Programs whose processes do not reach it.
     cut_off: BTreeSet<&'static str>,
     answers_to_lose: u32,
@@ -578,7 +581,7 @@ impl Nats {
             logs: STREAMS.iter().map(stream).chain(BUCKETS.iter().map(bucket)).collect(),
             consumers: schemas::streams::consumers().into_iter().map(consumer).collect(),
             schedules: BTreeMap::new(),
-            is_away: false,
+            away_since: None,
             cut_off: BTreeSet::new(),
             answers_to_lose: 0,
         }
@@ -586,7 +589,16 @@ impl Nats {
 
     /// Tells whether a process does not reach it; processes are named after their programs.
     fn is_out_of_reach(&self, process: &str) -> bool {
-        self.is_away || self.cut_off.iter().any(|program| process.starts_with(program))
+        self.away_since.is_some() || self.is_cut_off(process)
+    }
+
+    fn is_cut_off(&self, process: &str) -> bool {
+        self.cut_off.iter().any(|program| process.starts_with(program))
+    }
+
+    /// Tells whether messages reach a process: those that lay in sockets do for a while after the server went.
+    fn delivers_to(&self, process: &str) -> bool {
+        self.away_since.is_none_or(|since| since.elapsed() < IN_SOCKETS) && !self.is_cut_off(process)
     }
 
     fn log(&mut self, name: &str) -> &mut Log {

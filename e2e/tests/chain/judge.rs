@@ -8,7 +8,7 @@ use runtime::simulated::World;
 use schemas::Entity;
 use schemas::problem::SUCCESS;
 
-use crate::portal::{Content, Key, Portal};
+use crate::portal::{Content, Key, Portal, Version};
 use crate::shop::Shop;
 
 /// What otmechalka is sent of a pupil.
@@ -143,7 +143,7 @@ fn order(portal: &Portal, shop: &Shop) -> Vec<String> {
         if !write.client.is_none_or(is_a_pupil) {
             found.push(format!("{key:?} was never of the pupil {:?}", write.client));
         }
-        let says_it = |version: &crate::portal::Version| of(version.content).as_ref() == Some(&write.says);
+        let says_it = |version: &Version| of(version.content).as_ref() == Some(&write.says);
         match versions.iter().skip(*place).position(says_it) {
             Some(ahead) => *place += ahead,
             None if versions.iter().any(says_it) => {
@@ -197,11 +197,12 @@ pub fn lie(portal: &Portal, shop: &Shop) -> Option<String> {
 }
 
 /// Tells whether a version is a reason to mark its record: it cannot be mapped, is refused, fails alone or has a pupil who is
-/// not coming.
+/// not coming. A pupil whom lists show later than the deal may seem so.
 fn is_wrong(portal: &Portal, shop: &Shop, id: u64, content: Content) -> bool {
     let is_sound = |pupil: u64| {
         let versions = portal.records.get(&(Entity::Contact, pupil)).into_iter().flatten();
-        versions.into_iter().all(|version| matches!(version.content, Content::Pupil(_)))
+        let is_seen = |version: &Version| !(version.by_person && version.was_late);
+        versions.into_iter().all(|version| matches!(version.content, Content::Pupil(_)) && is_seen(version))
             && !shop.was_sick.contains_key(&pupil)
     };
     shop.was_sick.contains_key(&id)

@@ -173,7 +173,7 @@ fn a_create_without_a_look_after_an_unknown_outcome_is_caught() {
 
 #[test]
 fn two_versions_of_a_record_in_flight_are_caught() {
-    is_caught("two-versions-in-flight", 41, &["an older version", "was created 2 times"]);
+    is_caught("two-versions-in-flight", 53, &["an older version", "was created 2 times"]);
 }
 
 #[test]

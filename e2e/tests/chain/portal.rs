@@ -87,6 +87,8 @@ pub struct Version {
     pub status: String,
     /// Whether a person made it.
     pub by_person: bool,
+    /// Whether lists showed it only some time later.
+    pub was_late: bool,
     modified: i64,
     /// When lists begin to show it, in milliseconds of our own clock: the portal's may jump.
     readable_from: i64,
@@ -177,7 +179,9 @@ impl Portal {
     pub fn import(&mut self, key: Key, content: Content, created: DateTime<Utc>, modified: DateTime<Utc>) {
         self.created.insert(key, created.timestamp());
         let modified = modified.timestamp();
-        let version = Version { content, status: String::new(), by_person: true, modified, readable_from: 0 };
+        let (by_person, was_late, readable_from) = (true, false, 0);
+        let version =
+            Version { content, status: String::new(), by_person, was_late, modified, readable_from };
         self.records.entry(key).or_default().push(version);
     }
 
@@ -196,7 +200,8 @@ impl Portal {
         // What is written later never becomes readable earlier.
         let readable_from =
             (now.timestamp_millis() + late).max(versions.last().map_or(0, |last| last.readable_from));
-        versions.push(Version { content, status, by_person, modified, readable_from });
+        let was_late = late > 0;
+        versions.push(Version { content, status, by_person, was_late, modified, readable_from });
     }
 
     /// Returns the newest version of a record.

@@ -102,3 +102,23 @@ async fn pages_too_big_for_one_answer_are_read_in_parts() {
     bench.settles_at(28).await;
     bench.shows_name(id, "Вера").await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_are_read_the_quick_way_again_however_often_it_failed() {
+    let mut bench = Bench::plain(1, 2).await;
+    bench.start_producer();
+    bench.settles_at(3).await;
+    let deal = json!({
+        "fields": {"TITLE": "Абонемент", "STAGE_ID": "WON"},
+        "rows": [{"PRODUCT_NAME": "6 КМС индивидуальные 45 мин", "PRICE": 8_700, "QUANTITY": 1}],
+    });
+    for round in 1..=6 {
+        bench.admin("requests/reset", json!({})).await;
+        let too_much =
+            json!({"kind": "huge_body", "method": "crm.item.productrow.list", "count": 1, "bytes": 17 << 20});
+        bench.admin("faults", too_much).await;
+        bench.admin("deals", json!([deal, deal])).await;
+        bench.settles_at(3 + 2 * round).await;
+        assert_eq!(spoilt(&bench).await, 1, "in round {round} the quick way was not tried");
+    }
+}
