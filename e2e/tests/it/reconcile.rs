@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use e2e::{Bitrix24, School, Stage, Told, eventually};
+use runtime::budget::Level;
 use schemas::streams::{BUDGET, CHECKPOINTS, DEAD_LETTERS, RAW, mapper_consumer};
 use serde_json::{Value, json};
 
@@ -78,14 +79,16 @@ async fn reconcile_text(school: &School, arguments: &[&str]) -> anyhow::Result<T
 async fn a_synchronised_school_gives_no_finding_and_a_broken_off_run_goes_on() -> anyhow::Result<()> {
     let mut school = School::builder().demo(120, 150, 3).start().await?;
     school.caught_up().await?;
-    // From here on nobody else asks, and the portal takes no more at once than what the bucket leaves to work that can
-    // wait: a run that did not wait for its turn would be refused.
+    // From here on nobody else asks, and the portal takes hardly more at once than what the bucket leaves to work that can
+    // wait.
     for stage in Stage::ALL {
         school.stage(stage)?.stop().await?;
     }
     school.bitrix24.set(json!({"rate_limit": {"capacity": 5.0, "leak_per_second": 1.0}})).await?;
     school.bitrix24.reset_limits().await?;
-    school.broker.bucket(&BUDGET).await?.delete("bitrix24").await?;
+    let budget = school.broker.bucket(&BUDGET).await?;
+    let level = serde_json::to_vec(&Level::empty(chrono::Utc::now()))?;
+    budget.put("bitrix24", level.into()).await?;
     school.set_env("BITRIX24_BUCKET", "10");
     school.set_env("BITRIX24_LEAK", "1");
     school
@@ -100,6 +103,7 @@ async fn a_synchronised_school_gives_no_finding_and_a_broken_off_run_goes_on() -
     school.otmechalka.heal().await?;
 
     school.bitrix24.reset_requests().await?;
+    let (_, before) = budget.get("bitrix24").await?.expect("the budget");
     let (code, answer) = reconcile(&school, &[]).await?;
     assert_eq!(found(&answer), BTreeSet::new(), "{answer}");
     assert_eq!((code, &answer["findings"]), (0, &json!([])), "{answer}");
@@ -110,6 +114,11 @@ async fn a_synchronised_school_gives_no_finding_and_a_broken_off_run_goes_on() -
     assert_eq!(answer["result"], again["result"], "from the start it says the same");
     let requests = school.bitrix24.requests().await?;
     assert_eq!((&requests["refused_503"], &requests["updates"]), (&json!(0), &json!(0)), "{requests}");
+    // Each request was booked in the bucket that all share, and left live work its reserve.
+    let (level, booked) = budget.get("bitrix24").await?.expect("the budget");
+    assert_eq!(json!(booked - before), requests["requests"], "{requests}");
+    let level: Level = serde_json::from_slice(&level)?;
+    assert!(level.level <= 2.0, "{level:?}");
     Ok(())
 }
 
