@@ -830,11 +830,13 @@ impl Bucket {
                 Some(revision) => {
                     store.update(key, value, revision).await.map_err(|error| match error.kind() {
                         kv::UpdateErrorKind::WrongLastRevision => conflict(),
+                        _ if is_overtaken(&error) => conflict(),
                         _ => BrokerError::unavailable(operation(), error),
                     })
                 }
                 None => store.create(key, value).await.map_err(|error| match error.kind() {
                     kv::CreateErrorKind::AlreadyExists => conflict(),
+                    _ if is_overtaken(&error) => conflict(),
                     _ => BrokerError::unavailable(operation(), error),
                 }),
             }
@@ -907,6 +909,12 @@ impl Bucket {
             })
             .await
     }
+}
+
+/// Tells whether a server of a cluster refuses a write because another one is under way. It says so with a code (10164) for
+/// which the client has no kind of its own.
+fn is_overtaken(error: &impl std::fmt::Display) -> bool {
+    error.to_string().contains("error code 10164")
 }
 
 #[cfg(test)]
