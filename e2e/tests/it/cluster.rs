@@ -133,6 +133,7 @@ async fn a_minority_that_is_cut_off_alive_is_left_and_a_slow_follower_holds_up_n
     routes_of(&school, follower.context("a follower")?, SLOW)?;
     travels(&school).await?;
     school.caught_up().await?;
+    school.clear_up();
     judge::judge(&school, &Tally::default()).await
 }
 
