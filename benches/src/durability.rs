@@ -6,7 +6,7 @@ use anyhow::Context;
 use async_nats::jetstream::stream::{Config, StorageType};
 use async_nats::jetstream::{self};
 use futures::StreamExt;
-use runtime::local_nats::{Access, LocalNats};
+use runtime::local_nats::{Access, LocalNats, Routes};
 
 use crate::Scale;
 use crate::figure::Figure;
@@ -48,8 +48,9 @@ async fn measure_under(
     let lazy = LocalNats::start(&folder.join("lazy")).await?;
     let memory = LocalNats::start(&folder.join("memory")).await?;
     let synced = LocalNats::start_guarded(&folder.join("always"), always.clone()).await?;
-    let three = LocalNats::start_cluster(&folder.join("three"), None).await?;
-    let three_synced = LocalNats::start_cluster(&folder.join("three-always"), Some(&always)).await?;
+    let three = LocalNats::start_cluster(&folder.join("three"), None, &Routes::direct()?).await?;
+    let three_synced =
+        LocalNats::start_cluster(&folder.join("three-always"), Some(&always), &Routes::direct()?).await?;
     let way = |what, servers, replicas, storage| Way {
         what,
         servers,

@@ -492,7 +492,8 @@ class Judge:
             at = next((n for n in range(reached.get(identity, 0), len(versions)) if is_body(versions[n], call["body"])), None)
             if at is None:
                 known = any(is_body(version, call["body"]) for version in versions)
-                self.say("contact", identity, "an older version was applied after a newer" if known else "a body of no version was applied")
+                unknown = f"a body of no version was applied: {call['body']}, versions {versions}"
+                self.say("contact", identity, "an older version was applied after a newer" if known else unknown)
             else:
                 reached[identity] = at
 

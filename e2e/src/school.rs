@@ -14,7 +14,7 @@ use nix::unistd::Pid;
 use runtime::bootstrap::{self, Mode};
 use runtime::broker::NatsSettings;
 use runtime::health::Health;
-use runtime::local_nats::{Access, LocalNats};
+use runtime::local_nats::{Access, LocalNats, Routes};
 use runtime::{Broker, CancellationToken, Reader, Source};
 use schemas::streams::{CHECKPOINTS, DEAD_LETTERS, consumers};
 use schemas::{Checkpoint, DeadLetter, Entity};
@@ -58,8 +58,12 @@ impl Stage {
 /// A stretch of network between two parties.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Link {
-    /// From a stage to NATS.
+    /// From a stage to NATS, where that is one server.
     Nats(Stage),
+    /// From the stages to a server of a cluster.
+    Server(usize),
+    /// From a server of a cluster to another, for what it asks there and what it is answered.
+    Route(usize, usize),
     /// From the stages to the sales CRM.
     Bitrix24,
     /// From the pusher to the attendance CRM.
@@ -260,8 +264,13 @@ impl School {
 
     async fn open(builder: SchoolBuilder) -> anyhow::Result<School> {
         let folder = tempfile::tempdir()?;
+        let mut links = BTreeMap::new();
         let (nats, others) = if builder.is_cluster {
-            let mut servers = LocalNats::start_cluster(&folder.path().join("nats"), None).await?;
+            let mut routes = Routes::direct()?;
+            if builder.networked.is_some() {
+                lay_routes(&mut routes, &mut links).await?;
+            }
+            let mut servers = LocalNats::start_cluster(&folder.path().join("nats"), None, &routes).await?;
             (servers.remove(0), servers)
         } else {
             let store = builder.store.clone().unwrap_or_else(|| folder.path().join("nats"));
@@ -290,10 +299,9 @@ impl School {
         }
         let mut environment = default_environment(&nats, &bitrix24, &otmechalka, folder.path());
         environment.insert("NATS_URL".to_owned(), urls.join(","));
-        let links = match builder.networked {
-            Some(begin) => lay_links(begin, builder.room.is_some(), &mut environment).await?,
-            None => BTreeMap::new(),
-        };
+        if let Some(begin) = builder.networked {
+            lay_links(begin, builder.room.is_some(), &mut environment, &mut links).await?;
+        }
         environment.extend(builder.environment);
         let mut health = BTreeMap::new();
         for stage in Stage::ALL.into_iter().filter(|_| builder.is_observed) {
@@ -683,16 +691,39 @@ fn tail(logs: &str) -> String {
     lines[lines.len().saturating_sub(60)..].join("\n")
 }
 
+/// Leads the ways between the servers of a cluster through a network that can be spoiled.
+async fn lay_routes(routes: &mut Routes, links: &mut BTreeMap<Link, Proxy>) -> std::io::Result<()> {
+    for (from, ways) in routes.ways.iter_mut().enumerate() {
+        for (to, way) in ways.iter_mut().enumerate().filter(|(to, _)| *to != from) {
+            let proxy = Proxy::to((Ipv4Addr::LOCALHOST, *way).into()).await?;
+            *way = proxy.address().port();
+            links.insert(Link::Route(from, to), proxy);
+        }
+    }
+    Ok(())
+}
+
 /// Leads the way to both CRMs, and that of each stage to NATS, through a network that can be spoiled.
 async fn lay_links(
     begin: IpAddr,
     is_named: bool,
     environment: &mut BTreeMap<String, String>,
-) -> anyhow::Result<BTreeMap<Link, Proxy>> {
-    let mut links = BTreeMap::new();
-    let nats = address_in(&environment["NATS_URL"])?;
-    for stage in Stage::ALL {
-        links.insert(Link::Nats(stage), Proxy::at(begin, nats).await?);
+    links: &mut BTreeMap<Link, Proxy>,
+) -> anyhow::Result<()> {
+    let urls = environment["NATS_URL"].clone();
+    let servers: Vec<&str> = urls.split(',').collect();
+    if let [nats] = servers[..] {
+        for stage in Stage::ALL {
+            links.insert(Link::Nats(stage), Proxy::at(begin, address_in(nats)?).await?);
+        }
+    } else {
+        let mut ways = Vec::new();
+        for (number, server) in servers.into_iter().enumerate() {
+            let proxy = Proxy::at(begin, address_in(server)?).await?;
+            ways.push(format!("nats://{}", proxy.address()));
+            links.insert(Link::Server(number), proxy);
+        }
+        environment.insert("NATS_URL".to_owned(), ways.join(","));
     }
     let crms =
         [("BITRIX24_WEBHOOK_URL", Link::Bitrix24, NAMES[1]), ("OTMECHALKA_URL", Link::Otmechalka, NAMES[2])];
@@ -706,7 +737,7 @@ async fn lay_links(
         environment.insert(name.to_owned(), url);
         links.insert(link, proxy);
     }
-    Ok(links)
+    Ok(())
 }
 
 fn address_in(url: &str) -> anyhow::Result<SocketAddr> {

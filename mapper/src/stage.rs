@@ -44,9 +44,8 @@ impl Stage for Mapper {
     }
 
     async fn run(rules: Rules, context: Context) -> anyhow::Result<()> {
-        let Context { broker, health, .. } = context;
-        broker.wait_for(&[&RAW, &COMMANDS, &DEAD_LETTERS], &[mapper_consumer()], &[&ATTEMPTS]).await?;
-        health.set_bound(true);
+        context.bind(&[&RAW, &COMMANDS, &DEAD_LETTERS], &[mapper_consumer()], &[&ATTEMPTS]).await?;
+        let Context { broker, .. } = context;
         broker.bucket(&ATTEMPTS).await?.put(RUNNING_MAPPING, rules.digest().to_owned().into()).await?;
         letters::keep_counting(&broker, Mapper::NAME);
         let metrics = MapperMetrics::register(broker.metrics());

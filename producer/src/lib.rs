@@ -62,9 +62,8 @@ impl Stage for Producer {
     }
 
     async fn run(config: Config, context: Context) -> anyhow::Result<()> {
-        let Context { broker, settings, health, stopping } = context;
-        broker.wait_for(&[&RAW], &[], &[&CHECKPOINTS, &BUDGET, &LEASES]).await?;
-        health.set_bound(true);
+        context.bind(&[&RAW], &[], &[&CHECKPOINTS, &BUDGET, &LEASES]).await?;
+        let Context { broker, settings, stopping, .. } = context;
         let client = portal_client(&config, &broker).await?;
         let metrics = ProducerMetrics::register(broker.metrics());
         for plan in [&config.contacts, &config.deals] {

@@ -6,7 +6,6 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
 use runtime::broker::StoredMessage;
@@ -18,9 +17,6 @@ use serde::Deserialize;
 use crate::change::Known;
 use crate::mirror::Mirror;
 use crate::walk::Moment;
-
-/// Pause before asking again where no answer came, as while a cluster elects a leader.
-const PAUSE: Duration = Duration::from_millis(500);
 
 /// Most questions to the stream at the same time.
 const LOOKUPS: usize = 64;
@@ -53,7 +49,7 @@ impl Store {
     /// Opens the local copy beside the stream as it is now.
     pub async fn open(broker: &Broker, folder: &Path) -> Result<Store, BrokerError> {
         let log = broker.log(RAW.name).await?;
-        let StreamState { stamp, last_sequence } = stream_state_in_the_end(broker, &log).await?;
+        let StreamState { stamp, last_sequence } = stream_state(broker, &log).await?;
         let mirror = Mirror::open(folder, &stamp, last_sequence);
         let (turn_began_at, ours) = (last_sequence, BTreeSet::new());
         Ok(Store { broker: broker.clone(), log, stamp, mirror, turn_began_at, ours })
@@ -64,7 +60,7 @@ impl Store {
     /// Returns what other producers published since the last turn. That may be older than what was read here and found
     /// to be no news, so it has to be read again.
     pub async fn check(&mut self) -> Result<Vec<Strayed>, BrokerError> {
-        let StreamState { stamp, last_sequence } = stream_state(&self.log).await?;
+        let StreamState { stamp, last_sequence } = stream_state(&self.broker, &self.log).await?;
         let known_up_to = self.mirror.known_up_to();
         self.turn_began_at = last_sequence;
         self.ours.clear();
@@ -178,24 +174,8 @@ struct StreamState {
     last_sequence: u64,
 }
 
-/// Asks until it is told.
-async fn stream_state_in_the_end(broker: &Broker, log: &Log) -> Result<StreamState, BrokerError> {
-    loop {
-        match stream_state(log).await {
-            Err(error @ BrokerError::Unavailable { .. }) => {
-                tracing::warn!("Still trying to {error}");
-                broker.pause(PAUSE).await?;
-            }
-            answer => return answer,
-        }
-    }
-}
-
-async fn stream_state(log: &Log) -> Result<StreamState, BrokerError> {
-    let state = log.state().await.map_err(|reason| BrokerError::Unavailable {
-        operation: format!("look at stream {}", RAW.name),
-        reason,
-    })?;
+async fn stream_state(broker: &Broker, log: &Log) -> Result<StreamState, BrokerError> {
+    let state = broker.state(log).await?;
     let stamp = format!("{} {}", RAW.name, state.created.to_rfc3339());
     Ok(StreamState { stamp, last_sequence: state.last_sequence })
 }

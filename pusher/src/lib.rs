@@ -48,10 +48,9 @@ impl Stage for Pusher {
     }
 
     async fn run(config: Config, context: Context) -> anyhow::Result<()> {
-        let Context { broker, settings, health, .. } = context;
         let streams = [&RAW, &COMMANDS, &RESULTS, &DEAD_LETTERS];
-        broker.wait_for(&streams, &pusher_consumers(), &[&CHECKPOINTS, &WAITING, &ATTEMPTS, &CLAIMS]).await?;
-        health.set_bound(true);
+        context.bind(&streams, &pusher_consumers(), &[&CHECKPOINTS, &WAITING, &ATTEMPTS, &CLAIMS]).await?;
+        let Context { broker, settings, .. } = context;
         letters::keep_counting(&broker, Pusher::NAME);
         let metrics = PusherMetrics::register(broker.metrics());
         let (counting, tracer) = (metrics.clone(), broker.tracer().clone());

@@ -1,7 +1,6 @@
 //! What was done: the results stream is the memory, a local cache spares most questions to it.
 
 use std::path::Path;
-use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use runtime::broker::StoredMessage;
@@ -15,9 +14,6 @@ use crate::fence::Settled;
 
 /// Cache entry of the last result that was kept; no record is spelled so.
 const LAST: &str = "last";
-
-/// Pause between two questions to a server that does not answer.
-const PAUSE: Duration = Duration::from_millis(300);
 
 /// What is known of the records.
 pub struct Store {
@@ -51,7 +47,7 @@ impl Store {
     /// Opens the streams, and the cache under `folder`.
     pub async fn open(broker: &Broker, folder: &Path) -> Result<Store, BrokerError> {
         let results = broker.log(RESULTS.name).await?;
-        let state = until_answered(broker, || results.state()).await?;
+        let state = broker.state(&results).await?;
         let stamp = format!("{}@{}", RESULTS.name, state.created);
         let cache = DiskCache::<Settled>::open(folder, "pusher", &stamp);
         if cache.get(LAST).is_some_and(|last| last.sequence > state.last_sequence) {
@@ -185,12 +181,12 @@ impl Store {
         subject: &str,
         from: u64,
     ) -> Result<Option<StoredMessage>, BrokerError> {
-        until_answered(&self.broker, || stream.next(subject, from)).await
+        self.broker.next(stream, subject, from).await
     }
 
     /// Asks the stream's leader: a follower may lag, and what it does not know yet would be taken for absent.
     async fn newest(&self, stream: &Log, subject: &str) -> Result<Option<StoredMessage>, BrokerError> {
-        until_answered(&self.broker, || stream.newest(subject)).await
+        self.broker.newest(stream, subject).await
     }
 }
 
@@ -234,24 +230,4 @@ fn rival(message: &StoredMessage) -> Option<Rival> {
     let envelope = Envelope::decode_headers(&|name: &str| message.header(name)).ok()?;
     let was_tried = envelope.attempt > 0;
     Some(Rival { sequence: message.sequence, version: envelope.version?, was_tried })
-}
-
-/// Repeats a request until the server answers it or the stage stops.
-pub async fn until_answered<T, F>(broker: &Broker, mut request: impl FnMut() -> F) -> Result<T, BrokerError>
-where
-    F: Future<Output = Result<T, String>>,
-{
-    let mut tries = 0_u32;
-    loop {
-        match request().await {
-            Ok(value) => return Ok(value),
-            Err(reason) => {
-                tries += 1;
-                if tries.is_multiple_of(10) {
-                    tracing::warn!("Still asking NATS: {reason}");
-                }
-                broker.pause(PAUSE).await?;
-            }
-        }
-    }
 }

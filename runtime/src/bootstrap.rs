@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PullConsumer, pull};
+use async_nats::jetstream::consumer::{
+    AckPolicy, Config as ConsumerConfig, DeliverPolicy, PullConsumer, pull,
+};
 pub use async_nats::jetstream::stream::StorageType;
 use async_nats::jetstream::stream::{Config as StreamConfig, DiscardPolicy, RetentionPolicy};
 use schemas::streams::{
@@ -113,6 +115,32 @@ where
     }
 }
 
+/// Looks whether a stream is as declared, whatever the number of its copies and where they are.
+pub(crate) async fn look_at_stream(
+    broker: &Broker,
+    declared: &StreamDefinition,
+) -> Result<Finding, BrokerError> {
+    let what = format!("stream {}", declared.name);
+    let Some(found) = found_stream(broker, declared.name, &what).await? else {
+        return Ok(Finding::Missing { what });
+    };
+    let wanted = stream_config(declared, kept(&found));
+    Ok(compared(what, stream_differences(&found, &wanted)))
+}
+
+fn kept(found: &StreamConfig) -> Keeping {
+    Keeping { replicas: found.num_replicas, storage: found.storage }
+}
+
+/// Returns how a stream is configured; `None` where there is none.
+async fn found_stream(broker: &Broker, name: &str, what: &str) -> Result<Option<StreamConfig>, BrokerError> {
+    match broker.jetstream().get_stream(name).await {
+        Ok(stream) => Ok(Some(stream.cached_info().config.clone())),
+        Err(error) if is_not_found(&error) => Ok(None),
+        Err(error) => Err(BrokerError::unavailable(format!("look for {what}"), error)),
+    }
+}
+
 async fn apply_stream(
     broker: &Broker,
     declared: &StreamDefinition,
@@ -121,22 +149,19 @@ async fn apply_stream(
 ) -> Result<Finding, BrokerError> {
     let what = format!("stream {}", declared.name);
     let wanted = stream_config(declared, keeping);
-    match broker.jetstream().get_stream(declared.name).await {
-        Ok(stream) => Ok(compared(what, stream_differences(&stream.cached_info().config, &wanted))),
-        Err(error) if is_not_found(&error) => {
-            if mode == Mode::Look {
-                return Ok(Finding::Missing { what });
-            }
-            let wanted = StreamConfig { first_sequence: first_sequence(broker, declared).await?, ..wanted };
-            broker
-                .jetstream()
-                .create_stream(wanted)
-                .await
-                .map_err(|error| BrokerError::unavailable(format!("create {what}"), error))?;
-            Ok(Finding::Made { what })
-        }
-        Err(error) => Err(BrokerError::unavailable(format!("look for {what}"), error)),
+    if let Some(found) = found_stream(broker, declared.name, &what).await? {
+        return Ok(compared(what, stream_differences(&found, &wanted)));
     }
+    if mode == Mode::Look {
+        return Ok(Finding::Missing { what });
+    }
+    let wanted = StreamConfig { first_sequence: first_sequence(broker, declared).await?, ..wanted };
+    broker
+        .jetstream()
+        .create_stream(wanted)
+        .await
+        .map_err(|error| BrokerError::unavailable(format!("create {what}"), error))?;
+    Ok(Finding::Made { what })
 }
 
 /// Returns where the numbers of a stream begin.
@@ -210,18 +235,52 @@ fn stream_differences(found: &StreamConfig, wanted: &StreamConfig) -> Vec<String
     differences.0
 }
 
+/// Looks whether a consumer is as declared, whatever the number of its copies.
+pub(crate) async fn look_at_consumer(
+    broker: &Broker,
+    declared: &ConsumerDefinition,
+) -> Result<Finding, BrokerError> {
+    let what = consumer_name(declared);
+    let Some(found) = found_consumer(broker, declared).await? else {
+        return Ok(Finding::Missing { what });
+    };
+    Ok(compared(what, consumer_differences(&found, &consumer_config(declared), found.num_replicas)))
+}
+
+fn consumer_name(declared: &ConsumerDefinition) -> String {
+    format!("consumer {} of stream {}", declared.name, declared.stream)
+}
+
+/// Returns how a consumer is configured; `None` where there is none.
+async fn found_consumer(
+    broker: &Broker,
+    declared: &ConsumerDefinition,
+) -> Result<Option<ConsumerConfig>, BrokerError> {
+    use async_nats::jetstream::stream::ConsumerErrorKind;
+    let found: Result<PullConsumer, _> =
+        broker.jetstream().get_consumer_from_stream(&declared.name, declared.stream).await;
+    match found {
+        Ok(consumer) => Ok(Some(consumer.cached_info().config.clone())),
+        Err(error) => match error.kind() {
+            ConsumerErrorKind::JetStream(inner) if inner.code() == 404 => Ok(None),
+            _ => {
+                let operation = format!("look for {}", consumer_name(declared));
+                Err(BrokerError::unavailable(operation, error))
+            }
+        },
+    }
+}
+
 async fn apply_consumer(
     broker: &Broker,
     declared: &ConsumerDefinition,
     replicas: usize,
     mode: Mode,
 ) -> Result<Finding, BrokerError> {
-    let what = format!("consumer {} of stream {}", declared.name, declared.stream);
+    let what = consumer_name(declared);
     let wanted = consumer_config(declared);
-    let found: Result<PullConsumer, _> =
-        broker.jetstream().get_consumer_from_stream(&declared.name, declared.stream).await;
-    if let Ok(consumer) = found {
-        return Ok(compared(what, consumer_differences(&consumer.cached_info().config, &wanted, replicas)));
+    if let Some(found) = found_consumer(broker, declared).await? {
+        return Ok(compared(what, consumer_differences(&found, &wanted, replicas)));
     }
     if mode == Mode::Look {
         return Ok(Finding::Missing { what });
@@ -250,11 +309,7 @@ pub fn consumer_config(declared: &ConsumerDefinition) -> pull::Config {
     }
 }
 
-fn consumer_differences(
-    found: &async_nats::jetstream::consumer::Config,
-    wanted: &pull::Config,
-    replicas: usize,
-) -> Vec<String> {
+fn consumer_differences(found: &ConsumerConfig, wanted: &pull::Config, replicas: usize) -> Vec<String> {
     let mut differences = Differences::default();
     differences.compare("filter_subject", &found.filter_subject, &wanted.filter_subject);
     differences.compare("ack_policy", &found.ack_policy, &wanted.ack_policy);
@@ -269,6 +324,31 @@ fn consumer_differences(
     differences.0
 }
 
+/// Looks whether a bucket is as declared, whatever the number of its copies and where they are.
+pub(crate) async fn look_at_bucket(
+    broker: &Broker,
+    declared: &BucketDefinition,
+) -> Result<Finding, BrokerError> {
+    let what = format!("bucket {}", declared.name);
+    Ok(match found_stream(broker, &bucket_stream(declared), &what).await? {
+        Some(found) => compared(what, bucket_differences(&found, declared, kept(&found))),
+        None => Finding::Missing { what },
+    })
+}
+
+fn bucket_stream(declared: &BucketDefinition) -> String {
+    format!("KV_{}", declared.name)
+}
+
+fn bucket_differences(found: &StreamConfig, declared: &BucketDefinition, keeping: Keeping) -> Vec<String> {
+    let mut differences = Differences::default();
+    differences.compare("history", &found.max_messages_per_subject, &1);
+    differences.compare("storage", &found.storage, &keeping.storage);
+    differences.compare("max_age", &found.max_age, &declared.max_age);
+    differences.compare("num_replicas", &found.num_replicas, &keeping.replicas);
+    differences.0
+}
+
 async fn apply_bucket(
     broker: &Broker,
     declared: &BucketDefinition,
@@ -276,36 +356,25 @@ async fn apply_bucket(
     mode: Mode,
 ) -> Result<Finding, BrokerError> {
     let what = format!("bucket {}", declared.name);
-    match broker.jetstream().get_stream(format!("KV_{}", declared.name)).await {
-        Ok(stream) => {
-            let found = &stream.cached_info().config;
-            let mut differences = Differences::default();
-            differences.compare("history", &found.max_messages_per_subject, &1);
-            differences.compare("storage", &found.storage, &keeping.storage);
-            differences.compare("max_age", &found.max_age, &declared.max_age);
-            differences.compare("num_replicas", &found.num_replicas, &keeping.replicas);
-            Ok(compared(what, differences.0))
-        }
-        Err(error) if is_not_found(&error) => {
-            if mode == Mode::Look {
-                return Ok(Finding::Missing { what });
-            }
-            broker
-                .jetstream()
-                .create_stream(bucket_config(declared, keeping))
-                .await
-                .map_err(|error| BrokerError::unavailable(format!("create {what}"), error))?;
-            Ok(Finding::Made { what })
-        }
-        Err(error) => Err(BrokerError::unavailable(format!("look for {what}"), error)),
+    if let Some(found) = found_stream(broker, &bucket_stream(declared), &what).await? {
+        return Ok(compared(what, bucket_differences(&found, declared, keeping)));
     }
+    if mode == Mode::Look {
+        return Ok(Finding::Missing { what });
+    }
+    broker
+        .jetstream()
+        .create_stream(bucket_config(declared, keeping))
+        .await
+        .map_err(|error| BrokerError::unavailable(format!("create {what}"), error))?;
+    Ok(Finding::Made { what })
 }
 
 /// Returns the stream of a bucket, as clients of NATS make it, but without roll-ups: with these whoever may write one key
 /// could empty the bucket.
 fn bucket_config(declared: &BucketDefinition, keeping: Keeping) -> StreamConfig {
     StreamConfig {
-        name: format!("KV_{}", declared.name),
+        name: bucket_stream(declared),
         description: Some(declared.description.into()),
         subjects: vec![format!("$KV.{}.>", declared.name)],
         max_messages_per_subject: 1,

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::health::Health;
 use crate::metrics::{Metrics, ShellMetrics};
 use crate::outside;
-use crate::reach::{Acks, Silence, patience};
+use crate::reach::{Acks, Asked, Silence, patience};
 use crate::settings::{Reader, SecretFile};
 use crate::trace::Tracer;
 
@@ -273,7 +273,7 @@ impl Broker {
             })
             .event_callback(move |event| {
                 if matches!(event, Event::Connected) {
-                    broken_off.end();
+                    broken_off.end(Asked::Most);
                     connected.send_modify(|count| *count += 1);
                 }
                 let (health, said) = (health.clone(), said.clone());
@@ -404,14 +404,21 @@ impl Broker {
         }
     }
 
-    /// Notes that the leader of a stream answered.
-    pub(crate) fn note_answer(&self) {
-        self.silence.end();
+    /// Notes an answer.
+    pub(crate) fn note_answer(&self, asked: Asked) {
+        self.silence.end(asked);
     }
 
-    /// Notes that the leader of a stream did not answer; goes to another server when that has lasted.
-    pub(crate) async fn note_silence(&self) {
-        if self.has_others && self.silence.go_on(Instant::now()) {
+    /// Notes that there was none; goes to another server when that has lasted.
+    pub(crate) async fn note_silence(&self, asked: Asked) {
+        self.note_silence_for(Duration::ZERO, asked).await;
+    }
+
+    /// Notes that there was none for so long.
+    pub(crate) async fn note_silence_for(&self, duration: Duration, asked: Asked) {
+        let now = Instant::now();
+        let since = now.checked_sub(duration).unwrap_or(now);
+        if self.has_others && self.silence.go_on(asked, since, now) {
             tracing::warn!(
                 "NATS stores nothing through the server that we are connected to; trying another one"
             );
@@ -509,7 +516,7 @@ impl Broker {
         subject: &str,
     ) -> Result<Option<StoredMessage>, BrokerError> {
         use async_nats::jetstream::stream::LastRawMessageErrorKind;
-        self.until_answered(&format!("read the last message of {stream_name}"), || async {
+        self.until_answered(&format!("read the last message of {stream_name}"), Asked::Leader, || async {
             match stream.get_last_raw_message_by_subject(subject).await {
                 Ok(message) => Ok(Some(message.into())),
                 Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
@@ -522,7 +529,24 @@ impl Broker {
     /// Returns the newest message of a subject of a stream. Keeps trying while the server is away.
     pub async fn newest(&self, log: &Log, subject: &str) -> Result<Option<StoredMessage>, BrokerError> {
         let operation = format!("read the last message of {}", log.name());
-        self.until_answered(&operation, || log.newest(subject)).await
+        self.until_answered(&operation, Asked::Leader, || log.newest(subject)).await
+    }
+
+    /// Returns the first message of a stream at or behind a sequence whose subject fits. Keeps trying while the server is
+    /// away.
+    pub async fn next(
+        &self,
+        log: &Log,
+        filter: &str,
+        from: u64,
+    ) -> Result<Option<StoredMessage>, BrokerError> {
+        let operation = format!("read {}", log.name());
+        self.until_answered(&operation, Asked::Leader, || log.next(filter, from)).await
+    }
+
+    /// Returns how a stream is. Keeps trying while the server is away.
+    pub async fn state(&self, log: &Log) -> Result<LogState, BrokerError> {
+        self.until_answered(&format!("look at stream {}", log.name()), Asked::Anyone, || log.state()).await
     }
 
     /// Opens a bucket.
@@ -533,31 +557,18 @@ impl Broker {
             return Ok(Bucket { broker: self.clone(), name, store: None });
         }
         let store = self
-            .until_answered(&format!("open bucket {name}"), || async {
+            .until_answered(&format!("open bucket {name}"), Asked::Anyone, || async {
                 self.jetstream().get_key_value(name).await.map_err(|error| error.to_string())
             })
             .await?;
         Ok(Bucket { broker: self.clone(), name, store: Some(store) })
     }
 
-    /// Repeats a request to a leader until it answers or the stage stops.
+    /// Repeats a request until it is answered or the stage stops.
     pub(crate) async fn until_answered<T, F>(
         &self,
         operation: &str,
-        request: impl FnMut() -> F,
-    ) -> Result<T, BrokerError>
-    where
-        F: Future<Output = Result<T, String>>,
-    {
-        let value = self.until_read(operation, request).await?;
-        self.note_answer();
-        Ok(value)
-    }
-
-    /// Repeats a request, which any server that has a copy may answer, until one does or the stage stops.
-    async fn until_read<T, F>(
-        &self,
-        operation: &str,
+        asked: Asked,
         mut request: impl FnMut() -> F,
     ) -> Result<T, BrokerError>
     where
@@ -566,7 +577,10 @@ impl Broker {
         let (mut pause, mut tries) = (FIRST_PAUSE, 0);
         loop {
             let reason = match tokio::time::timeout(patience(tries), request()).await {
-                Ok(Ok(value)) => return Ok(value),
+                Ok(Ok(value)) => {
+                    self.note_answer(asked);
+                    return Ok(value);
+                }
                 Ok(Err(reason)) => reason,
                 Err(_) => "no answer".to_owned(),
             };
@@ -574,7 +588,7 @@ impl Broker {
             if tries.is_multiple_of(TRIES_IN_SILENCE) {
                 tracing::warn!("Still trying to {operation}: {reason}. {FULL_DISK}");
             }
-            self.note_silence().await;
+            self.note_silence(asked).await;
             self.pause(pause + jitter(pause / 2)).await?;
             pause = (pause * 2).min(LAST_PAUSE);
         }
@@ -724,6 +738,10 @@ impl Log {
             return Ok(LogState { created, last_sequence });
         }
         let info = self.stream()?.get_info().await.map_err(|error| error.to_string())?;
+        // A server that is cut off tells what it knew.
+        if info.cluster.as_ref().is_some_and(|cluster| cluster.leader.is_none()) {
+            return Err("it has no leader".to_owned());
+        }
         Ok(LogState { created: info.created, last_sequence: info.state.last_sequence })
     }
 
@@ -769,7 +787,7 @@ impl Bucket {
 
     async fn entry_in_the_end(&self, key: &str) -> Result<Option<Entry>, BrokerError> {
         self.broker
-            .until_read(&format!("read from bucket {}", self.name), || async {
+            .until_answered(&format!("read from bucket {}", self.name), Asked::Anyone, || async {
                 self.entry(key).await.map_err(|error| error.to_string())
             })
             .await
@@ -796,7 +814,7 @@ impl Bucket {
     /// Stores a value whatever was there. Keeps trying while the server is away.
     pub async fn put(&self, key: &str, value: Bytes) -> Result<u64, BrokerError> {
         self.broker
-            .until_answered(&format!("write to bucket {}", self.name), || async {
+            .until_answered(&format!("write to bucket {}", self.name), Asked::Most, || async {
                 #[cfg(all(feature = "faults", debug_assertions))]
                 if let Some(seat) = self.broker.seat() {
                     let put = seat.write(self.name, key, Some(value.clone()), None).await?;
@@ -830,11 +848,13 @@ impl Bucket {
                 Some(revision) => {
                     store.update(key, value, revision).await.map_err(|error| match error.kind() {
                         kv::UpdateErrorKind::WrongLastRevision => conflict(),
+                        _ if is_overtaken(&error) => conflict(),
                         _ => BrokerError::unavailable(operation(), error),
                     })
                 }
                 None => store.create(key, value).await.map_err(|error| match error.kind() {
                     kv::CreateErrorKind::AlreadyExists => conflict(),
+                    _ if is_overtaken(&error) => conflict(),
                     _ => BrokerError::unavailable(operation(), error),
                 }),
             }
@@ -842,8 +862,9 @@ impl Bucket {
         let answer = tokio::time::timeout(patience(0), written).await;
         let answer = answer.unwrap_or_else(|_| Err(BrokerError::unavailable(operation(), "no answer")));
         match answer {
-            Ok(_) | Err(BrokerError::Conflict { .. }) => self.broker.note_answer(),
-            Err(_) => self.broker.note_silence().await,
+            Ok(_) => self.broker.note_answer(Asked::Most),
+            Err(BrokerError::Conflict { .. }) => self.broker.note_answer(Asked::Leader),
+            Err(_) => self.broker.note_silence(Asked::Most).await,
         }
         answer
     }
@@ -880,7 +901,7 @@ impl Bucket {
     /// Removes a key. Keeps trying while the server is away.
     pub async fn delete(&self, key: &str) -> Result<(), BrokerError> {
         self.broker
-            .until_answered(&format!("delete from bucket {}", self.name), || async {
+            .until_answered(&format!("delete from bucket {}", self.name), Asked::Most, || async {
                 #[cfg(all(feature = "faults", debug_assertions))]
                 if let Some(seat) = self.broker.seat() {
                     return seat.write(self.name, key, None, None).await.map(|_| ());
@@ -895,7 +916,7 @@ impl Bucket {
     pub async fn keys(&self) -> Result<Vec<String>, BrokerError> {
         use futures::TryStreamExt;
         self.broker
-            .until_read(&format!("list bucket {}", self.name), || async {
+            .until_answered(&format!("list bucket {}", self.name), Asked::Anyone, || async {
                 #[cfg(all(feature = "faults", debug_assertions))]
                 if let Some(seat) = self.broker.seat() {
                     return seat.keys(self.name).await;
@@ -906,6 +927,12 @@ impl Bucket {
             })
             .await
     }
+}
+
+/// Tells whether a server of a cluster refuses a write because another one is under way. It says so with a code (10164) for
+/// which the client has no kind of its own.
+fn is_overtaken(error: &impl std::fmt::Display) -> bool {
+    error.to_string().contains("error code 10164")
 }
 
 #[cfg(test)]

@@ -24,6 +24,7 @@ use crate::faults;
 use crate::metrics::HeldDelivery;
 use crate::outside;
 use crate::publish::{Outgoing, PublishError};
+use crate::reach::{Asked, cut_off_for};
 use crate::trace::{self, Kind, Span, SpanContext, TRACEPARENT, Tracer};
 
 /// Silence after which a consumer is asked whether it has something to deliver.
@@ -464,7 +465,7 @@ impl Inbox {
                 Ok(Some(Err(error))) => {
                     let name = &self.definition.name;
                     tracing::debug!(consumer = name, "Consumer {name}: {error}");
-                    self.broker.note_silence().await;
+                    self.broker.note_silence(Asked::Leader).await;
                     self.give_up_request();
                     if self.last_look.elapsed() >= SILENCE {
                         self.check_for_stall().await;
@@ -505,7 +506,7 @@ impl Inbox {
 
     fn delivered(&mut self, message: Message) -> Option<Delivery> {
         self.waiting_since = None;
-        self.broker.note_answer();
+        self.broker.note_answer(Asked::Leader);
         Delivery::new(message, self)
     }
 
@@ -521,7 +522,7 @@ impl Inbox {
         let ConsumerDefinition { stream, name, .. } = &self.definition;
         if self.consumer.is_none() {
             let binding = format!("bind to consumer {name} of stream {stream}");
-            let bound = self.broker.until_answered(&binding, || async {
+            let bound = self.broker.until_answered(&binding, Asked::Anyone, || async {
                 self.broker
                     .jetstream()
                     .get_consumer_from_stream(name, *stream)
@@ -563,6 +564,9 @@ impl Inbox {
             }
         };
         let info = consumer.cached_info();
+        if let Some(duration) = cut_off_for(info.cluster.as_ref()) {
+            self.broker.note_silence_for(duration, Asked::Leader).await;
+        }
         self.broker.shell_metrics().note_pending(name, info.num_pending);
         let may_deliver = (info.num_ack_pending as i64) < *max_ack_pending && !info.paused;
         let has_waited = self.waiting_since.is_some_and(|since| since.elapsed() >= SILENCE);

@@ -14,6 +14,7 @@ pub mod letters;
 pub mod local_nats;
 pub mod logs;
 pub mod metrics;
+mod needs;
 pub mod outside;
 pub mod publish;
 mod reach;

@@ -51,8 +51,24 @@ pub struct LocalNats {
 struct Member {
     name: String,
     port: u16,
-    /// Addresses of all members.
+    /// Addresses of the members, as this one reaches them.
     routes: String,
+}
+
+/// Ports of the loopback interface at which the three servers of a cluster reach each other.
+pub struct Routes {
+    /// Where each listens.
+    pub listen: [u16; 3],
+    /// Where each, by its number, reaches each.
+    pub ways: [[u16; 3]; 3],
+}
+
+impl Routes {
+    /// Has every server reach the others where they listen.
+    pub fn direct() -> std::io::Result<Routes> {
+        let listen = [free_port()?, free_port()?, free_port()?];
+        Ok(Routes { listen, ways: [listen; 3] })
+    }
 }
 
 /// How a server lets users in that does not let everybody in.
@@ -67,7 +83,8 @@ pub struct Access {
 /// Is told the process id of each server as soon as there is one, long before it is ready.
 type NoteStarted = Box<dyn Fn(u32) + Send + Sync>;
 
-const READY_SECONDS: u64 = 20;
+/// A cluster may need several elections of up to nine seconds.
+const READY_SECONDS: u64 = 60;
 
 impl LocalNats {
     /// Starts a server with JetStream on disk under `folder`, on a free port of the loopback interface.
@@ -121,20 +138,16 @@ impl LocalNats {
     pub async fn start_cluster(
         folder: &Path,
         access: Option<&Access>,
+        routes: &Routes,
     ) -> Result<Vec<LocalNats>, LocalNatsError> {
-        let ports = [free_port()?, free_port()?, free_port()?];
-        let routes = ports.map(|port| format!("nats://127.0.0.1:{port}")).join(",");
         let mut servers = Vec::new();
-        for (name, port) in ["n1", "n2", "n3"].into_iter().zip(ports) {
-            let member = Member { name: name.to_owned(), port, routes: routes.clone() };
-            let folder = folder.join(name);
-            servers.push(LocalNats::spawned(
-                &folder,
-                free_port()?,
-                access.cloned(),
-                Some(member),
-                Box::new(|_| {}),
-            )?);
+        for (number, name) in ["n1", "n2", "n3"].into_iter().enumerate() {
+            let ways = routes.ways[number].map(|port| format!("nats://127.0.0.1:{port}"));
+            let member =
+                Member { name: name.to_owned(), port: routes.listen[number], routes: ways.join(",") };
+            let (folder, port) = (folder.join(name), free_port()?);
+            let access = access.cloned();
+            servers.push(LocalNats::spawned(&folder, port, access, Some(member), Box::new(|_| {}))?);
         }
         // None is ready before most of them are there.
         for server in &mut servers {
@@ -209,12 +222,14 @@ impl LocalNats {
 }
 
 impl Member {
-    fn arguments(&self) -> [String; 4] {
+    fn arguments(&self) -> [String; 5] {
         [
             format!("--server_name={}", self.name),
             "--cluster_name=rollcall".to_owned(),
             format!("--cluster=nats://127.0.0.1:{}", self.port),
             format!("--routes={}", self.routes),
+            // What a third one tells of it leads nowhere, so nobody goes past the ways that were laid.
+            "--cluster_advertise=127.0.0.1:1".to_owned(),
         ]
     }
 }

@@ -10,7 +10,7 @@ use schemas::Encoded;
 
 use crate::broker::{Broker, BrokerError, FULL_DISK, TRIES_IN_SILENCE, jitter};
 use crate::faults;
-use crate::reach::patience;
+use crate::reach::{Asked, patience};
 use crate::trace::{Span, SpanContext, TRACEPARENT};
 
 /// First pause between tries; doubles up to [`LAST_PAUSE`].
@@ -153,30 +153,30 @@ impl Broker {
                 Ok(Ok(ack)) => {
                     // The stream has it, and nobody here knows.
                     faults::crash_point("publish-answered");
-                    self.note_answer();
+                    self.note_answer(Asked::Most);
                     self.shell_metrics().note_published(&message.subject, ack.duplicate);
                     return Ok(Published { sequence: ack.sequence, duplicate: ack.duplicate });
                 }
                 Ok(Err(error)) => match error.kind() {
                     PublishErrorKind::WrongLastSequence => {
-                        self.note_answer();
+                        self.note_answer(Asked::Leader);
                         return Err(PublishError::NotLast);
                     }
                     PublishErrorKind::MaxPayloadExceeded => {
                         return Err(PublishError::TooBig { bytes: payload.len() });
                     }
                     PublishErrorKind::Other => {
-                        self.note_answer();
+                        self.note_answer(Asked::Leader);
                         error.to_string()
                     }
                     // No leader took it, which is what an election looks like.
                     _ => {
-                        self.note_silence().await;
+                        self.note_silence(Asked::Most).await;
                         error.to_string()
                     }
                 },
                 Err(_) => {
-                    self.note_silence().await;
+                    self.note_silence(Asked::Most).await;
                     "no answer".to_owned()
                 }
             };

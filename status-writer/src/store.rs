@@ -6,7 +6,6 @@
 //! agrees about the newest message.
 
 use std::path::Path;
-use std::time::Duration;
 
 use chrono::{DateTime, FixedOffset};
 use runtime::{Broker, BrokerError, DiskCache, Log, Outgoing, PublishError};
@@ -43,9 +42,6 @@ pub enum Settling {
     Overtaken(Fence),
 }
 
-/// Pause before asking again where no answer came, as while a cluster elects a leader.
-const PAUSE: Duration = Duration::from_millis(500);
-
 /// Name of the cache's folder.
 const CACHE: &str = "status-writer";
 
@@ -53,13 +49,7 @@ impl Store {
     /// Opens the stream and the cache beside it.
     pub async fn open(broker: &Broker, state_dir: &Path) -> Result<Store, BrokerError> {
         let log = broker.log(STATUSES.name).await?;
-        let state = loop {
-            match log.state().await {
-                Ok(state) => break state,
-                Err(error) => tracing::warn!("Still trying to look at stream {}: {error}", STATUSES.name),
-            }
-            broker.pause(PAUSE).await?;
-        };
+        let state = broker.state(&log).await?;
         // The number sets it apart from earlier caches, which held all texts.
         let stamp = format!("{} made {}, 2", STATUSES.name, state.created.to_rfc3339());
         Ok(Store { broker: broker.clone(), log, cache: DiskCache::open(state_dir, CACHE, &stamp) })

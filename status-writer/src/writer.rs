@@ -53,11 +53,10 @@ const LONGEST_SLEEP: Duration = Duration::from_secs(3_600);
 
 /// Works until the stage is to stop, while this replica is the one at work.
 pub async fn run(config: Config, context: Context) -> anyhow::Result<()> {
-    let Context { broker, settings, health, stopping } = context;
     let consumers = Entity::ALL.map(status_writer_consumer);
     let streams = [&RESULTS, &STATUSES, &DEAD_LETTERS];
-    broker.wait_for(&streams, &consumers, &[&BUDGET, &ATTEMPTS, &LEASES]).await?;
-    health.set_bound(true);
+    context.bind(&streams, &consumers, &[&BUDGET, &ATTEMPTS, &LEASES]).await?;
+    let Context { broker, settings, stopping, .. } = context;
     let budget = SharedBudget::open(&broker, config.bucket).await?.behind_door().await?;
     let office = Office {
         // One for all the times at work: what it learned of the portal stays true.

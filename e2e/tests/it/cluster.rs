@@ -1,11 +1,16 @@
-//! Three NATS servers that hold a copy of everything each: one may die, stand still or be away together with another.
+//! Three NATS servers that hold a copy of everything each: one may die, stand still, be slow or be cut off, or be away together
+//! with another.
+
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use e2e::{PATIENCE, School, Stage, eventually};
+use e2e::harness::{Tally, judge};
+use e2e::{Link, PATIENCE, School, Stage, Weather, eventually};
 use futures::TryStreamExt;
 use nix::sys::signal::Signal;
 use runtime::local_nats::LocalNats;
-use schemas::streams::{RAW, RESULTS};
+use schemas::streams::{RAW, RESULTS, consumers};
+use serde_json::{Value, json};
 
 use crate::flow::{good_contact, good_deal, good_rows, status_of};
 
@@ -80,6 +85,88 @@ async fn of_three_servers_one_may_die_or_stand_still_and_two_may_be_away() -> an
     school.assert_consistent().await?;
     for stage in Stage::ALL {
         assert!(!school.stage(stage)?.has_ended()?, "{stage:?}");
+    }
+    Ok(())
+}
+
+/// Number of the server that is cut off, to which every stage is connected and which leads everything.
+const CUT_OFF: usize = 0;
+
+/// Delay of everything that a slow follower and the others tell each other.
+const SLOW: Weather = Weather::Slow(Duration::from_millis(500));
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_minority_that_is_cut_off_alive_is_left_and_a_slow_follower_holds_up_nobody() -> anyhow::Result<()>
+{
+    let mut school = School::builder().brisk().networked().cluster().open().await?;
+    for other in 1..3 {
+        school.weather(Link::Server(other), Weather::Cut)?;
+    }
+    for stage in Stage::ALL {
+        school.start(stage)?;
+    }
+    travels(&school).await?;
+    school.clear_up();
+    has_led(&school, "n1").await?;
+
+    // It goes on answering its clients, and believes for a while that it leads.
+    routes_of(&school, CUT_OFF, Weather::Cut)?;
+    let cut = Instant::now();
+    let minority = async_nats::connect(school.nats.url()).await?;
+    travels(&school).await?;
+    println!("a deal's status {:.1} s after the cut", cut.elapsed().as_secs_f64());
+    minority.flush().await?;
+    let minority = async_nats::jetstream::new(minority);
+    eventually("a minority that knows it", PATIENCE, || async {
+        let raw = minority.get_stream(RAW.name).await.map(|raw| raw.cached_info().clone());
+        let leader = raw.ok().and_then(|raw| raw.cluster).and_then(|cluster| cluster.leader);
+        Ok(leader.is_none().then_some(()))
+    })
+    .await?;
+    school.clear_up();
+    travels(&school).await?;
+
+    // Slow for itself and for whoever is connected to it; the other two are most.
+    let leader = school.broker.client().server_info().server_name;
+    has_led(&school, &leader).await?;
+    let follower = school.servers().position(|server| server.name() != Some(&leader));
+    routes_of(&school, follower.context("a follower")?, SLOW)?;
+    travels(&school).await?;
+    school.caught_up().await?;
+    school.clear_up();
+    judge::judge(&school, &Tally::default()).await
+}
+
+/// Has a server lead every stream and consumer.
+async fn has_led(school: &School, server: &str) -> anyhow::Result<()> {
+    let streams = school.broker.jetstream().stream_names().try_collect::<Vec<_>>().await?;
+    let consumers = consumers().into_iter().map(|consumer| format!("{}.{}", consumer.stream, consumer.name));
+    let led = streams.into_iter().map(|stream| ("STREAM", stream));
+    for (kind, name) in led.chain(consumers.map(|consumer| ("CONSUMER", consumer))) {
+        let ask = async |verb: &str, payload: Value| -> anyhow::Result<Value> {
+            let subject = format!("$JS.API.{kind}.{verb}.{name}");
+            let answer = school.broker.client().request(subject, payload.to_string().into()).await?;
+            Ok(serde_json::from_slice(&answer.payload)?)
+        };
+        eventually(&format!("{kind} {name} led by {server}"), PATIENCE, || async {
+            let info = ask("INFO", json!({})).await.unwrap_or_default();
+            if info["cluster"]["leader"] == server {
+                return Ok(Some(()));
+            }
+            // In vain while there is none.
+            let _asked = ask("LEADER.STEPDOWN", json!({"placement": {"preferred": server}})).await;
+            Ok(None)
+        })
+        .await?;
+    }
+    Ok(())
+}
+
+/// Spoils all ways of a server to the others and back.
+fn routes_of(school: &School, server: usize, weather: Weather) -> anyhow::Result<()> {
+    for other in (0..3).filter(|other| *other != server) {
+        school.weather(Link::Route(server, other), weather)?;
+        school.weather(Link::Route(other, server), weather)?;
     }
     Ok(())
 }

@@ -7,14 +7,16 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::Context;
+use async_nats::jetstream::stream::Config as StreamConfig;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bitrix24::{Lane, TlsFault as PortalFault};
 use e2e::{Bitrix24, Link, Otmechalka, Program, Proxy, School, Stage, eventually, program_path};
 use otmechalka::TlsFault;
 use rcgen::{CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use runtime::local_nats::{Access, LocalNats, Routes};
 use secrecy::SecretString;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 
@@ -262,6 +264,61 @@ impl TlsNats {
         let text = reqwest::get(format!("{}/varz", self.monitor)).await?.text().await?;
         let state: serde_json::Value = serde_json::from_str(&text)?;
         state["in_msgs"].as_u64().context("in_msgs")
+    }
+}
+
+/// Starts a cluster of three whose servers know each other by certificates, as deploy/nats-cluster.conf proposes.
+async fn start_cluster(
+    folder: &Path,
+    authority: &Authority,
+    certificate: &Certificate,
+    routes: &Routes,
+) -> anyhow::Result<Vec<LocalNats>> {
+    const PROPOSAL: &str = include_str!("../../../deploy/nats-cluster.conf");
+    std::fs::create_dir_all(folder)?;
+    authority.write(folder, "ca.pem")?;
+    std::fs::copy(&certificate.certificate, folder.join("cert.pem"))?;
+    std::fs::copy(&certificate.key, folder.join("key.pem"))?;
+    let block =
+        PROPOSAL.lines().find_map(|line| line.trim().strip_prefix("# tls {")).context("a proposal")?;
+    let block = block.replace("/etc/rollcall/routes", &folder.display().to_string());
+    let config = folder.join("nats.conf");
+    std::fs::write(&config, format!("cluster {{\n tls {{{block}\n}}"))?;
+    let access = Access { config, seed: None };
+    Ok(LocalNats::start_cluster(folder, Some(&access), routes).await?)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn servers_of_a_cluster_know_each_other_by_certificates_and_let_no_other_in() -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    let (authority, other) = (Authority::make()?, Authority::make()?);
+    let ours = authority.sign(folder.path(), "127.0.0.1", 2100)?;
+    let routes = Routes::direct()?;
+    let three = folder.path().join("three");
+    let servers = start_cluster(&three, &authority, &ours, &routes).await?;
+    let jetstream = async_nats::jetstream::new(async_nats::connect(servers[0].url()).await?);
+    let config = StreamConfig { name: "COPIES".into(), num_replicas: 3, ..StreamConfig::default() };
+    eventually("a stream on all three", PATIENCE, || async {
+        Ok(jetstream.create_stream(config.clone()).await.ok().map(drop))
+    })
+    .await?;
+
+    // Whoever comes without TLS, or with a certificate of another authority, stays outside.
+    let mut stranger = BufReader::new(TcpStream::connect(("127.0.0.1", routes.listen[0])).await?);
+    let mut greeting = String::new();
+    stranger.read_line(&mut greeting).await?;
+    assert_eq!(greeting, "", "who speaks no TLS is told nothing");
+    let theirs = other.sign(folder.path(), "127.0.0.1", 2101)?;
+    let impostor = Routes { listen: Routes::direct()?.listen, ways: [routes.listen; 3] };
+    let others = folder.path().join("others");
+    tokio::select! {
+        joined = start_cluster(&others, &other, &theirs, &impostor) => {
+            anyhow::bail!("servers of another authority have joined: {:?}", joined.map(|_| ()));
+        }
+        refused = eventually("a refusal", PATIENCE, || async {
+            let log = std::fs::read_to_string(three.join("n1/nats-server.log"))?;
+            Ok(log.contains("TLS route handshake error").then_some(()))
+        }) => refused,
     }
 }
 

@@ -1,7 +1,19 @@
-//! NATS that is full, and NATS that dies in the middle of publishing.
+//! NATS that is full, NATS that dies in the middle of publishing, and what somebody changes in it by hand.
 
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use async_nats::jetstream::consumer::pull;
+use async_nats::jetstream::stream::Config as StreamConfig;
 use e2e::harness::{Mended, Tally, judge};
 use e2e::{PATIENCE, School, Stage, eventually};
+use runtime::bootstrap::{self, Keeping, stream_config};
+use schemas::Entity;
+use schemas::streams::{
+    BUCKETS, CHECKPOINTS, ConsumerDefinition, RAW, STREAMS, mapper_consumer, pusher_consumers,
+    status_writer_consumer,
+};
+use schemas::subjects::results_of;
 
 use super::{new_contact, ordinary, rename, until_success};
 use crate::flow::status_of;
@@ -67,4 +79,102 @@ async fn the_broker_may_be_killed_in_the_middle_of_publishing() -> anyhow::Resul
     let mended = Some(Mended::now(&school).await?);
     school.caught_up().await?;
     judge::judge(&school, &Tally { mended, ..Tally::default() }).await
+}
+
+/// In how much time the stages have to say that what they need is gone or not as declared.
+const NOTICED: Duration = Duration::from_secs(60);
+
+/// Changes a consumer as a person might with the `nats` tool.
+async fn edit(
+    school: &School,
+    definition: &ConsumerDefinition,
+    change: impl FnOnce(&mut pull::Config),
+) -> anyhow::Result<()> {
+    let mut config = bootstrap::consumer_config(definition);
+    change(&mut config);
+    let stream = school.broker.jetstream().get_stream(definition.stream).await?;
+    stream.update_consumer(config).await?;
+    Ok(())
+}
+
+/// Waits until the stages have said all of this.
+async fn said(school: &School, words: impl IntoIterator<Item = String>) -> anyhow::Result<()> {
+    let words: Vec<String> = words.into_iter().collect();
+    let missing = || -> anyhow::Result<Vec<&String>> {
+        let logs = school.logs()?;
+        Ok(words.iter().filter(|words| !logs.contains(words.as_str())).collect())
+    };
+    let all = eventually("word of everything", NOTICED, || async { Ok(missing()?.is_empty().then_some(())) });
+    let all = all.await;
+    all.with_context(|| format!("{:?} not in {}", missing(), school.logs().unwrap_or_default()))
+}
+
+async fn bootstrapped(school: &School) -> anyhow::Result<()> {
+    let told = school.rollcall(&["bootstrap"]).await?;
+    ensure!(told.code == 0, "{told:?}");
+    Ok(())
+}
+
+async fn all_answer(school: &School, status: u16) -> anyhow::Result<()> {
+    for stage in Stage::ALL {
+        eventually(&format!("{stage:?} answers {status}"), NOTICED, || async {
+            Ok((school.ask(stage, "/readyz").await?.0 == status).then_some(()))
+        })
+        .await?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_somebody_deletes_or_changes_by_hand_is_named_and_made_good() -> anyhow::Result<()> {
+    let school = School::builder().brisk().observed().start().await?;
+    let pupil = new_contact(&school).await?;
+    until_success(&school, "contact", pupil).await?;
+    let jetstream = school.broker.jetstream();
+
+    // Changed, or deleted alone.
+    let (mapper, pusher) = (mapper_consumer(), pusher_consumers().remove(5));
+    let writer = status_writer_consumer(Entity::Contact);
+    edit(&school, &mapper, |config| config.ack_wait = Duration::from_secs(40)).await?;
+    edit(&school, &pusher, |config| config.max_ack_pending = 7).await?;
+    edit(&school, &writer, |config| config.filter_subject = results_of(Entity::Deal)).await?;
+    let raw = stream_config(&RAW, Keeping::from(1));
+    jetstream.update_stream(StreamConfig { max_age: Duration::from_secs(86_400), ..raw.clone() }).await?;
+    jetstream.delete_consumer_from_stream("pusher-06", pusher.stream).await?;
+    let drifted = [
+        "consumer mapper of stream B24_RAW is not as declared: ack_wait is 40s, declared 3s",
+        "consumer pusher-05 of stream CRM_CMD is not as declared: max_ack_pending is 7, declared 1",
+        "consumer status-writer-contact of stream CRM_RESULT is not as declared: filter_subject is ",
+        "stream B24_RAW is not as declared: max_age is 86400s, declared 7776000s",
+        "consumer pusher-06 of stream CRM_CMD is gone. `rollcall bootstrap`",
+    ];
+    said(&school, drifted.map(str::to_owned)).await?;
+    ensure!(school.ask(Stage::Mapper, "/readyz").await?.0 == 200, "a mapper that goes on is ready");
+    for definition in [&mapper, &pusher, &writer] {
+        edit(&school, definition, |_| {}).await?;
+    }
+    jetstream.update_stream(raw).await?;
+    bootstrapped(&school).await?;
+    let right = drifted.map(|words| words.split(" is ").next().unwrap_or_default());
+    said(&school, right.map(|what| format!("{what} is as declared again"))).await?;
+
+    // Everything is deleted but the checkpoints.
+    for stream in &STREAMS {
+        jetstream.delete_stream(stream.name).await?;
+    }
+    let buckets: Vec<_> = BUCKETS.iter().filter(|bucket| bucket.name != CHECKPOINTS.name).collect();
+    for bucket in &buckets {
+        jetstream.delete_key_value(bucket.name).await?;
+    }
+    let streams = STREAMS.iter().map(|stream| format!("stream {} is gone", stream.name));
+    said(&school, streams.chain(buckets.iter().map(|bucket| format!("bucket {} is gone", bucket.name))))
+        .await?;
+    all_answer(&school, 503).await?;
+    bootstrapped(&school).await?;
+    all_answer(&school, 200).await?;
+    rename(&school, pupil, 1).await?;
+    let other = new_contact(&school).await?;
+    until_success(&school, "contact", other).await?;
+    school.caught_up().await?;
+    judge::judge(&school, &Tally::default()).await
 }
