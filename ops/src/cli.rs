@@ -168,7 +168,7 @@ pub struct Status {
 }
 
 /// Shortest time between two looks of `status --watch`; each asks every consumer.
-const SHORTEST_INTERVAL: Duration = Duration::from_millis(500);
+const SHORTEST_INTERVAL: Duration = Duration::from_millis(200);
 
 fn interval(text: &str) -> Result<Duration, String> {
     let interval = humantime::parse_duration(text).map_err(|error| error.to_string())?;

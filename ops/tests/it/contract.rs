@@ -87,7 +87,7 @@ async fn a_watch_looks_again_until_it_is_told_to_stop() {
     }
     let watch = |arguments: &[&str]| {
         let mut watching = command("rollcall", nats.folder());
-        watching.args(["status", "--watch", "--interval", "50ms"]).args(arguments);
+        watching.args(["status", "--watch", "--interval", "200ms"]).args(arguments);
         watching.envs(settings.iter().map(|(name, value)| (name, value)));
         Running::start(watching)
     };
@@ -124,7 +124,7 @@ async fn a_watch_says_that_nats_is_away_and_goes_on_when_it_is_back() {
     let settings = nats.settings();
     rollcall(nats.folder(), &settings, &["bootstrap"]).await;
     let mut watching = command("rollcall", nats.folder());
-    watching.args(["status", "--watch", "--interval", "50ms", "--json"]);
+    watching.args(["status", "--watch", "--interval", "200ms", "--json"]);
     watching.envs(settings.iter().map(|(name, value)| (name, value)));
     let mut watching = Running::start(watching);
     watching.hears("\"ok\":true").await;
@@ -135,7 +135,7 @@ async fn a_watch_says_that_nats_is_away_and_goes_on_when_it_is_back() {
         (&json!("nats.connection"), &Value::Null),
         "{told}"
     );
-    assert!(told["findings"][0]["action"].as_str().unwrap().contains("looking again in 50ms"), "{told}");
+    assert!(told["findings"][0]["action"].as_str().unwrap().contains("looking again in 200ms"), "{told}");
     nats.server.restart().await.unwrap();
     watching.hears("\"ok\":true").await;
     watching.signal(Signal::SIGTERM);
