@@ -9,7 +9,7 @@ use e2e::{Link, PATIENCE, School, Stage, Weather, eventually};
 use futures::TryStreamExt;
 use nix::sys::signal::Signal;
 use runtime::local_nats::LocalNats;
-use schemas::streams::{RAW, RESULTS, consumers};
+use schemas::streams::{BUCKETS, RAW, RESULTS, STREAMS, consumers};
 use serde_json::{Value, json};
 
 use crate::flow::{good_contact, good_deal, good_rows, status_of};
@@ -139,9 +139,10 @@ async fn a_minority_that_is_cut_off_alive_is_left_and_a_slow_follower_holds_up_n
 
 /// Has a server lead every stream and consumer.
 async fn has_led(school: &School, server: &str) -> anyhow::Result<()> {
-    let streams = school.broker.jetstream().stream_names().try_collect::<Vec<_>>().await?;
+    let streams = STREAMS.iter().map(|stream| stream.name.to_owned());
+    let streams = streams.chain(BUCKETS.iter().map(|bucket| format!("KV_{}", bucket.name)));
     let consumers = consumers().into_iter().map(|consumer| format!("{}.{}", consumer.stream, consumer.name));
-    let led = streams.into_iter().map(|stream| ("STREAM", stream));
+    let led = streams.map(|stream| ("STREAM", stream));
     for (kind, name) in led.chain(consumers.map(|consumer| ("CONSUMER", consumer))) {
         let ask = async |verb: &str, payload: Value| -> anyhow::Result<Value> {
             let subject = format!("$JS.API.{kind}.{verb}.{name}");
