@@ -15,13 +15,8 @@ pub const DUPLICATE_WINDOW: Duration = DAY;
 /// Longest time that a consumer may leave a delivery without ack or progress.
 ///
 /// Stages report progress every third of it, so it bounds how long a killed stage keeps a message
-/// from its successor, not how long a message may be worked on. The pusher's: otmechalka may still carry out what a dead
-/// one asked for.
+/// from its successor, not how long a message may be worked on.
 pub const ACK_WAIT: Duration = Duration::from_secs(15);
-
-/// The same for the status-writer, whose lease is somebody else's long before that: what a dead one held comes again soon.
-/// Longer than most elections of a cluster, in which nobody answers a report of progress.
-pub const STATUS_WRITER_ACK_WAIT: Duration = Duration::from_secs(8);
 
 /// The same for the mapper, which has no far side that may still be at work for a dead one: what it publishes late is
 /// known by its id.
@@ -159,7 +154,7 @@ pub fn status_writer_consumer(entity: Entity) -> ConsumerDefinition {
         name: format!("status-writer-{}", entity.token()),
         filter: crate::subjects::results_of(entity),
         max_ack_pending: 1024,
-        ack_wait: STATUS_WRITER_ACK_WAIT,
+        ack_wait: ACK_WAIT,
     }
 }
 
