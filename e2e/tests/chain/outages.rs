@@ -1,5 +1,6 @@
 //! Outages that last, on simulated time: minutes, an hour, a day; and neighbours that fail or turn us away over and over.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use e2e::Stage;
@@ -141,8 +142,17 @@ fn what_otmechalka_fails_on_alone_is_told_within_ten_tries_and_a_quarter_of_an_h
     assert!(*at <= OUTAGE_BEGINS + 15 * MINUTE && alone.text != SUCCESS, "after {at} ms: {}", alone.text);
     assert_eq!(at_last.text, SUCCESS);
     assert!((9..=10).contains(&told.failed_alone[&SICK]), "{:?}", told.failed_alone);
-    // Nobody waited for it: the other five have their first status two polls after their first edit.
-    let others: Vec<u64> =
-        told.statuses.iter().filter(|(_, write)| write.key.1 != SICK).map(|(at, _)| *at).collect();
-    assert!(others.len() == 5 && others.iter().all(|at| *at <= 6 * OUTAGE_BEGINS + 2 * MINUTE), "{others:?}");
+    // Nobody waited for it: the other five have their status two polls after their first edit. A list that lags may have it
+    // written once more.
+    let others: BTreeMap<_, u64> = told
+        .statuses
+        .iter()
+        .rev()
+        .map(|(at, write)| (write.key, *at))
+        .filter(|(key, _)| key.1 != SICK)
+        .collect();
+    assert!(
+        others.len() == 5 && others.values().all(|at| *at <= 6 * OUTAGE_BEGINS + 2 * MINUTE),
+        "{others:?}"
+    );
 }

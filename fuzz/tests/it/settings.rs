@@ -29,8 +29,8 @@ const IN_PAIRS: [&str; 3] = ["NATS_USER", "NATS_PASSWORD", "OTEL_EXPORTER_OTLP_H
 const LATER: [&str; 1] = ["NATS_CA_FILE"];
 
 /// Settings of others than the stages.
-const NOT_OURS: [&str; 5] =
-    ["RUST_LOG", "NATS_REPLICAS", "NATS_STORAGE", "NATS_JETSTREAM_PREFIX", "SERVE_LISTEN"];
+const NOT_OURS: [&str; 6] =
+    ["RUST_LOG", "NATS_REPLICAS", "NATS_STORAGE", "NATS_JETSTREAM_PREFIX", "SERVE_LISTEN", "SERVE_HOSTS"];
 
 /// How settings of the warehouse begin, which tests its own.
 const WAREHOUSES: &str = "WAREHOUSE_";
