@@ -163,6 +163,9 @@ async fn statuses(school: &School, entity: &str, id: u64) -> anyhow::Result<Vec<
 #[tokio::test(flavor = "multi_thread")]
 async fn each_fault_of_bitrix24_passes_without_a_gap() -> anyhow::Result<()> {
     let school = watched(School::builder())
+        // Memory is judged here; backtraces and lines of a trace take a lot of it.
+        .env("RUST_BACKTRACE", "0")
+        .env("RUST_LOG", "debug")
         // Pauses of a minute take a second.
         .bitrix24(&["--clock-speed", "60"])
         .env("PORTAL_CLOCK_SPEED", "60")
@@ -262,6 +265,9 @@ async fn enough_work(school: &School) -> anyhow::Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn each_fault_of_otmechalka_passes_without_a_double() -> anyhow::Result<()> {
     let school = watched(School::builder())
+        // Memory is judged here; backtraces and lines of a trace take a lot of it.
+        .env("RUST_BACKTRACE", "0")
+        .env("RUST_LOG", "debug")
         .otmechalka(&["--clock-speed", "60"])
         .env("OTMECHALKA_CLOCK_SPEED", "60")
         .env("OTMECHALKA_TIMEOUT", "2s")
