@@ -16,7 +16,7 @@ pub use disk::Disk;
 pub use process::{Program, program_path};
 pub use proxy::{Proxy, Weather};
 pub use room::Room;
-pub use school::{Buried, Link, NAMES, PATIENCE, School, SchoolBuilder, Stage, Told};
+pub use school::{Buried, Link, NAMES, PATIENCE, School, SchoolBuilder, Stage, Told, free_address};
 pub use scrape::{Sample, Scrape};
 pub use simulator::{Bitrix24, Otmechalka};
 

@@ -682,7 +682,7 @@ impl School {
 }
 
 /// Returns an address that nobody listens at.
-fn free_address() -> std::io::Result<SocketAddr> {
+pub fn free_address() -> std::io::Result<SocketAddr> {
     std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()
 }
 

@@ -1,5 +1,6 @@
 //! The connection to NATS that operators' commands use.
 
+use std::fmt::Display;
 use std::path::Path;
 use std::time::Duration;
 
@@ -102,28 +103,23 @@ async fn connect_named(name: &str, settings: &NatsSettings) -> Result<Broker, Na
 
 /// Asks JetStream as the page's account may, where the page is in that; with any other user it is among the stages.
 async fn in_its_account(broker: Broker) -> Result<Broker, NatsError> {
-    let asked = tokio::time::timeout(PATIENCE, broker.client().request(WHO_AM_I, "".into())).await;
-    let told =
-        asked.map_err(|_| silence())?.map_err(|error| NatsError::NoAnswer { reason: error.to_string() })?;
+    let told = answered(broker.client().request(WHO_AM_I, "".into())).await?;
     let told: Value = serde_json::from_slice(&told.payload).unwrap_or_default();
     let is_guest = told["data"]["account"] == PAGE_ACCOUNT;
     Ok(if is_guest { broker.under_prefix(API_PREFIX) } else { broker })
 }
 
-fn silence() -> NatsError {
-    let reason = format!(
+/// Makes sure that JetStream answers.
+pub async fn answers(broker: &Broker) -> Result<(), NatsError> {
+    answered(broker.jetstream().query_account()).await.map(drop)
+}
+
+async fn answered<T, E: Display>(asked: impl Future<Output = Result<T, E>>) -> Result<T, NatsError> {
+    let silence = format!(
         "nothing came for {} s; check the address, the credentials and that JetStream is on",
         PATIENCE.as_secs()
     );
-    NatsError::NoAnswer { reason }
-}
-
-/// Makes sure that JetStream answers.
-pub async fn answers(broker: &Broker) -> Result<(), NatsError> {
-    let no_answer = |reason: String| NatsError::NoAnswer { reason };
-    match tokio::time::timeout(PATIENCE, broker.jetstream().query_account()).await {
-        Ok(Ok(_)) => Ok(()),
-        Ok(Err(error)) => Err(no_answer(error.to_string())),
-        Err(_) => Err(silence()),
-    }
+    let answer = tokio::time::timeout(PATIENCE, asked).await;
+    let answer = answer.map_or(Err(silence), |answer| answer.map_err(|error| error.to_string()));
+    answer.map_err(|reason| NatsError::NoAnswer { reason })
 }

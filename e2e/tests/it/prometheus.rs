@@ -3,7 +3,7 @@
 use std::process::Stdio;
 
 use anyhow::{Context, ensure};
-use e2e::{PATIENCE, School, Stage, eventually};
+use e2e::{PATIENCE, School, Stage, eventually, free_address};
 use serde_json::Value;
 use tokio::process::{Child, Command};
 
@@ -41,9 +41,7 @@ impl Prometheus {
         let configuration = format!("{configuration}    static_configs: [{{ targets: {targets:?} }}]\n");
         let file = folder.join("prometheus.yml");
         tokio::fs::write(&file, configuration).await?;
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
-        let address = listener.local_addr()?;
-        drop(listener);
+        let address = free_address()?;
         let child = Command::new(program)
             .arg(format!("--config.file={}", file.display()))
             .arg(format!("--storage.tsdb.path={}", folder.join("data").display()))

@@ -175,10 +175,8 @@ fn page() -> User {
 /// Returns the status page's account.
 pub fn page_guest() -> Guest {
     let looks = STREAMS.iter().fold(User::new(PAGE), |user, stream| user.looks_through(stream.name));
-    let mut user = looks.reads_bucket(&CHECKPOINTS).reads_bucket(&BUDGET).reads_bucket(&LEASES);
-    let requests: Vec<String> = user.publish.drain(..).filter(|request| request != WHO_AM_I).collect();
-    user.publish = requests.iter().map(|request| local(request)).chain([WHO_AM_I.to_owned()]).collect();
-    Guest { account: PAGE_ACCOUNT.to_owned(), user, requests, sandbox: None }
+    let user = looks.reads_bucket(&CHECKPOINTS).reads_bucket(&BUDGET).reads_bucket(&LEASES);
+    Guest::new(PAGE_ACCOUNT.to_owned(), user, None)
 }
 
 /// Somebody in an account of its own, who reads the streams by way of requests that are let through.
@@ -192,6 +190,20 @@ pub struct Guest {
     pub requests: Vec<String>,
     /// Subjects under which it is sent copies.
     pub sandbox: Option<String>,
+}
+
+impl Guest {
+    /// Puts a user who makes requests to our JetStream into an account of its own.
+    fn new(account: String, user: User, sandbox: Option<String>) -> Guest {
+        let publish = user.publish.iter().map(|request| local(request)).collect();
+        let requests = user.publish.into_iter().filter(|request| request != WHO_AM_I).collect();
+        Guest {
+            account,
+            user: User { publish, name: user.name, subscribe: user.subscribe },
+            requests,
+            sandbox,
+        }
+    }
 }
 
 /// The operator makes and repairs everything.
@@ -266,13 +278,12 @@ impl Subscriber {
 
     /// Returns its account.
     pub fn guest(&self) -> Guest {
-        let requests = self.requests();
         let user = User {
             name: self.name.clone(),
-            publish: requests.iter().map(|request| local(request)).collect(),
+            publish: self.requests(),
             subscribe: vec![format!("_INBOX_{}.>", self.name), self.sandbox()],
         };
-        Guest { account: format!("consumer-{}", self.name), user, requests, sandbox: Some(self.sandbox()) }
+        Guest::new(format!("consumer-{}", self.name), user, Some(self.sandbox()))
     }
 }
 
