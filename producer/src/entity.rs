@@ -55,8 +55,8 @@ pub struct EntitySettings {
 
 impl Plan {
     /// Tells of a poll of it, while the portal's clock showed `observed`.
-    pub fn poll(&self, observed: Moment) -> Poll {
-        Poll { observed, interval_seconds: self.interval.as_secs_f64().ceil() as u64 }
+    pub fn poll(&self, observed: Moment, read_until: Option<Moment>) -> Poll {
+        Poll { observed, interval_seconds: self.interval.as_secs_f64().ceil() as u64, read_until }
     }
 
     /// Returns the plan of contacts.

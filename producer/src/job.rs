@@ -31,7 +31,9 @@ pub struct Job {
     pub again_from: Option<Moment>,
     /// What the poll under way has done so far.
     pub tally: Tally,
-    last_ended: Option<Instant>,
+    /// When the poll under way was begun; none where that was another process.
+    pub begun: Option<Instant>,
+    last_begun: Option<Instant>,
     bytes_per_row: usize,
 }
 
@@ -59,7 +61,8 @@ impl Job {
             floor: None,
             again_from: None,
             tally,
-            last_ended: None,
+            begun: None,
+            last_begun: None,
             bytes_per_row: 0,
         }
     }
@@ -99,17 +102,17 @@ impl Job {
 
     /// Ends a poll of everything modified since `from`: says when the next one is, and what to make of the portal's
     /// clock.
-    pub fn end_poll(&mut self, from: Moment, clock: Clock, asked: Instant, now: Instant) {
+    pub fn end_poll(&mut self, from: Moment, clock: Clock, now: Instant) {
         self.again_from = self.again_from.filter(|again_from| *again_from < from);
         self.floor = clock.floor;
-        self.last_ended = Some(asked);
+        self.last_begun = self.begun.take();
         self.tally = Tally::default();
         self.due = if clock.went_back { now } else { (self.due.min(now) + self.plan.interval).max(now) };
     }
 
-    /// Returns when the last poll that ended was asked.
-    pub fn last_ended(&self) -> Option<Instant> {
-        self.last_ended
+    /// Returns when the last poll that ended was begun.
+    pub fn last_begun(&self) -> Option<Instant> {
+        self.last_begun
     }
 
     /// Tells whether a poll due at the same time or soon may as well take this one along.
@@ -161,12 +164,12 @@ mod tests {
         let begun = job.due;
         let clock = Clock { floor: None, went_back: false };
         let from = Moment::parse_from_rfc3339("2026-01-10T10:00:00+03:00").unwrap();
-        job.end_poll(from, clock, begun, begun + Duration::from_millis(10));
+        job.end_poll(from, clock, begun + Duration::from_millis(10));
         assert_eq!(job.due, begun + Duration::from_secs(60));
         let late = begun + Duration::from_secs(600);
-        job.end_poll(from, clock, late, late);
+        job.end_poll(from, clock, late);
         assert_eq!(job.due, late);
-        job.end_poll(from, clock, late, late);
+        job.end_poll(from, clock, late);
         assert_eq!(job.due, late + Duration::from_secs(60));
     }
 
@@ -177,9 +180,9 @@ mod tests {
         job.read_again_from(at(20));
         job.read_again_from(at(30));
         let (clock, now) = (Clock { floor: None, went_back: false }, Instant::now());
-        job.end_poll(at(25), clock, now, now);
+        job.end_poll(at(25), clock, now);
         assert_eq!(job.reaches_back_to(), Some(at(20)), "a walk that had begun before did not reach so far");
-        job.end_poll(at(20), clock, now, now);
+        job.end_poll(at(20), clock, now);
         assert_eq!(job.reaches_back_to(), None);
     }
 }

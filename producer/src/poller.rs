@@ -18,7 +18,7 @@ use crate::portal::{Pages, Portal};
 use crate::publisher::Publisher;
 use crate::record::{Reading, Record};
 use crate::store::Strayed;
-use crate::walk::{self, Moment, Question, Spans};
+use crate::walk::{self, Clock, Looked, Moment, Question, Spans};
 
 /// Span of modification time above which a walk makes room for livelier requests.
 const LIVE_SPAN: chrono::Duration = chrono::Duration::hours(1);
@@ -51,6 +51,7 @@ pub struct Poller {
 
 /// Pages that were read before the turn of their job came.
 struct Prefetched {
+    asked: Instant,
     question: Question,
     pages: Pages,
 }
@@ -162,7 +163,7 @@ impl Poller {
                 break;
             }
             self.jobs[place].due = self.jobs[place].due.min(begun);
-            self.step(place, Some(Prefetched { question, pages: pages? })).await?;
+            self.step(place, Some(Prefetched { asked: begun, question, pages: pages? })).await?;
         }
         Ok(())
     }
@@ -201,7 +202,7 @@ impl Poller {
         let question = self.question(job, stored.checkpoint.as_ref());
         let mut span = self.tracer.begin(job.plan.job, Kind::Internal, None);
         let requests_before = self.portal.client().stats().requests;
-        let asked = Instant::now();
+        let asked = prefetched.as_ref().map_or_else(Instant::now, |prefetched| prefetched.asked);
         let lane = self.lane(question);
         let pages = match prefetched {
             Some(prefetched) if prefetched.question == question => prefetched.pages,
@@ -219,7 +220,14 @@ impl Poller {
         let first = self.jobs[place].plan.first_watermark;
         let mut step =
             walk::advance(self.spans, first, stored.checkpoint.as_ref(), question, answered, ceiling);
-        step.checkpoint.poll = Some(self.jobs[place].plan.poll(answered.observed));
+        let clock = step.read_until.map(|read_until| {
+            self.look_at_clock(place, answered.observed, read_until, step.checkpoint.watermark)
+        });
+        let read_until = match clock {
+            Some(clock) => clock.floor.or(step.read_until),
+            None => stored.checkpoint.as_ref().and_then(|checkpoint| checkpoint.poll?.read_until),
+        };
+        step.checkpoint.poll = Some(self.jobs[place].plan.poll(answered.observed, read_until));
         let is_early = faults::is_planted("checkpoint-before-publish");
         if is_early {
             self.checkpoints.store(entity, &stored, &step.checkpoint).await?;
@@ -250,8 +258,13 @@ impl Poller {
         job.tally.published += published;
         job.tally.requests += self.portal.client().stats().requests - requests_before;
         job.walking = step.checkpoint.window.is_some();
-        if step.read_until.is_some() {
-            self.end_poll(place, question, answered.observed, step.checkpoint.watermark, asked);
+        if question.until.is_none() {
+            job.begun = Some(asked);
+        }
+        if let Some(clock) = clock {
+            self.metrics.note_poll(job.plan.entity);
+            log_poll(job, question, step.checkpoint.watermark);
+            job.end_poll(question.from, clock, Instant::now());
         }
         Ok(())
     }
@@ -289,21 +302,15 @@ impl Poller {
         job.due = Instant::now() + job.plan.interval;
     }
 
-    fn end_poll(
-        &mut self,
-        place: usize,
-        question: Question,
-        observed: Moment,
-        watermark: Moment,
-        asked: Instant,
-    ) {
-        let job = &mut self.jobs[place];
-        let since = job.last_ended().map(|ended| {
-            chrono::Duration::from_std(ended.elapsed().mul_f64(self.clock_speed))
+    /// Says what to make of the portal's clock where a poll has read everything until then.
+    fn look_at_clock(&self, place: usize, observed: Moment, read_until: Moment, watermark: Moment) -> Clock {
+        let job = &self.jobs[place];
+        let since = job.last_begun().map(|begun| {
+            chrono::Duration::from_std(begun.elapsed().mul_f64(self.clock_speed))
                 .unwrap_or(chrono::Duration::MAX)
         });
-        let readable = observed - self.spans.lag;
-        let clock = walk::follow_clock(self.spans, job.floor, readable, watermark, since);
+        let looked = Looked { observed, read_until, watermark };
+        let clock = walk::follow_clock(self.spans, job.floor, looked, since);
         if clock.went_back {
             tracing::warn!(
                 "The portal's clock shows {observed}, which is behind the watermark {watermark} of {}: polling from \
@@ -311,9 +318,7 @@ impl Poller {
                 job.plan.job
             );
         }
-        self.metrics.note_poll(job.plan.entity);
-        log_poll(job, question, watermark);
-        job.end_poll(question.from, clock, asked, Instant::now());
+        clock
     }
 }
 

@@ -126,6 +126,17 @@ pub struct Clock {
     pub went_back: bool,
 }
 
+/// What a poll that ended saw of the portal's clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Looked {
+    /// The portal's time when its last answer began to be made.
+    pub observed: Moment,
+    /// Everything modified before this was read by it.
+    pub read_until: Moment,
+    /// What is stored as read.
+    pub watermark: Moment,
+}
+
 /// Follows a portal clock that was set back behind the watermark.
 ///
 /// The watermark stays. What is edited meanwhile carries times below it, so polls reach down to where the clock
@@ -133,10 +144,12 @@ pub struct Clock {
 pub fn follow_clock(
     spans: Spans,
     floor: Option<Moment>,
-    readable: Moment,
-    watermark: Moment,
+    looked: Looked,
     since_last_poll: Option<Duration>,
 ) -> Clock {
+    let Looked { observed, read_until, watermark } = looked;
+    // A walk that took long has read only until its window's end.
+    let readable = read_until.min(observed - spans.lag);
     // Half of the overlap covers the small steps of a clock that is being disciplined.
     if readable + spans.overlap / 2 >= watermark {
         return Clock { floor: None, went_back: false };
@@ -220,17 +233,25 @@ mod tests {
     #[test]
     fn a_clock_set_back_an_hour_is_followed_from_where_it_was_last_seen() {
         let watermark = at(10_000);
-        let readable = at(10_058 - 3_600);
         let since = Some(Duration::seconds(60));
-        let found = follow_clock(SPANS, None, readable, watermark, since);
+        let looked =
+            |observed, read_until| Looked { observed: at(observed), read_until: at(read_until), watermark };
+        let found = follow_clock(SPANS, None, looked(6_460, 6_458), since);
         assert_eq!(found, Clock { floor: Some(at(9_998 - 3_600)), went_back: true });
         let asked = question(SPANS, at(0), Some(&polled(10_000, 1)), found.floor);
         assert_eq!(asked.from, at(9_878 - 3_600));
 
-        let later = follow_clock(SPANS, found.floor, readable + Duration::seconds(60), watermark, since);
-        assert_eq!(later, Clock { floor: Some(readable + Duration::seconds(60)), went_back: false });
-        let caught_up = follow_clock(SPANS, later.floor, watermark, watermark, since);
+        let later = follow_clock(SPANS, found.floor, looked(6_520, 6_518), since);
+        assert_eq!(later, Clock { floor: Some(at(6_518)), went_back: false });
+        let walked = follow_clock(SPANS, later.floor, looked(6_900, 6_578), since);
+        assert_eq!(walked.floor, Some(at(6_578)), "what was edited during the walk is not read yet");
+        let walked = follow_clock(SPANS, later.floor, looked(10_002, 6_578), since);
+        assert_eq!(walked.floor, Some(at(6_578)), "nor when the clock has caught up meanwhile");
+        let caught_up = follow_clock(SPANS, later.floor, looked(10_002, 10_000), since);
         assert_eq!(caught_up, Clock { floor: None, went_back: false });
+        // The window of this walk was opened before the clock was set back.
+        let walked = follow_clock(SPANS, None, looked(6_460, 10_000), since);
+        assert_eq!(walked, found);
     }
 
     #[test]
@@ -243,7 +264,8 @@ mod tests {
 
     #[test]
     fn a_clock_corrected_by_some_seconds_needs_nothing() {
-        let clock = follow_clock(SPANS, None, at(970), at(1_000), Some(Duration::seconds(60)));
+        let looked = Looked { observed: at(972), read_until: at(970), watermark: at(1_000) };
+        let clock = follow_clock(SPANS, None, looked, Some(Duration::seconds(60)));
         assert_eq!(clock, Clock { floor: None, went_back: false });
     }
 
@@ -251,7 +273,8 @@ mod tests {
     fn a_first_watermark_in_the_future_is_not_undercut() {
         let future = at(50_000);
         let stored = Checkpoint { watermark: future, window: None, polls: 1, poll: None };
-        let clock = follow_clock(SPANS, None, at(10), future, None);
+        let looked = Looked { observed: at(12), read_until: at(10), watermark: future };
+        let clock = follow_clock(SPANS, None, looked, None);
         assert_eq!(question(SPANS, future, Some(&stored), clock.floor).from, at(49_880));
     }
 }

@@ -7,16 +7,34 @@
 //!
 //! A claim whose create got no answer is kept: the create may still be carried out. It gives way to what comes behind it
 //! in its own partition, which is a later try or a later version, or else to the bucket's age limit.
+//!
+//! That a partition's next command comes to somebody else does not say that the one before is over: a process that stood still
+//! believes for a moment that what it was handed is its own. So nobody creates but within [`LEAVE`] of having stored its
+//! claim, or stores it again before, which fails once somebody else has it; and nobody takes a claim of another process
+//! that is younger than that and the longest call. What is left is a process that stands still between that look and the
+//! first byte of its call.
 
 use std::time::Duration;
+
+use chrono::{DateTime, Utc};
 
 use bytes::Bytes;
 use runtime::{Broker, BrokerError, Bucket, outside};
 use schemas::RecordRef;
 use schemas::streams::CLAIMS;
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 use crate::task::Task;
+
+/// How long after it was stored a claim is leave to begin a create.
+const LEAVE: Duration = Duration::from_secs(1);
+
+/// What clocks and the ways between count for at most, when it is said how old a claim is.
+const SLACK: Duration = Duration::from_millis(500);
+
+/// Key under which processes look what time it is for the server.
+const CLOCK: &str = "clock";
 
 /// Pause after a write that NATS did not take.
 const PAUSE: Duration = Duration::from_millis(300);
@@ -27,6 +45,8 @@ pub struct Claims {
     bucket: Bucket,
     /// Tells this process from others.
     instance: String,
+    /// Age from which a claim's create is no longer under way.
+    over: Duration,
 }
 
 /// Who claims: one delivery of one command.
@@ -54,16 +74,20 @@ impl Claimant {
 /// Leave to create, until it is given back or dropped.
 pub struct Claim {
     key: String,
+    value: Bytes,
     revision: u64,
+    /// Before it was last stored.
+    asked: Instant,
     /// It was held before, so a create may have been carried out that nobody saw.
     pub was_held: bool,
 }
 
 impl Claims {
-    /// Opens the bucket.
-    pub async fn open(broker: &Broker) -> Result<Claims, BrokerError> {
+    /// Opens the bucket. A create takes no longer than `call`.
+    pub async fn open(broker: &Broker, call: Duration) -> Result<Claims, BrokerError> {
         let instance = format!("{:032x}", outside::token());
-        Ok(Claims { broker: broker.clone(), bucket: broker.bucket(&CLAIMS).await?, instance })
+        let bucket = broker.bucket(&CLAIMS).await?;
+        Ok(Claims { broker: broker.clone(), bucket, instance, over: LEAVE + call + SLACK })
     }
 
     /// Claims a record for a try; `None` while somebody else has it.
@@ -75,22 +99,53 @@ impl Claims {
         // The first look is spared: mostly nobody has it.
         let mut found = None;
         loop {
+            let asked = Instant::now();
             match self.bucket.compare_and_put(&key, value.clone(), found).await {
-                Ok(revision) => return Ok(Some(Claim { key, revision, was_held: found.is_some() })),
+                Ok(revision) => {
+                    return Ok(Some(Claim { key, value, revision, asked, was_held: found.is_some() }));
+                }
                 Err(BrokerError::Conflict { .. }) => {}
                 // After a lost answer the next look finds the claim to be ours.
                 Err(BrokerError::Unavailable { .. }) => self.broker.pause(PAUSE).await?,
                 Err(error) => return Err(error),
             }
-            found = match self.bucket.get(&key).await? {
+            found = match self.bucket.entry(&key).await? {
                 None => None,
-                Some((stored, revision)) => match serde_json::from_slice::<Claimant>(&stored) {
+                Some(stored) => match serde_json::from_slice::<Claimant>(&stored.value) {
                     Ok(other) if !claimant.supersedes(&other) => return Ok(None),
+                    Ok(other) if other.instance != self.instance && !self.is_over(stored.created).await? => {
+                        return Ok(None);
+                    }
                     // What nobody can read was claimed by nobody that works.
-                    _ => Some(revision),
+                    _ => Some(stored.revision),
                 },
             };
         }
+    }
+
+    /// Tells whether a create under a claim that was stored then can no longer be under way. Both times are the server's.
+    async fn is_over(&self, stored: DateTime<Utc>) -> Result<bool, BrokerError> {
+        self.bucket.put(CLOCK, Bytes::new()).await?;
+        let now = self.bucket.entry(CLOCK).await?.map_or(stored, |clock| clock.created);
+        Ok((now - stored).to_std().is_ok_and(|age| age >= self.over))
+    }
+
+    /// Sees to it that a create may begin under a claim; `false` where somebody else has it by now.
+    pub async fn hold(&self, claim: &mut Claim) -> Result<bool, BrokerError> {
+        while claim.asked.elapsed() >= LEAVE {
+            let asked = Instant::now();
+            match self.bucket.compare_and_put(&claim.key, claim.value.clone(), Some(claim.revision)).await {
+                Ok(revision) => (claim.revision, claim.asked) = (revision, asked),
+                Err(BrokerError::Unavailable { .. }) => self.broker.pause(PAUSE).await?,
+                Err(BrokerError::Conflict { .. }) => match self.bucket.entry(&claim.key).await? {
+                    // It was stored, and the answer got lost.
+                    Some(stored) if stored.value == claim.value => claim.revision = stored.revision,
+                    _ => return Ok(false),
+                },
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(true)
     }
 
     /// Tells whether somebody is about to create a record, or may have created it unseen.

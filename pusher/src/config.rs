@@ -16,6 +16,8 @@ pub struct Config {
     pub otmechalka: Client,
     /// `OTMECHALKA_CLOCK_SPEED`: how many seconds pass at otmechalka in one second here, 1 by default.
     pub pauses: Pauses,
+    /// `OTMECHALKA_TIMEOUT`: no call takes longer.
+    pub longest_call: Duration,
 }
 
 impl Config {
@@ -50,7 +52,9 @@ impl Config {
             None => builder.build(),
         };
         match otmechalka {
-            Ok(otmechalka) => Some(Config { otmechalka, pauses: Pauses::at_speed(speed?) }),
+            Ok(otmechalka) => {
+                Some(Config { otmechalka, pauses: Pauses::at_speed(speed?), longest_call: timeout? })
+            }
             Err(error) => {
                 reader.problem("OTMECHALKA_URL", &error.to_string(), URL_EXPECTED, URL_EXAMPLE);
                 None

@@ -66,7 +66,7 @@ impl Stage for Pusher {
             pauses: config.pauses,
             store: Store::open(&broker, &settings.state_dir).await?,
             waiting: Waiting::open(&broker).await?,
-            claims: Claims::open(&broker).await?,
+            claims: Claims::open(&broker, config.longest_call).await?,
             checkpoints: broker.bucket(&CHECKPOINTS).await?,
             locks: locks::Locks::default(),
             broker: broker.clone(),

@@ -26,6 +26,9 @@ use crate::store::Store;
 use crate::task::{Failures, Task, sent_again};
 use crate::waiting::Waiting;
 
+/// A moment by the portal's clock.
+type Moment = chrono::DateTime<chrono::FixedOffset>;
+
 /// Who speaks in the results.
 const SOURCE: &str = "/rollcall/pusher";
 
@@ -43,8 +46,9 @@ const HOLD: Duration = Duration::from_secs(20);
 /// Longest wait for another replica that is about to create the same record, before the command is put aside.
 const CLAIM_WAIT: Duration = Duration::from_secs(2);
 
-/// How long what was asked for before the work on a command may be believed. Later the work has waited for otmechalka or
-/// for another replica, and what it waited with may be with somebody else, and long settled there.
+/// How long what was asked for before the work on a command may be believed. Later the work has waited for otmechalka, and
+/// what it waited with may be with somebody else, and long settled there. After a wait for another replica it is not believed
+/// at all.
 const FRESH: Duration = Duration::from_secs(1);
 
 /// Pause between two looks whether it is done.
@@ -390,7 +394,7 @@ impl Push {
         let traces = Traces {
             raw_sequence: self.store.live_raw_version(contact, now).await?,
             settled_raw_sequence: last.as_ref().map(|last| last.version().raw_sequence),
-            contacts_read_until: self.contacts_read_until().await?,
+            contacts_read_until: self.contacts_read_until(task.mapped.shown.observed).await?,
         };
         if client_is_coming(traces, task.mapped.shown.observed) {
             let pause = self.pauses.for_client(task.envelope.attempt);
@@ -404,9 +408,10 @@ impl Push {
         Ok(Ending { is_absent: true, ..Ending::refused(vec![Problem::client_missing(pupil, absence)]) })
     }
 
-    async fn contacts_read_until(&self) -> Result<Option<chrono::DateTime<chrono::FixedOffset>>, Halt> {
+    async fn contacts_read_until(&self, observed: Moment) -> Result<Option<Moment>, Halt> {
         let stored = self.checkpoints.get(Entity::Contact.token()).await?;
-        Ok(stored.and_then(|(bytes, _)| Some(serde_json::from_slice::<Checkpoint>(&bytes).ok()?.watermark)))
+        let checkpoint = stored.and_then(|(bytes, _)| serde_json::from_slice::<Checkpoint>(&bytes).ok());
+        Ok(checkpoint.map(|checkpoint| checkpoint.read_until(observed)))
     }
 
     /// Calls otmechalka until it has answered about the record itself.
@@ -430,7 +435,7 @@ impl Push {
                 Work::Ticket { body, client_is_known } => {
                     self.try_ticket(&turn, body, *client_is_known).await
                 }
-                Work::Lookup => self.under_claim(&turn, self.try_lookup(&turn)).await,
+                Work::Lookup => self.look_under_claim(&turn).await,
             };
             let (kind, error) = match tried {
                 Ok(tried) => return Ok(tried),
@@ -550,12 +555,15 @@ impl Push {
                 Err(setback) => return Err(setback),
             }
         }
-        self.under_claim(turn, self.look_for_client(turn, body, digest, missing)).await
+        let mut claim = self.claim(turn.task).await?;
+        let tried = self.look_for_client(turn, &mut claim, body, digest, missing).await;
+        self.done_with(claim, tried).await
     }
 
     async fn look_for_client(
         &self,
         turn: &Turn<'_>,
+        claim: &mut Claim,
         body: &ClientBody,
         digest: &str,
         missing: Option<Error>,
@@ -574,7 +582,7 @@ impl Push {
             }
             (None, _) => {
                 faults::crash_point("before-create");
-                let created = self.ask(turn, Kind::Write, self.otmechalka.create_client(body)).await?;
+                let created = self.create(turn, claim, self.otmechalka.create_client(body)).await?;
                 faults::crash_point("create-answered");
                 Ending::wrote(Outcome::Created, created.id, Some(digest))
             }
@@ -582,15 +590,9 @@ impl Push {
         Ok(Tried::Ended(ending))
     }
 
-    /// Looks up and creates while nobody else does so for the same record: what the lookup does not find nobody is about
-    /// to create.
-    async fn under_claim(
-        &self,
-        turn: &Turn<'_>,
-        look_and_create: impl Future<Output = Result<Tried, Setback>>,
-    ) -> Result<Tried, Setback> {
-        let claim = self.claim(turn.task).await?;
-        let tried = look_and_create.await;
+    /// Ends a lookup, and the create that followed it, during which nobody else did so for the same record: what the lookup
+    /// did not find nobody was about to create.
+    async fn done_with(&self, claim: Claim, tried: Result<Tried, Setback>) -> Result<Tried, Setback> {
         let is_known = match &tried {
             Ok(_) => true,
             Err(Setback::Failed(Kind::Write, error)) => !error.outcome_unknown(),
@@ -606,10 +608,16 @@ impl Push {
 
     async fn claim(&self, task: &Task<'_>) -> Result<Claim, Setback> {
         let deadline = tokio::time::Instant::now() + CLAIM_WAIT;
+        let mut has_waited = false;
         loop {
             if let Some(claim) = self.claims.take(task).await? {
+                if has_waited && !self.is_unsettled(task).await? {
+                    self.claims.give_back(claim).await;
+                    return Err(Setback::Lost);
+                }
                 return Ok(claim);
             }
+            has_waited = true;
             if tokio::time::Instant::now() >= deadline {
                 return Err(Setback::Claimed);
             }
@@ -622,6 +630,12 @@ impl Push {
         let Some(pupil) = task.pupil() else { return Ok(Halt::GiveBack("its record is being created")) };
         tracing::debug!("Another replica is about to create {}", task.record);
         self.park(task, pupil, task.failures, None, self.pauses.for_client(task.envelope.attempt)).await
+    }
+
+    async fn look_under_claim(&self, turn: &Turn<'_>) -> Result<Tried, Setback> {
+        let claim = self.claim(turn.task).await?;
+        let tried = self.try_lookup(turn).await;
+        self.done_with(claim, tried).await
     }
 
     async fn try_lookup(&self, turn: &Turn<'_>) -> Result<Tried, Setback> {
@@ -642,12 +656,15 @@ impl Push {
         body: &TicketBody,
         client_is_known: bool,
     ) -> Result<Tried, Setback> {
-        self.under_claim(turn, self.look_for_ticket(turn, body, client_is_known)).await
+        let mut claim = self.claim(turn.task).await?;
+        let tried = self.look_for_ticket(turn, &mut claim, body, client_is_known).await;
+        self.done_with(claim, tried).await
     }
 
     async fn look_for_ticket(
         &self,
         turn: &Turn<'_>,
+        claim: &mut Claim,
         body: &TicketBody,
         client_is_known: bool,
     ) -> Result<Tried, Setback> {
@@ -660,7 +677,7 @@ impl Push {
             return Ok(Tried::Absent);
         }
         faults::crash_point("before-ticket");
-        match self.ask(turn, Kind::Write, self.otmechalka.create_ticket(body)).await {
+        match self.create(turn, claim, self.otmechalka.create_ticket(body)).await {
             Ok(created) => {
                 faults::crash_point("ticket-answered");
                 Ok(Tried::Ended(Ending::wrote(Outcome::Created, created.id, None)))
@@ -683,16 +700,46 @@ impl Push {
         kind: Kind,
         call: impl Future<Output = Result<T, Error>>,
     ) -> Result<T, Setback> {
+        self.see_whether_ours(turn, kind).await?;
+        self.answer_of(kind, call).await
+    }
+
+    /// Makes one create, if the message and the claim are still ours.
+    async fn create<T>(
+        &self,
+        turn: &Turn<'_>,
+        claim: &mut Claim,
+        call: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Setback> {
+        self.see_whether_ours(turn, Kind::Write).await?;
+        if !self.claims.hold(claim).await? {
+            return Err(Setback::Lost);
+        }
+        self.answer_of(Kind::Write, call).await
+    }
+
+    async fn see_whether_ours(&self, turn: &Turn<'_>, kind: Kind) -> Result<(), Setback> {
         let task = turn.task;
         if !task.delivery.is_still_ours() {
             return Err(Setback::Lost);
         }
-        if kind == Kind::Write && turn.begun.elapsed() >= FRESH {
-            let last = self.store.refresh(task.record).await?;
-            if standing(task.version, last.as_ref()) != Standing::Newer {
-                return Err(Setback::Lost);
-            }
+        if kind == Kind::Write && turn.begun.elapsed() >= FRESH && !self.is_unsettled(task).await? {
+            return Err(Setback::Lost);
         }
+        Ok(())
+    }
+
+    /// Asks the stream whether nobody has settled this version or a newer one.
+    async fn is_unsettled(&self, task: &Task<'_>) -> Result<bool, Setback> {
+        let last = self.store.refresh(task.record).await?;
+        Ok(standing(task.version, last.as_ref()) == Standing::Newer)
+    }
+
+    async fn answer_of<T>(
+        &self,
+        kind: Kind,
+        call: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Setback> {
         match call.await {
             Ok(answer) => {
                 self.gate.worked(kind);

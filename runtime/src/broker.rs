@@ -769,41 +769,45 @@ pub struct Bucket {
     store: Option<kv::Store>,
 }
 
-/// Value, revision and time of a key.
-type Entry = (Bytes, u64, DateTime<Utc>);
+/// What is stored under a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// The value.
+    pub value: Bytes,
+    /// Its revision.
+    pub revision: u64,
+    /// When it was stored, by the server's clock.
+    pub created: DateTime<Utc>,
+}
 
 impl Bucket {
     /// Returns a value and its revision. Keeps trying while the server is away.
     pub async fn get(&self, key: &str) -> Result<Option<(Bytes, u64)>, BrokerError> {
-        let entry = self.entry_in_the_end(key).await?;
-        Ok(entry.map(|(value, revision, _)| (value, revision)))
+        let entry = self.entry(key).await?;
+        Ok(entry.map(|entry| (entry.value, entry.revision)))
     }
 
-    /// Returns a value and when it was stored. Keeps trying while the server is away.
-    pub async fn get_with_time(&self, key: &str) -> Result<Option<(Bytes, DateTime<Utc>)>, BrokerError> {
-        let entry = self.entry_in_the_end(key).await?;
-        Ok(entry.map(|(value, _, created)| (value, created)))
-    }
-
-    async fn entry_in_the_end(&self, key: &str) -> Result<Option<Entry>, BrokerError> {
+    /// Returns what is stored under a key. Keeps trying while the server is away.
+    pub async fn entry(&self, key: &str) -> Result<Option<Entry>, BrokerError> {
         self.broker
             .until_answered(&format!("read from bucket {}", self.name), Asked::Anyone, || async {
-                self.entry(key).await.map_err(|error| error.to_string())
+                self.look_at(key).await.map_err(|error| error.to_string())
             })
             .await
     }
 
-    async fn entry(&self, key: &str) -> Result<Option<Entry>, BrokerError> {
+    async fn look_at(&self, key: &str) -> Result<Option<Entry>, BrokerError> {
         let operation = || format!("read from bucket {}", self.name);
         #[cfg(all(feature = "faults", debug_assertions))]
         if let Some(seat) = self.broker.seat() {
             let entry = seat.entry(self.name, key).await;
-            return entry.map_err(|reason| BrokerError::unavailable(operation(), reason));
+            let entry = entry.map_err(|reason| BrokerError::unavailable(operation(), reason))?;
+            return Ok(entry.map(|(value, revision, created)| Entry { value, revision, created }));
         }
         let entry = self.store()?.entry(key).await;
         let entry = entry.map_err(|error| BrokerError::unavailable(operation(), error))?;
         let put = entry.filter(|entry| entry.operation == kv::Operation::Put);
-        Ok(put.map(|entry| (entry.value, entry.revision, entry.created)))
+        Ok(put.map(|put| Entry { value: put.value, revision: put.revision, created: put.created }))
     }
 
     fn store(&self) -> Result<&kv::Store, BrokerError> {
@@ -871,9 +875,9 @@ impl Bucket {
 
     /// Looks at a value once: for those to whom the time matters at which it was there.
     pub(crate) async fn look(&self, key: &str) -> Result<Option<(Bytes, u64)>, BrokerError> {
-        let looked = tokio::time::timeout(patience(0), self.entry(key)).await;
+        let looked = tokio::time::timeout(patience(0), self.look_at(key)).await;
         let late = || BrokerError::unavailable(format!("read from bucket {}", self.name), "no answer");
-        Ok(looked.map_err(|_| late())??.map(|(value, revision, _)| (value, revision)))
+        Ok(looked.map_err(|_| late())??.map(|entry| (entry.value, entry.revision)))
     }
 
     /// Removes a key only where it still has this revision.

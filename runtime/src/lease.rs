@@ -216,8 +216,8 @@ impl Lease {
         broker: &Broker,
         stage: &str,
     ) -> Result<Option<(Holder, DateTime<Utc>)>, BrokerError> {
-        let stored = broker.bucket(&LEASES).await?.get_with_time(stage).await?;
-        Ok(stored.and_then(|(value, stored)| Some((serde_json::from_slice(&value).ok()?, stored))))
+        let stored = broker.bucket(&LEASES).await?.entry(stage).await?;
+        Ok(stored.and_then(|stored| Some((serde_json::from_slice(&stored.value).ok()?, stored.created))))
     }
 
     /// Waits until this replica holds it; ends early only when the stage is to stop.

@@ -25,7 +25,7 @@ pub mod stage;
 mod tls;
 pub mod trace;
 
-pub use broker::{Broker, BrokerError, Bucket, Log};
+pub use broker::{Broker, BrokerError, Bucket, Entry, Log};
 pub use cache::DiskCache;
 pub use consume::{Handler, consume};
 pub use door::Door;

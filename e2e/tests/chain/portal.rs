@@ -204,6 +204,11 @@ impl Portal {
         versions.push(Version { content, status, by_person, was_late, modified, readable_from });
     }
 
+    /// Tells whether a version is dated later than what the clock shows.
+    pub fn is_ahead(&self, version: &Version, now: DateTime<Utc>) -> bool {
+        version.modified > self.millis(now) / 1_000
+    }
+
     /// Returns the newest version of a record.
     pub fn newest(&self, key: Key) -> Option<&Version> {
         self.records.get(&key)?.last()

@@ -264,7 +264,7 @@ mod tests {
         let polled = |minutes_ago, interval_minutes: u64, skew_minutes| {
             let moved = now() - TimeDelta::minutes(minutes_ago);
             let observed = (moved + TimeDelta::minutes(skew_minutes)).fixed_offset();
-            let poll = Poll { observed, interval_seconds: interval_minutes * 60 };
+            let poll = Poll { observed, interval_seconds: interval_minutes * 60, read_until: None };
             let (watermark, moved, poll) = (Some(observed), Some(moved), Some(poll));
             of_reading("deals", &Reading { polls: 7, watermark, walking: None, moved, poll }, now())
         };

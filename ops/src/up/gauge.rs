@@ -190,14 +190,14 @@ fn due(schedule: Option<&str>) -> Option<DateTime<Utc>> {
 async fn reading(broker: &Broker, entity: Entity) -> Result<Reading, GaugeError> {
     let failed = failed(CHECKPOINTS.name);
     let bucket = broker.bucket(&CHECKPOINTS).await.map_err(|error| failed(&error))?;
-    let found = bucket.get_with_time(entity.token()).await.map_err(|error| failed(&error))?;
-    let Some((value, moved)) = found else { return Ok(Reading::default()) };
-    let checkpoint: Checkpoint = serde_json::from_slice(&value).map_err(|error| failed(&error))?;
+    let found = bucket.entry(entity.token()).await.map_err(|error| failed(&error))?;
+    let Some(found) = found else { return Ok(Reading::default()) };
+    let checkpoint: Checkpoint = serde_json::from_slice(&found.value).map_err(|error| failed(&error))?;
     Ok(Reading {
         polls: checkpoint.polls,
         watermark: Some(checkpoint.watermark),
         walking: checkpoint.window.map(|window| window.cursor),
-        moved: Some(moved),
+        moved: Some(found.created),
         poll: checkpoint.poll,
     })
 }

@@ -1,6 +1,7 @@
 //! Once and in order, whatever is delivered how often and whoever dies when.
 
-use schemas::{Mapping, Outcome, RecordRef, Version};
+use schemas::streams::CLAIMS;
+use schemas::{Mapping, Outcome, RecordRef, Version, subjects};
 use serde_json::{Value, json};
 
 use crate::bench::{Bench, assert_success, client, contact, deal, eventually, refused, ticket, version};
@@ -256,6 +257,26 @@ async fn two_processes_never_create_two_tickets_for_a_deal_that_changed_its_pupi
     }
     assert!(one.stop().await.success());
     assert!(other.stop().await.success());
+}
+
+/// Another process may be between its lookup and its create, of a delivery before ours.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_create_that_may_be_under_way_elsewhere_is_waited_for() {
+    let bench = Bench::start().await;
+    let pupil = contact(39913);
+    let claims = bench.broker.bucket(&CLAIMS).await.unwrap();
+    let subject = subjects::command(pupil.id, pupil);
+    let other = json!({"instance": "other", "subject": subject, "sequence": 0, "deliveries": 1});
+    claims.put(&pupil.to_string(), other.to_string().into()).await.unwrap();
+    let _pusher = bench.pusher();
+    bench.new_client(pupil).await;
+    eventually("the command to be put aside", async || bench.parked().await == 1).await;
+    assert_eq!(bench.history().await.len(), 0, "nothing is looked up beside somebody's create");
+
+    // A process that died never gives its claim back. No create is under way any more after the longest call.
+    assert_success(&bench.settled(pupil, version(39913)).await, Outcome::Created);
+    assert!(claims.get(&pupil.to_string()).await.unwrap().is_none(), "given back");
+    assert_eq!(bench.applied("/api/clients/").await, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
