@@ -10,6 +10,8 @@ use schemas::problem::SUCCESS;
 
 use crate::portal::{Content, Key, Portal, StatusWrite, Version};
 use crate::shop::Shop;
+#[cfg(test)]
+use crate::shop::Write;
 
 /// What otmechalka is sent of a pupil.
 fn surname(content: Content) -> Option<String> {
@@ -174,26 +176,78 @@ fn echoes(world: &World, portal: &Portal, strays: usize) -> Vec<String> {
     found
 }
 
-/// Tells what is wrong with a status that has just been written.
-pub fn lie(portal: &Portal, shop: &Shop) -> Option<String> {
-    let write = portal.writes.last()?;
-    let versions = portal.records.get(&write.key)?;
-    if write.text.trim().is_empty() {
-        return Some(format!("an empty status was written to {:?}", write.key));
+/// How often a text may be written for one version: once more where the answer got lost, or the writer died.
+const MOST_WRITES: usize = 2;
+
+/// Follows the statuses of each record from one version to the next.
+#[derive(Default)]
+pub struct Statuses {
+    /// Of each record the first version that its newest status can be of.
+    told: BTreeMap<Key, usize>,
+    /// How often the newest text of each record was written for what may be one version, although lists showed it.
+    repeated: BTreeMap<Key, usize>,
+}
+
+impl Statuses {
+    /// Tells what is wrong with a status that has just been written: it has to be that of a version which is not older than
+    /// the one before, and which otmechalka has, or which is a reason to mark the record.
+    pub fn lie(&mut self, portal: &Portal, shop: &Shop) -> Option<String> {
+        let write = portal.writes.last()?;
+        let versions = portal.records.get(&write.key)?.get(..write.versions)?;
+        if write.text.trim().is_empty() {
+            return Some(format!("an empty status was written to {:?}", write.key));
+        }
+        let is_success = write.text == SUCCESS;
+        let fits = |version: &Version| match is_success {
+            true => is_held(shop, write.key, version.content),
+            false => is_wrong(portal, shop, write, version.content),
+        };
+        let first = self.told.get(&write.key).copied().unwrap_or(0);
+        let Some(ahead) = versions.iter().skip(first).position(fits) else {
+            let told = if is_success {
+                "called a success before otmechalka had it"
+            } else {
+                "marked though nothing was wrong with it"
+            };
+            let when = if versions.iter().any(fits) {
+                ", of a version older than the one whose status it showed"
+            } else {
+                ""
+            };
+            return Some(format!("{:?} was {told}{when}: {}", write.key, write.text));
+        };
+        self.told.insert(write.key, first + ahead);
+        self.count(portal, write, versions)
     }
-    let versions = &versions[..write.versions];
-    let id = write.key.1;
-    if write.text != SUCCESS {
-        let is_reason = versions.iter().any(|version| is_wrong(portal, shop, write, version.content));
-        let told = || format!("{:?} was marked though nothing was wrong with it: {}", write.key, write.text);
-        return (!is_reason).then(told);
+
+    /// Counts how often one text is written while nobody edits the record and lists show it.
+    fn count(&mut self, portal: &Portal, write: &StatusWrite, versions: &[Version]) -> Option<String> {
+        let before = portal.writes.iter().rev().skip(1).find(|before| before.key == write.key);
+        let is_again = before.is_some_and(|before| {
+            before.text == write.text
+                && !versions.iter().skip(before.versions).any(|version| version.by_person)
+                && versions.get(before.versions).is_some_and(|version| portal.is_readable(version, write.at))
+        });
+        let count = self.repeated.entry(write.key).or_default();
+        *count = if is_again { *count + 1 } else { 1 };
+        (*count > MOST_WRITES).then(|| format!("{:?} was written {count} times: {}", write.key, write.text))
     }
-    let is_there = shop.clients.contains_key(&id) || shop.tickets.contains_key(&id);
-    let may_be_skipped = versions
-        .iter()
-        .any(|version| matches!(version.content, Content::OtherProduct(_) | Content::OtherBranch { .. }));
-    (!is_there && !may_be_skipped)
-        .then(|| format!("{:?} was called a success before otmechalka had it", write.key))
+}
+
+/// Tells whether otmechalka had a version by now, or need not have it.
+fn is_held(shop: &Shop, key: Key, content: Content) -> bool {
+    match content {
+        Content::OtherProduct(_) | Content::OtherBranch { .. } => true,
+        Content::Pupil(_) | Content::Unwanted(_) => {
+            let says = surname(content);
+            shop.writes
+                .iter()
+                .any(|write| !write.is_ticket && write.origin == key.1 && Some(&write.says) == says.as_ref())
+        }
+        Content::NoPhone(_) => false,
+        // A ticket that is there is left alone, whatever becomes of the deal.
+        Content::Deal { .. } | Content::NoBranch { .. } => shop.tickets.contains_key(&key.1),
+    }
 }
 
 /// Tells whether a version is a reason to mark its record: it cannot be mapped, is refused, fails alone or has a pupil who is
@@ -213,4 +267,86 @@ fn is_wrong(portal: &Portal, shop: &Shop, write: &StatusWrite, content: Content)
             Content::Pupil(_) | Content::OtherProduct(_) => false,
             Content::Deal { pupil, .. } | Content::OtherBranch { pupil, .. } => !is_sound(pupil),
         }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PUPIL: Key = (Entity::Contact, 1);
+
+    /// What is said after a series of edits, of arrivals in otmechalka and of statuses.
+    fn said(steps: &[Step]) -> Option<String> {
+        let (mut portal, mut shop, mut statuses) = (Portal::new(), Shop::default(), Statuses::default());
+        let mut now = chrono::DateTime::UNIX_EPOCH;
+        let mut said = None;
+        for step in steps {
+            now += chrono::Duration::seconds(10);
+            match *step {
+                Step::Edit(content) => portal.edit(PUPIL, content, now, 0),
+                Step::Arrives(number) => shop.writes.push(Write {
+                    is_ticket: false,
+                    origin: PUPIL.1,
+                    is_create: shop.writes.is_empty(),
+                    says: people::surname(number),
+                    client: None,
+                }),
+                Step::Status(text) => {
+                    let versions = portal.records[&PUPIL].len();
+                    portal.show(PUPIL, text, now);
+                    portal.writes.push(StatusWrite { at: now, key: PUPIL, text: text.to_owned(), versions });
+                    said = statuses.lie(&portal, &shop);
+                }
+            }
+        }
+        said
+    }
+
+    enum Step {
+        Edit(Content),
+        Arrives(u32),
+        Status(&'static str),
+    }
+
+    #[test]
+    fn a_success_is_of_a_version_that_otmechalka_has() {
+        use Step::{Arrives, Edit, Status};
+        let corrected = [
+            Edit(Content::Pupil(1)),
+            Arrives(1),
+            Status(SUCCESS),
+            Edit(Content::NoPhone(2)),
+            Status("Не заполнено поле «Телефон»."),
+            Edit(Content::Pupil(3)),
+            Arrives(3),
+            Status(SUCCESS),
+        ];
+        assert_eq!(said(&corrected), None);
+        let [first, arrived, shown, mistake, marked, edit, _, success] = corrected;
+        let told = said(&[first, arrived, shown, mistake, marked, edit, success]).expect("a lie");
+        assert!(told.contains("before otmechalka had it, of a version older"), "{told}");
+    }
+
+    #[test]
+    fn a_status_is_not_of_a_version_older_than_the_one_before() {
+        use Step::{Arrives, Edit, Status};
+        let mistake = "Не заполнено поле «Телефон».";
+        let told = said(&[
+            Edit(Content::NoPhone(1)),
+            Edit(Content::Pupil(2)),
+            Arrives(2),
+            Status(SUCCESS),
+            Status(mistake),
+        ]);
+        assert!(told.expect("a lie").contains("older than the one whose status it showed"));
+    }
+
+    #[test]
+    fn a_text_that_stands_is_written_twice_at_most() {
+        use Step::{Arrives, Edit, Status};
+        let twice = [Edit(Content::Pupil(1)), Arrives(1), Status(SUCCESS), Status(SUCCESS)];
+        assert_eq!(said(&twice), None);
+        let [edit, arrived, once, again] = twice;
+        assert!(said(&[edit, arrived, once, again, Status(SUCCESS)]).expect("a lie").contains("3 times"));
+    }
 }

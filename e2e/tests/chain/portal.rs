@@ -209,6 +209,18 @@ impl Portal {
         version.modified > self.millis(now) / 1_000
     }
 
+    /// Stores a status as an update of ours does.
+    #[cfg(test)]
+    pub fn show(&mut self, key: Key, text: &str, now: DateTime<Utc>) {
+        let content = self.newest(key).expect("a record").content;
+        self.add(key, content, text.to_owned(), now, 0, false);
+    }
+
+    /// Tells whether lists show a version.
+    pub fn is_readable(&self, version: &Version, now: DateTime<Utc>) -> bool {
+        version.readable_from <= now.timestamp_millis()
+    }
+
     /// Returns the newest version of a record.
     pub fn newest(&self, key: Key) -> Option<&Version> {
         self.records.get(&key)?.last()
