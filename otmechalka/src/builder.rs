@@ -147,7 +147,14 @@ impl Builder {
         })?;
         let token = Token::new(self.auth_scheme, self.token.as_ref(), self.source);
         let token = Arc::new(token.ok_or(ConfigError::Token)?);
-        Ok(Client { http, base: self.base_url, absence: self.absence, token, observer: None })
+        Ok(Client {
+            http,
+            timeout: self.timeout,
+            base: self.base_url,
+            absence: self.absence,
+            token,
+            observer: None,
+        })
     }
 }
 

@@ -25,6 +25,8 @@ const MAX_ORIGIN_ID_BYTES: usize = 64;
 #[derive(Clone)]
 pub struct Client {
     pub(crate) http: reqwest::Client,
+    /// Of a call, however often it is made.
+    pub(crate) timeout: Duration,
     pub(crate) base: Url,
     pub(crate) absence: Absence,
     pub(crate) token: Arc<Token>,
@@ -149,7 +151,8 @@ impl Client {
             tracing::info!(
                 "otmechalka refuses the token, which was replaced meanwhile; going on with the new one"
             );
-            (status, result) = self.send_once(again, call, origin_id).await;
+            let left = self.timeout.saturating_sub(started.elapsed());
+            (status, result) = self.send_once(again.timeout(left), call, origin_id).await;
         }
         let duration = started.elapsed();
         if let Some(observer) = &self.observer {

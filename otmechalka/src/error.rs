@@ -174,6 +174,13 @@ impl Error {
         }
     }
 
+    /// Tells whether otmechalka may still be at work on the request: who gave up was this side, or something in between.
+    pub fn may_be_under_way(&self) -> bool {
+        // A gateway's word about what is behind it; whoever else answers has done what there was to do.
+        let is_gateways = |status: u16| (502..=504).contains(&status);
+        self.outcome_unknown() && self.status().is_none_or(is_gateways)
+    }
+
     /// Returns the call that failed; `None` where nothing was sent.
     pub fn call(&self) -> Option<Call> {
         match self {

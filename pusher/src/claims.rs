@@ -10,9 +10,9 @@
 //!
 //! That a partition's next command comes to somebody else does not say that the one before is over: a process that stood still
 //! believes for a moment that what it was handed is its own. So nobody creates but within [`LEAVE`] of having stored its
-//! claim, or stores it again before, which fails once somebody else has it; and nobody takes a claim of another process
-//! that is younger than that and the longest call. What is left is a process that stands still between that look and the
-//! first byte of its call.
+//! claim, or stores it again before, which fails once somebody else has it; and nobody takes a claim that is younger than
+//! that and the longest call, not even its own of an earlier try: the create of which it saw the connection break may still be
+//! carried out. Where otmechalka itself answered with a failure, that is noted in the claim, and nobody waits. What is left is a process that stands still between that look and the first byte of its call.
 
 use std::time::Duration;
 
@@ -26,6 +26,9 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use crate::task::Task;
+
+/// How often a claim is stored again at most before a create that is late.
+const MOST_RENEWALS: u32 = 3;
 
 /// How long after it was stored a claim is leave to begin a create.
 const LEAVE: Duration = Duration::from_secs(1);
@@ -49,7 +52,7 @@ pub struct Claims {
     over: Duration,
 }
 
-/// Who claims: one delivery of one command.
+/// Who claims: one try of one delivery of one command.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Claimant {
     instance: String,
@@ -57,9 +60,20 @@ struct Claimant {
     subject: String,
     sequence: u64,
     deliveries: u64,
+    /// Tells this try from others.
+    #[serde(default)]
+    attempt: String,
+    /// No create is under way any more, though what came of it is unknown.
+    #[serde(default)]
+    is_over: bool,
 }
 
 impl Claimant {
+    fn encode(&self) -> Bytes {
+        // A struct of texts and numbers always serialises.
+        serde_json::to_vec(self).unwrap_or_default().into()
+    }
+
     /// Tells whether the claim of another delivery has to give way.
     ///
     /// Within a partition the server delivers the next command, or the same one again, only when the one before was
@@ -72,14 +86,39 @@ impl Claimant {
 }
 
 /// Leave to create, until it is given back or dropped.
+#[derive(Debug)]
 pub struct Claim {
     key: String,
-    value: Bytes,
+    claimant: Claimant,
     revision: u64,
     /// Before it was last stored.
     asked: Instant,
     /// It was held before, so a create may have been carried out that nobody saw.
     pub was_held: bool,
+    /// A create was begun under it.
+    pub has_begun: bool,
+}
+
+/// What comes of claiming a record.
+#[derive(Debug)]
+pub enum Taken {
+    /// Leave to create.
+    Claim(Claim),
+    /// Somebody else has it.
+    Busy,
+    /// A create may be under way for so long; then the claim gives way.
+    Young(Duration),
+}
+
+/// Whether a create may begin under a claim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Held {
+    /// It may.
+    Still,
+    /// Somebody else has the claim by now.
+    Elsewhere,
+    /// NATS is too slow to tell in time.
+    Unknown,
 }
 
 impl Claims {
@@ -90,32 +129,37 @@ impl Claims {
         Ok(Claims { broker: broker.clone(), bucket, instance, over: LEAVE + call + SLACK })
     }
 
-    /// Claims a record for a try; `None` while somebody else has it.
-    pub async fn take(&self, task: &Task<'_>) -> Result<Option<Claim>, BrokerError> {
+    /// Claims a record for a try.
+    pub async fn take(&self, task: &Task<'_>) -> Result<Taken, BrokerError> {
         let claimant = self.claimant(task);
         let key = key(task.record);
-        // A struct of texts and numbers always serialises.
-        let value = Bytes::from(serde_json::to_vec(&claimant).unwrap_or_default());
         // The first look is spared: mostly nobody has it.
-        let mut found = None;
+        let (mut found, mut may_be_stored) = (None, false);
         loop {
             let asked = Instant::now();
-            match self.bucket.compare_and_put(&key, value.clone(), found).await {
+            match self.bucket.compare_and_put(&key, claimant.encode(), found).await {
                 Ok(revision) => {
-                    return Ok(Some(Claim { key, value, revision, asked, was_held: found.is_some() }));
+                    let was_held = found.is_some();
+                    let has_begun = false;
+                    return Ok(Taken::Claim(Claim { key, claimant, revision, asked, was_held, has_begun }));
                 }
                 Err(BrokerError::Conflict { .. }) => {}
                 // After a lost answer the next look finds the claim to be ours.
-                Err(BrokerError::Unavailable { .. }) => self.broker.pause(PAUSE).await?,
+                Err(BrokerError::Unavailable { .. }) => {
+                    may_be_stored = true;
+                    self.broker.pause(PAUSE).await?;
+                }
                 Err(error) => return Err(error),
             }
             found = match self.bucket.entry(&key).await? {
                 None => None,
                 Some(stored) => match serde_json::from_slice::<Claimant>(&stored.value) {
-                    Ok(other) if !claimant.supersedes(&other) => return Ok(None),
-                    Ok(other) if other.instance != self.instance && !self.is_over(stored.created).await? => {
-                        return Ok(None);
-                    }
+                    Ok(other) if may_be_stored && other == claimant => Some(stored.revision),
+                    Ok(other) if !claimant.supersedes(&other) => return Ok(Taken::Busy),
+                    Ok(other) if !other.is_over => match self.left_of(stored.created).await? {
+                        Duration::ZERO => Some(stored.revision),
+                        left => return Ok(Taken::Young(left)),
+                    },
                     // What nobody can read was claimed by nobody that works.
                     _ => Some(stored.revision),
                 },
@@ -123,29 +167,37 @@ impl Claims {
         }
     }
 
-    /// Tells whether a create under a claim that was stored then can no longer be under way. Both times are the server's.
-    async fn is_over(&self, stored: DateTime<Utc>) -> Result<bool, BrokerError> {
+    /// Returns for how long a create under a claim that was stored then may still be under way. Both times are the server's.
+    async fn left_of(&self, stored: DateTime<Utc>) -> Result<Duration, BrokerError> {
         self.bucket.put(CLOCK, Bytes::new()).await?;
         let now = self.bucket.entry(CLOCK).await?.map_or(stored, |clock| clock.created);
-        Ok((now - stored).to_std().is_ok_and(|age| age >= self.over))
+        Ok(self.over.saturating_sub((now - stored).to_std().unwrap_or_default()))
     }
 
-    /// Sees to it that a create may begin under a claim; `false` where somebody else has it by now.
-    pub async fn hold(&self, claim: &mut Claim) -> Result<bool, BrokerError> {
-        while claim.asked.elapsed() >= LEAVE {
+    /// Sees to it that a create may begin under a claim.
+    pub async fn hold(&self, claim: &mut Claim) -> Result<Held, BrokerError> {
+        for _ in 0..MOST_RENEWALS {
+            if claim.asked.elapsed() < LEAVE {
+                claim.has_begun = true;
+                return Ok(Held::Still);
+            }
             let asked = Instant::now();
-            match self.bucket.compare_and_put(&claim.key, claim.value.clone(), Some(claim.revision)).await {
+            match self.bucket.compare_and_put(&claim.key, claim.claimant.encode(), Some(claim.revision)).await
+            {
                 Ok(revision) => (claim.revision, claim.asked) = (revision, asked),
                 Err(BrokerError::Unavailable { .. }) => self.broker.pause(PAUSE).await?,
                 Err(BrokerError::Conflict { .. }) => match self.bucket.entry(&claim.key).await? {
                     // It was stored, and the answer got lost.
-                    Some(stored) if stored.value == claim.value => claim.revision = stored.revision,
-                    _ => return Ok(false),
+                    Some(stored) if stored.value == claim.claimant.encode() => {
+                        claim.revision = stored.revision;
+                    }
+                    _ => return Ok(Held::Elsewhere),
                 },
                 Err(error) => return Err(error),
             }
         }
-        Ok(true)
+        tracing::warn!("NATS is too slow for a create of {}: trying again later", claim.key);
+        Ok(Held::Unknown)
     }
 
     /// Tells whether somebody is about to create a record, or may have created it unseen.
@@ -159,21 +211,49 @@ impl Claims {
             subject: task.delivery.subject().to_owned(),
             sequence: task.delivery.sequence,
             deliveries: task.delivery.deliveries,
+            attempt: format!("{:016x}", outside::token() as u64),
+            is_over: false,
         }
     }
 
     /// Gives up what was kept for another try that does not come.
     pub async fn give_up(&self, task: &Task<'_>) -> Result<(), BrokerError> {
-        if let Some(claim) = self.take(task).await? {
+        if let Taken::Claim(claim) = self.take(task).await? {
             self.give_back(claim).await;
         }
         Ok(())
     }
 
+    /// Gives back what an earlier delivery of a command that is settled left behind, which died before it could.
+    pub async fn give_back_of(&self, task: &Task<'_>) -> Result<(), BrokerError> {
+        let key = key(task.record);
+        let Some((stored, revision)) = self.bucket.get(&key).await? else { return Ok(()) };
+        let is_its = serde_json::from_slice::<Claimant>(&stored).is_ok_and(|claimant| {
+            claimant.subject == task.delivery.subject() && claimant.sequence == task.delivery.sequence
+        });
+        if is_its {
+            self.delete(&key, revision).await;
+        }
+        Ok(())
+    }
+
+    /// Keeps a claim under which no create is under way any more: the next try need not wait. In vain, it waits.
+    pub async fn note_over(&self, claim: Claim) {
+        let claimant = Claimant { is_over: true, ..claim.claimant };
+        let noted = self.bucket.compare_and_put(&claim.key, claimant.encode(), Some(claim.revision));
+        if let Err(error) = noted.await {
+            tracing::debug!("Could not note that the create of {} is over: {error}", claim.key);
+        }
+    }
+
     /// Gives a claim back. In vain, it costs whoever comes next a wait.
     pub async fn give_back(&self, claim: Claim) {
-        if let Err(error) = self.bucket.compare_and_delete(&claim.key, claim.revision).await {
-            tracing::debug!("Could not give back the claim of {}: {error}", claim.key);
+        self.delete(&claim.key, claim.revision).await;
+    }
+
+    async fn delete(&self, key: &str, revision: u64) {
+        if let Err(error) = self.bucket.compare_and_delete(key, revision).await {
+            tracing::debug!("Could not give back the claim of {key}: {error}");
         }
     }
 }
@@ -187,7 +267,14 @@ mod tests {
     use super::*;
 
     fn claimant(instance: &str, subject: &str, sequence: u64, deliveries: u64) -> Claimant {
-        Claimant { instance: instance.into(), subject: subject.into(), sequence, deliveries }
+        Claimant {
+            instance: instance.into(),
+            subject: subject.into(),
+            sequence,
+            deliveries,
+            attempt: String::new(),
+            is_over: false,
+        }
     }
 
     #[test]

@@ -17,6 +17,11 @@ const SICK_LONGEST: Duration = Duration::from_secs(120);
 /// With the waits before them this takes about four minutes besides the calls themselves.
 pub const MAX_FAILURES: u64 = 8;
 
+/// Tries after which it is reported as well, where so many of them failed after otmechalka had taken another: a record is not
+/// tried oftener because nobody else had anything to send at first.
+pub const MAX_TRIES: u64 = 10;
+pub const LEAST_OWN_FAILURES: u64 = 3;
+
 /// First and longest wait between two tries of an otmechalka that is down.
 const DOWN_FIRST: Duration = Duration::from_secs(1);
 const DOWN_LONGEST: Duration = Duration::from_secs(60);

@@ -14,15 +14,15 @@ use schemas::{
 };
 
 use crate::body::{client_body, digest, ticket_body};
-use crate::claims::{Claim, Claims};
+use crate::claims::{Claim, Claims, Held, Taken};
 use crate::coming::{Traces, client_is_coming};
 use crate::far_side::Kind;
 use crate::fence::{Settled, Standing, standing};
 use crate::gate::{Advice, Gate, Permit, Stopping};
 use crate::locks::Locks;
 use crate::metrics::PusherMetrics;
-use crate::pause::{MAX_FAILURES, Pauses};
-use crate::store::Store;
+use crate::pause::Pauses;
+use crate::store::{Command, Store};
 use crate::task::{Failures, Task, sent_again};
 use crate::waiting::Waiting;
 
@@ -51,8 +51,9 @@ const CLAIM_WAIT: Duration = Duration::from_secs(2);
 /// at all.
 const FRESH: Duration = Duration::from_secs(1);
 
-/// Pause between two looks whether it is done.
+/// Pause between two looks whether it is done: the first, and the longest.
 const CLAIM_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_CLAIM_PAUSE: Duration = Duration::from_millis(400);
 
 /// Works on commands, of all partitions.
 pub struct Push {
@@ -75,6 +76,8 @@ enum Halt {
     GiveBack(&'static str),
     /// It is with somebody else by now.
     LetGo,
+    /// Somebody else settled it meanwhile, or a newer version.
+    Settled,
     /// No code can read it.
     Dead(String),
     /// It is put aside and comes again at its time.
@@ -90,8 +93,10 @@ enum Setback {
     Failed(Kind, Error),
     /// The message is with somebody else by now.
     Lost,
-    /// Another replica is about to create the record.
-    Claimed,
+    /// Somebody else settled it meanwhile, or a newer version.
+    Settled,
+    /// Another replica is about to create the record, or a try before this one may be, for so long.
+    Claimed(Option<Duration>),
     /// The stage is stopping.
     Stopping,
 }
@@ -103,7 +108,7 @@ impl From<BrokerError> for Setback {
 }
 
 /// How a version ended.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 struct Ending {
     outcome: Outcome,
     problems: Vec<Problem>,
@@ -119,6 +124,8 @@ struct Ending {
     is_absent: bool,
     /// It follows from what was remembered; where that proves old, it has to be found anew.
     from_memory: bool,
+    /// Under which the record was created: nobody else may think that it is absent before the result is stored.
+    claim: Option<Box<Claim>>,
 }
 
 /// What calling came to.
@@ -163,6 +170,7 @@ impl Ending {
             is_uncertain: false,
             is_absent: false,
             from_memory: false,
+            claim: None,
         }
     }
 
@@ -181,6 +189,16 @@ impl Ending {
 
     fn from_memory(outcome: Outcome) -> Ending {
         Ending { from_memory: true, ..Ending::with(outcome) }
+    }
+}
+
+impl Tried {
+    /// Keeps the claim until the result is stored.
+    fn under(self, claim: Claim) -> Tried {
+        match self {
+            Tried::Ended(ending) => Tried::Ended(Ending { claim: Some(Box::new(claim)), ..ending }),
+            Tried::Absent => Tried::Absent,
+        }
     }
 }
 
@@ -205,7 +223,7 @@ impl From<EnvelopeError> for Halt {
 impl Handler for Push {
     async fn handle(&self, delivery: &Delivery) -> Verdict {
         match self.process(delivery).await {
-            Ok(()) | Err(Halt::Skip | Halt::Parked) => Verdict::Done(Vec::new()),
+            Ok(()) | Err(Halt::Skip | Halt::Parked | Halt::Settled) => Verdict::Done(Vec::new()),
             Err(Halt::GiveBack(reason)) => Verdict::Retry { after: GIVEN_BACK, reason: reason.to_owned() },
             Err(Halt::LetGo) => {
                 Verdict::Retry { after: LET_GO, reason: "it is with somebody else by now".to_owned() }
@@ -235,14 +253,28 @@ impl Push {
                     tracing::debug!(record.id = %id, "Left out a version of {} that is superseded", task.record);
                     return Ok(());
                 }
-                Standing::Settled => return self.release_tickets(task.record, last.as_ref()).await,
+                Standing::Settled => {
+                    if delivery.deliveries > 1 {
+                        self.claims.give_back_of(&task).await?;
+                    }
+                    return self.release_tickets(task.record, last.as_ref()).await;
+                }
                 Standing::Newer => {}
             }
             if faults::is_planted("success-before-answer") {
                 self.settle(&task, last.clone(), &Ending::with(Outcome::Created)).await?;
             }
-            let ending = self.work_on(&task, last.as_ref()).await?;
+            let mut ending = match self.work_on(&task, last.as_ref()).await {
+                Err(Halt::Settled) => {
+                    last = self.store.refresh(task.record).await?;
+                    continue;
+                }
+                ending => ending?,
+            };
             last = self.settle(&task, last, &ending).await?;
+            if let Some(claim) = ending.claim.take() {
+                self.claims.give_back(*claim).await;
+            }
         }
     }
 
@@ -286,8 +318,9 @@ impl Push {
             return Ok(ending);
         }
         if last.is_some_and(|last| last.body_digest.is_some()) {
-            let rivals = self.store.rivals(task.record.id, task.record, task.delivery.sequence).await?;
-            return Ok(Ending { is_uncertain: !rivals.are_untried(), ..ending });
+            // Nor is a version believed that is sent round again because something may have been written over it.
+            let is_uncertain = task.version.redrive > 0 || self.has_tried_rivals(task).await?;
+            return Ok(Ending { is_uncertain, ..ending });
         }
         if last.is_some_and(Settled::is_in_otmechalka) {
             return Ok(ending);
@@ -346,6 +379,15 @@ impl Push {
         Ok(!rivals.are_untried())
     }
 
+    /// Tells whether another version of a contact may have changed the client unseen.
+    async fn has_tried_rivals(&self, task: &Task<'_>) -> Result<bool, Halt> {
+        if task.record.entity != Entity::Contact {
+            return Ok(false);
+        }
+        let rivals = self.store.rivals(task.record.id, task.record, task.delivery.sequence).await?;
+        Ok(!rivals.are_untried())
+    }
+
     async fn push_client(
         &self,
         task: &Task<'_>,
@@ -355,12 +397,9 @@ impl Push {
         let body = client_body(task.record.id, client);
         let digest = digest(&body);
         let is_same = last.is_some_and(|last| last.body_digest.as_deref() == Some(&digest));
-        if is_same && task.trusts_memory() {
-            let rivals = self.store.rivals(task.record.id, task.record, task.delivery.sequence).await?;
-            // An earlier version that comes again may have changed the client unseen.
-            if rivals.are_untried() {
-                return Ok(Ending::from_memory(Outcome::Unchanged));
-            }
+        // An earlier version that comes again may have changed the client unseen.
+        if is_same && task.trusts_memory() && !self.has_tried_rivals(task).await? {
+            return Ok(Ending::from_memory(Outcome::Unchanged));
         }
         let is_known = last.is_some_and(Settled::is_in_otmechalka);
         match self.call(task, &Work::Client { body: &body, digest: &digest, is_known }).await? {
@@ -440,10 +479,11 @@ impl Push {
             let (kind, error) = match tried {
                 Ok(tried) => return Ok(tried),
                 Err(Setback::Lost) => return Err(Halt::LetGo),
+                Err(Setback::Settled) => return Err(Halt::Settled),
                 Err(Setback::Stopping) => return Err(Halt::GiveBack("the stage is stopping")),
-                Err(Setback::Claimed) => {
+                Err(Setback::Claimed(left)) => {
                     drop(turn);
-                    return Err(self.wait_for_claimant(task).await?);
+                    return Err(self.wait_for_claimant(task, left).await?);
                 }
                 Err(Setback::Failed(kind, error)) => (kind, error),
             };
@@ -455,7 +495,8 @@ impl Push {
                 } else {
                     Problem::refused_by_otmechalka(&text, &fields)
                 };
-                let is_uncertain = had_unknown_outcome || !task.is_first_try();
+                let is_uncertain =
+                    had_unknown_outcome || !task.is_first_try() || self.has_tried_rivals(task).await?;
                 let answered = answered(&error);
                 return Ok(Tried::Ended(Ending { is_uncertain, answered, ..Ending::refused(vec![problem]) }));
             }
@@ -488,7 +529,7 @@ impl Push {
             Advice::Count => {
                 let is_its_own = task.failures.first.is_some_and(|first| self.gate.took_others_since(first));
                 let failures = task.failures.and_now(now, is_its_own);
-                if failures.own >= MAX_FAILURES {
+                if failures.are_enough() {
                     tracing::error!(record.id = %record.id, "otmechalka fails on {record} alone, {} times: {error}", failures.count);
                     self.claims.give_up(task).await?;
                     let problem = Problem::otmechalka_keeps_failing();
@@ -577,6 +618,8 @@ impl Push {
             // It cannot be updated and can be looked up: not a place to create a second one.
             (Some(_), Some(error)) => return Err(Setback::Failed(Kind::Write, error)),
             (Some(found), None) => {
+                // What it may have been kept for is known.
+                claim.was_held = false;
                 let updated = self.ask(turn, Kind::Write, self.otmechalka.update_client(id, body)).await?;
                 Ending::wrote(Outcome::Updated, updated.id.or(found.id), Some(digest))
             }
@@ -594,42 +637,61 @@ impl Push {
     /// did not find nobody was about to create.
     async fn done_with(&self, claim: Claim, tried: Result<Tried, Setback>) -> Result<Tried, Setback> {
         let is_known = match &tried {
+            // Until its result is stored nobody else may think that it is absent.
+            Ok(Tried::Ended(_)) if claim.has_begun => {
+                return tried.map(|tried| tried.under(claim));
+            }
             Ok(_) => true,
-            Err(Setback::Failed(Kind::Write, error)) => !error.outcome_unknown(),
+            Err(Setback::Failed(Kind::Write, error)) if claim.has_begun => !error.outcome_unknown(),
             // Nothing was learned of what the claim was kept for.
             Err(_) => !claim.was_held,
         };
         // It may still be carried out: no other partition may look and create before it is known.
         if is_known {
             self.claims.give_back(claim).await;
+            return tried;
+        }
+        let may_be_under_way = match &tried {
+            Err(Setback::Failed(Kind::Write, error)) => claim.has_begun && error.may_be_under_way(),
+            _ => claim.has_begun,
+        };
+        if !may_be_under_way {
+            self.claims.note_over(claim).await;
         }
         tried
     }
 
     async fn claim(&self, task: &Task<'_>) -> Result<Claim, Setback> {
         let deadline = tokio::time::Instant::now() + CLAIM_WAIT;
-        let mut has_waited = false;
+        let (mut has_waited, mut pause) = (false, CLAIM_PAUSE);
         loop {
-            if let Some(claim) = self.claims.take(task).await? {
-                if has_waited && !self.is_unsettled(task).await? {
-                    self.claims.give_back(claim).await;
-                    return Err(Setback::Lost);
+            let left = match self.claims.take(task).await? {
+                Taken::Claim(claim) if has_waited && !self.is_unsettled(task).await? => {
+                    if !claim.was_held {
+                        self.claims.give_back(claim).await;
+                    }
+                    return Err(Setback::Settled);
                 }
-                return Ok(claim);
-            }
+                Taken::Claim(claim) => return Ok(claim),
+                Taken::Young(left) => Some(left),
+                Taken::Busy => None,
+            };
             has_waited = true;
-            if tokio::time::Instant::now() >= deadline {
-                return Err(Setback::Claimed);
+            if tokio::time::Instant::now() + left.unwrap_or_default() >= deadline {
+                return Err(Setback::Claimed(left));
             }
-            self.broker.pause(CLAIM_PAUSE).await?;
+            self.broker.pause(pause).await?;
+            pause = (pause * 2).min(LONGEST_CLAIM_PAUSE);
         }
     }
 
     /// Puts a command aside while another version of its record is about to be created.
-    async fn wait_for_claimant(&self, task: &Task<'_>) -> Result<Halt, Halt> {
-        let Some(pupil) = task.pupil() else { return Ok(Halt::GiveBack("its record is being created")) };
+    async fn wait_for_claimant(&self, task: &Task<'_>, left: Option<Duration>) -> Result<Halt, Halt> {
+        // A deal without a pupil travels by its own id.
+        let pupil = task.pupil().unwrap_or(task.record.id);
         tracing::debug!("Another replica is about to create {}", task.record);
-        self.park(task, pupil, task.failures, None, self.pauses.for_client(task.envelope.attempt)).await
+        let pause = left.unwrap_or_else(|| self.pauses.for_client(task.envelope.attempt));
+        self.park(task, pupil, task.failures, None, pause).await
     }
 
     async fn look_under_claim(&self, turn: &Turn<'_>) -> Result<Tried, Setback> {
@@ -712,10 +774,11 @@ impl Push {
         call: impl Future<Output = Result<T, Error>>,
     ) -> Result<T, Setback> {
         self.see_whether_ours(turn, Kind::Write).await?;
-        if !self.claims.hold(claim).await? {
-            return Err(Setback::Lost);
+        match self.claims.hold(claim).await? {
+            Held::Still => self.answer_of(Kind::Write, call).await,
+            Held::Elsewhere => Err(Setback::Lost),
+            Held::Unknown => Err(Setback::Claimed(None)),
         }
-        self.answer_of(Kind::Write, call).await
     }
 
     async fn see_whether_ours(&self, turn: &Turn<'_>, kind: Kind) -> Result<(), Setback> {
@@ -724,7 +787,7 @@ impl Push {
             return Err(Setback::Lost);
         }
         if kind == Kind::Write && turn.begun.elapsed() >= FRESH && !self.is_unsettled(task).await? {
-            return Err(Setback::Lost);
+            return Err(Setback::Settled);
         }
         Ok(())
     }
@@ -758,6 +821,8 @@ impl Push {
         ending: &Ending,
     ) -> Result<Option<Settled>, Halt> {
         let mut behind = last.as_ref().map_or(0, |last| last.sequence);
+        let wrote_client = ending.wrote && task.record.entity == Entity::Contact;
+        let mut was_beside_another = false;
         loop {
             let (message, result) = self.result(task, last.as_ref(), behind, ending)?;
             match self.broker.publish(&message).await {
@@ -768,6 +833,9 @@ impl Push {
                     }
                     self.metrics.note_end(task.record.entity, ending.outcome, &ending.problems);
                     tell(task.record, ending);
+                    if was_beside_another {
+                        self.repair(task).await?;
+                    }
                     return Ok(settled);
                 }
                 Err(PublishError::NotLast) => {}
@@ -777,15 +845,22 @@ impl Push {
             let newest = self.store.newest_result(task.record).await?;
             (behind, last) = (newest.sequence, newest.settled);
             match standing(task.version, last.as_ref()) {
-                Standing::Settled => return Ok(last),
+                Standing::Settled => {
+                    // By somebody else at the same time, who may have gone on to a newer version before our call arrived.
+                    if wrote_client {
+                        self.repair_newer(task).await?;
+                    }
+                    return Ok(last);
+                }
                 Standing::Superseded => {
-                    if ending.wrote && task.record.entity == Entity::Contact {
+                    if wrote_client {
                         self.repair(task).await?;
                     }
                     return Ok(last);
                 }
                 Standing::Newer if ending.from_memory => return Ok(last),
-                Standing::Newer => {}
+                // An older version was worked on at the same time, and its call may have arrived after ours.
+                Standing::Newer => was_beside_another = wrote_client && last.is_some(),
             }
         }
     }
@@ -826,10 +901,23 @@ impl Push {
     async fn repair(&self, task: &Task<'_>) -> Result<(), Halt> {
         let subject = subjects::command(task.record.id, task.record);
         let Some(command) = self.store.newest_command(&subject).await? else { return Ok(()) };
+        self.send_again(task, &subject, command).await
+    }
+
+    /// The same, where there is a newer version than the one in hand.
+    async fn repair_newer(&self, task: &Task<'_>) -> Result<(), Halt> {
+        let subject = subjects::command(task.record.id, task.record);
+        match self.store.newest_command(&subject).await? {
+            Some(command) if command.version > task.version => self.send_again(task, &subject, command).await,
+            _ => Ok(()),
+        }
+    }
+
+    async fn send_again(&self, task: &Task<'_>, subject: &str, command: Command) -> Result<(), Halt> {
         let id = task.record.id;
         tracing::warn!(contact.id = %id, "A late call may have overwritten a newer version of {id}; sending that again");
         let version = schemas::Version { redrive: command.version.redrive + 1, ..command.version };
-        let message = sent_again("repair", &subject, &command.envelope, &command.mapped, version)?;
+        let message = sent_again("repair", subject, &command.envelope, &command.mapped, version)?;
         self.broker.publish(&message).await.map_err(|_| Halt::GiveBack("the stage is stopping"))?;
         Ok(())
     }

@@ -8,6 +8,8 @@ use schemas::{
     Answered, Entity, Envelope, EnvelopeError, RecordId, RecordMapped, RecordRef, Version, subjects,
 };
 
+use crate::pause::{LEAST_OWN_FAILURES, MAX_FAILURES, MAX_TRIES};
+
 /// Headers that carry a record's failures from try to try.
 const FAILURES: &str = "ce-failures";
 const OWN_FAILURES: &str = "ce-ownfailures";
@@ -48,6 +50,11 @@ impl Failures {
             own: self.own.saturating_add(u64::from(is_its_own)),
             first: Some(self.first.unwrap_or(now)),
         }
+    }
+
+    /// Tells whether they are enough to report the record as failing alone.
+    pub fn are_enough(self) -> bool {
+        self.own >= MAX_FAILURES || (self.count >= MAX_TRIES && self.own >= LEAST_OWN_FAILURES)
     }
 }
 
