@@ -4,6 +4,8 @@ use bitrix24::ChainLength;
 use bitrix24::keyset::PAGE_ROWS;
 use tokio::time::Instant;
 
+use schemas::Checkpoint;
+
 use crate::entity::Plan;
 use crate::walk::{Clock, Moment};
 
@@ -32,7 +34,7 @@ pub struct Job {
     /// What the poll under way has done so far.
     pub tally: Tally,
     /// When the poll under way was begun; none where that was another process.
-    pub begun: Option<Instant>,
+    begun: Option<Instant>,
     last_begun: Option<Instant>,
     bytes_per_row: usize,
 }
@@ -100,10 +102,22 @@ impl Job {
         }
     }
 
-    /// Ends a poll of everything modified since `from`: says when the next one is, and what to make of the portal's
-    /// clock.
-    pub fn end_poll(&mut self, from: Moment, clock: Clock, now: Instant) {
-        self.again_from = self.again_from.filter(|again_from| *again_from < from);
+    /// Goes on where another process was, which may have followed a clock that was set back.
+    pub fn resume(&mut self, checkpoint: &Checkpoint) {
+        if self.last_begun.is_none() && self.floor.is_none() {
+            let read_until = checkpoint.poll.and_then(|poll| poll.read_until);
+            self.floor = read_until.filter(|read_until| *read_until < checkpoint.watermark);
+        }
+    }
+
+    /// Begins a poll, once its first answer is dealt with: it reached back as far as was wanted.
+    pub fn begin_poll(&mut self, asked: Instant) {
+        self.begun = Some(asked);
+        self.again_from = None;
+    }
+
+    /// Ends a poll: says when the next one is, and what to make of the portal's clock.
+    pub fn end_poll(&mut self, clock: Clock, now: Instant) {
         self.floor = clock.floor;
         self.last_begun = self.begun.take();
         self.tally = Tally::default();
@@ -125,6 +139,7 @@ impl Job {
 mod tests {
     use super::*;
     use crate::record::tests::deals;
+    use schemas::Poll;
     use std::time::Duration;
 
     fn job() -> Job {
@@ -163,13 +178,12 @@ mod tests {
         let mut job = job();
         let begun = job.due;
         let clock = Clock { floor: None, went_back: false };
-        let from = Moment::parse_from_rfc3339("2026-01-10T10:00:00+03:00").unwrap();
-        job.end_poll(from, clock, begun + Duration::from_millis(10));
+        job.end_poll(clock, begun + Duration::from_millis(10));
         assert_eq!(job.due, begun + Duration::from_secs(60));
         let late = begun + Duration::from_secs(600);
-        job.end_poll(from, clock, late);
+        job.end_poll(clock, late);
         assert_eq!(job.due, late);
-        job.end_poll(from, clock, late);
+        job.end_poll(clock, late);
         assert_eq!(job.due, late + Duration::from_secs(60));
     }
 
@@ -177,12 +191,37 @@ mod tests {
     fn what_another_producer_published_is_read_again_once() {
         let mut job = job();
         let at = |second| Moment::parse_from_rfc3339(&format!("2026-01-10T10:00:{second}+03:00")).unwrap();
+        let (clock, now) = (Clock { floor: None, went_back: false }, Instant::now());
+        job.begin_poll(now);
         job.read_again_from(at(20));
         job.read_again_from(at(30));
-        let (clock, now) = (Clock { floor: None, went_back: false }, Instant::now());
-        job.end_poll(at(25), clock, now);
-        assert_eq!(job.reaches_back_to(), Some(at(20)), "a walk that had begun before did not reach so far");
-        job.end_poll(at(20), clock, now);
+        job.end_poll(clock, now);
+        assert_eq!(job.reaches_back_to(), Some(at(20)), "a walk that had begun before may have been past it");
+        job.begin_poll(now);
         assert_eq!(job.reaches_back_to(), None);
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_is_followed_across_a_restart() {
+        let at = |minute| Moment::parse_from_rfc3339(&format!("2026-01-10T10:{minute}:00+03:00")).unwrap();
+        let polled = |read_until| Checkpoint {
+            watermark: at(40),
+            window: None,
+            polls: 7,
+            poll: Some(Poll { observed: at(31), interval_seconds: 60, read_until }),
+        };
+        let floor = |read_until| {
+            let mut job = job();
+            job.resume(&polled(read_until));
+            job.reaches_back_to()
+        };
+        assert_eq!(floor(Some(at(30))), Some(at(30)));
+        assert_eq!(floor(Some(at(40))), None);
+        assert_eq!(floor(None), None);
+        let mut job = job();
+        job.begin_poll(Instant::now());
+        job.end_poll(Clock { floor: None, went_back: false }, Instant::now());
+        job.resume(&polled(Some(at(30))));
+        assert_eq!(job.reaches_back_to(), None, "this process has seen the clock itself");
     }
 }

@@ -119,6 +119,7 @@ async fn poll(
         jobs: [Job::new(config.contacts.clone(), now), Job::new(config.deals.clone(), now)],
         // Contacts come first.
         last_turn: 1,
+        last_seen: None,
         daily,
     };
     poller.run(broker, stopping).await

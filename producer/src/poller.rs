@@ -45,6 +45,8 @@ pub struct Poller {
     pub jobs: [Job; 2],
     /// The job that had the last turn.
     pub last_turn: usize,
+    /// What the portal's clock showed in the last answer, and when that came.
+    pub last_seen: Option<(Moment, Instant)>,
     /// The daily run, where one is wanted.
     pub daily: Option<Daily>,
 }
@@ -138,14 +140,17 @@ impl Poller {
 
     /// Reads the first page of both in one request, where neither is in the middle of something.
     async fn poll_together(&mut self) -> Result<(), PollError> {
-        let mut asked = Vec::new();
-        for job in &self.jobs {
-            let stored = self.checkpoints.load(job.plan.entity).await?;
+        let mut questions: Vec<Question> = Vec::new();
+        for place in 0..self.jobs.len() {
+            let stored = self.checkpoints.load(self.jobs[place].plan.entity).await?;
             let Some(checkpoint) = stored.checkpoint.filter(|checkpoint| checkpoint.window.is_none()) else {
                 return self.step(0, None).await;
             };
-            asked.push((&job.plan, self.question(job, Some(&checkpoint))));
+            self.jobs[place].resume(&checkpoint);
+            questions.push(self.question(&self.jobs[place], Some(&checkpoint)));
         }
+        let asked: Vec<_> =
+            self.jobs.iter().zip(&questions).map(|(job, question)| (&job.plan, *question)).collect();
         let lane = asked.iter().map(|(_, question)| self.lane(*question)).fold(Lane::Live, slower);
         let before = self.portal.client().stats().requests;
         let begun = Instant::now();
@@ -154,7 +159,6 @@ impl Poller {
             Err(PollError::Portal(bitrix24::Error::TooLarge { .. })) => return self.step(0, None).await,
             answers => answers?,
         };
-        let questions: Vec<Question> = asked.iter().map(|(_, question)| *question).collect();
         // One request that served both is told of once.
         self.jobs[0].tally.requests += self.portal.client().stats().requests - before;
         for (place, (question, pages)) in questions.into_iter().zip(answers).enumerate() {
@@ -186,12 +190,9 @@ impl Poller {
         }
         let entity = job.plan.entity;
         let stored = self.checkpoints.load(entity).await?;
-        if let Some(checkpoint) = &stored.checkpoint {
-            self.metrics.note_watermark(entity, checkpoint.watermark);
-        }
-        let ceiling = match job.plan.follows {
+        let followed = match job.plan.follows {
             Some(other) => match self.checkpoints.load(other).await?.checkpoint {
-                Some(checkpoint) => Some(checkpoint.watermark),
+                Some(checkpoint) => Some(checkpoint),
                 None => {
                     self.wait_for(place, other);
                     return Ok(());
@@ -199,8 +200,13 @@ impl Poller {
             },
             None => None,
         };
-        let question = self.question(job, stored.checkpoint.as_ref());
-        let mut span = self.tracer.begin(job.plan.job, Kind::Internal, None);
+        let ceiling = followed.as_ref().map(|checkpoint| checkpoint.watermark);
+        if let Some(checkpoint) = &stored.checkpoint {
+            self.metrics.note_watermark(entity, checkpoint.watermark);
+            self.jobs[place].resume(checkpoint);
+        }
+        let question = self.question(&self.jobs[place], stored.checkpoint.as_ref());
+        let mut span = self.tracer.begin(self.jobs[place].plan.job, Kind::Internal, None);
         let requests_before = self.portal.client().stats().requests;
         let asked = prefetched.as_ref().map_or_else(Instant::now, |prefetched| prefetched.asked);
         let lane = self.lane(question);
@@ -211,6 +217,12 @@ impl Poller {
         let Pages { mut records, answered, bytes } = pages;
         if faults::is_planted("echo-by-modifier") {
             records.retain(|record| !record.raw.get().contains("\"MODIFY_BY_ID\":\"1\""));
+        }
+        let followed_at = followed.and_then(|checkpoint| checkpoint.poll).map(|poll| poll.observed);
+        if followed_at.is_some_and(|observed| walk::is_set_back(self.spans, observed, answered.observed)) {
+            // What these records depend on was read by the clock as it was before: that is read anew first.
+            self.jobs[0].due = Instant::now();
+            return Ok(());
         }
         let rows = records.len();
         records
@@ -259,14 +271,28 @@ impl Poller {
         job.tally.requests += self.portal.client().stats().requests - requests_before;
         job.walking = step.checkpoint.window.is_some();
         if question.until.is_none() {
-            job.begun = Some(asked);
+            job.begin_poll(asked);
         }
         if let Some(clock) = clock {
             self.metrics.note_poll(job.plan.entity);
             log_poll(job, question, step.checkpoint.watermark);
-            job.end_poll(question.from, clock, Instant::now());
+            job.end_poll(clock, Instant::now());
         }
+        self.watch_clock(answered.observed);
         Ok(())
+    }
+
+    /// Has both jobs read again what was edited since the portal's clock was set back, which a walk may be past or a long one
+    /// not see at its end.
+    fn watch_clock(&mut self, observed: Moment) {
+        let now = Instant::now();
+        if let Some((before, then)) = self.last_seen.replace((observed, now))
+            && walk::is_set_back(self.spans, before, observed)
+        {
+            let since = (now - then).mul_f64(self.clock_speed);
+            let from = observed - chrono::Duration::from_std(since).unwrap_or(chrono::Duration::MAX);
+            self.jobs.iter_mut().for_each(|job| job.read_again_from(from));
+        }
     }
 
     async fn ask(

@@ -79,26 +79,26 @@ pub fn advance(
 ) -> Step {
     let (watermark, polls) = stored.map_or((first, 0), |checkpoint| (checkpoint.watermark, checkpoint.polls));
     let readable = whole_second(answered.observed - spans.lag);
-    let until = question.until.unwrap_or_else(|| ceiling.map_or(readable, |ceiling| readable.min(ceiling)));
-    match answered.next {
-        Some(cursor) if question.from < until => {
-            let window = Window { from: question.from, until, cursor };
-            Step {
-                checkpoint: Checkpoint { watermark, window: Some(window), polls, poll: None },
-                read_until: None,
-            }
-        }
-        // Where nothing lies below the end of the window, there is nothing to walk, however many rows came.
-        _ => Step {
-            checkpoint: Checkpoint {
-                watermark: watermark.max(until),
-                window: None,
-                polls: polls + 1,
-                poll: None,
-            },
-            read_until: Some(until),
-        },
+    let readable = ceiling.map_or(readable, |ceiling| readable.min(ceiling));
+    let until = question.until.unwrap_or(readable);
+    if let Some(cursor) = answered.next {
+        // Where everything lies ahead of a clock that was set back, that is walked, and counts as read when the clock is there.
+        let until = if question.from < until { until } else { question.from + AHEAD };
+        let window = Some(Window { from: question.from, until, cursor });
+        return Step { checkpoint: Checkpoint { watermark, window, polls, poll: None }, read_until: None };
     }
+    let until = until.min(readable);
+    let watermark = watermark.max(until);
+    Step {
+        checkpoint: Checkpoint { watermark, window: None, polls: polls + 1, poll: None },
+        read_until: Some(until),
+    }
+}
+
+/// Tells whether a clock that showed one moment and later another was set back meanwhile, by more than the small steps of one
+/// that is being disciplined.
+pub fn is_set_back(spans: Spans, before: Moment, after: Moment) -> bool {
+    after + spans.overlap / 2 < before
 }
 
 /// Tells whether a record may be published although others have to come before it.
@@ -113,6 +113,9 @@ pub fn is_publishable(spans: Spans, modified: Moment, ceiling: Option<Moment>, o
 pub fn whole_second(moment: Moment) -> Moment {
     moment.with_nanosecond(0).unwrap_or(moment)
 }
+
+/// How far ahead of a clock that was set back records are walked.
+const AHEAD: Duration = Duration::days(366);
 
 /// How far back the portal's clock may have gone while nobody looked.
 const UNKNOWN_GAP: Duration = Duration::hours(24);
@@ -213,8 +216,13 @@ mod tests {
         let step = answer(Some(&polled(1_000, 4)), 400, None);
         assert_eq!(step.checkpoint, polled(1_000, 5));
         assert_eq!(step.read_until, Some(at(398)));
-        // A full page of records that all lie ahead of the clock opens no window that would be empty.
-        assert_eq!(answer(Some(&polled(1_000, 4)), 400, Some(9)).checkpoint, polled(1_000, 5));
+        // A full page of records that all lie ahead of the clock is walked, and moves nothing.
+        let walking = answer(Some(&polled(1_000, 4)), 400, Some(9)).checkpoint;
+        assert_eq!(walking.window.as_ref().map(|window| (window.from, window.cursor)), Some((at(880), 9)));
+        assert_eq!(
+            answer(Some(&walking), 410, None),
+            Step { checkpoint: polled(1_000, 5), read_until: Some(at(408)) }
+        );
     }
 
     #[test]
