@@ -11,6 +11,7 @@ use axum::routing::get;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, ToSocketAddrs};
 
+use crate::listener::Bounded;
 use crate::metrics::{self, Metrics};
 
 /// What a stage knows about its own readiness.
@@ -47,7 +48,7 @@ impl Health {
 
 /// Serves `/healthz` and `/readyz` (200 ready, 503 not), `/livez` (always 200) and `/metrics` until the process ends.
 pub async fn serve(listen: SocketAddr, health: Health, metrics: Metrics) -> std::io::Result<()> {
-    let listener = tokio::net::TcpListener::bind(listen).await?;
+    let listener = Bounded::bind(listen).await?;
     axum::serve(listener, router(health, metrics)).await
 }
 

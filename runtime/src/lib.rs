@@ -11,6 +11,7 @@ pub mod health;
 pub mod inbox;
 pub mod lease;
 pub mod letters;
+pub mod listener;
 pub mod local_nats;
 pub mod logs;
 pub mod metrics;

@@ -17,6 +17,8 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
+use axum::serve::Listener as _;
+use runtime::listener::Bounded;
 use runtime::{Broker, Reader};
 use schemas::{Entity, RecordId, RecordRef};
 use serde::Deserialize;
@@ -137,7 +139,7 @@ pub async fn run(environment: &Environment, arguments: &cli::Serve, json: bool) 
     let cannot_listen = |error: std::io::Error| {
         Failure::environment(format!("Cannot listen at {listen}: {error}")).remedy("Choose another --listen")
     };
-    let listener = tokio::net::TcpListener::bind(listen).await.map_err(cannot_listen)?;
+    let listener = Bounded::bind(listen).await.map_err(cannot_listen)?;
     let address: SocketAddr = listener.local_addr().map_err(cannot_listen)?;
     let summary = format!("The status page is at http://{address}/ until Ctrl-C.");
     let result = json!({"address": format!("http://{address}/")});
