@@ -111,6 +111,8 @@ async fn a_kill_between_create_and_result_causes_no_second_create() {
     let _pusher = bench.pusher();
     assert_success(&bench.settled(pupil, version(39912)).await, Outcome::Updated);
     assert_eq!(bench.applied("/api/clients/").await, 1);
+    let looks = bench.history().await.iter().filter(|call| call["method"] == "GET").count();
+    assert_eq!(looks, 2, "one before the kill, one after it");
 }
 
 #[tokio::test(flavor = "multi_thread")]
