@@ -26,8 +26,13 @@ pub struct Peaks(BTreeMap<String, (u64, u64)>);
 
 /// Measures every process of a school that runs.
 pub fn measure(school: &School) -> Vec<Sample> {
+    measure_these(school.processes())
+}
+
+/// Measures processes of these names and ids.
+pub fn measure_these(processes: impl IntoIterator<Item = (String, u32)>) -> Vec<Sample> {
     // One that ends meanwhile is left out.
-    school.processes().into_iter().filter_map(|(name, id)| sample(name, id).ok()).collect()
+    processes.into_iter().filter_map(|(name, id)| sample(name, id).ok()).collect()
 }
 
 fn sample(name: String, id: u32) -> anyhow::Result<Sample> {

@@ -4,7 +4,8 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use e2e::harness::{Tally, judge};
+use e2e::harness::witness::Witness;
+use e2e::harness::{Mended, Tally, judge};
 use e2e::{Link, PATIENCE, School, Stage, Weather, eventually};
 use futures::TryStreamExt;
 use nix::sys::signal::Signal;
@@ -27,10 +28,11 @@ async fn leader_of<'s>(school: &'s mut School, stream: &str) -> anyhow::Result<&
 async fn travels(school: &School) -> anyhow::Result<()> {
     let pupil = school.bitrix24.create_contact(good_contact()).await?;
     let deal = school.bitrix24.create_deal(good_deal(pupil), good_rows()).await?;
-    eventually("the status of a new deal", PATIENCE, || async {
+    let arrived = eventually("the status of a new deal", PATIENCE, || async {
         Ok((status_of(school, "deal", deal).await? == "Успешно").then_some(()))
-    })
-    .await
+    });
+    let arrived = arrived.await;
+    arrived.with_context(|| format!("contact {pupil}, deal {deal}: {}", school.logs().unwrap_or_default()))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -40,6 +42,8 @@ async fn of_three_servers_one_may_die_or_stand_still_and_two_may_be_away() -> an
         let info = school.broker.jetstream().get_stream(stream).await?.cached_info().clone();
         assert_eq!(info.config.num_replicas, 3, "{}", info.config.name);
     }
+
+    let witness = Witness::of(&school);
 
     // The leader dies in the middle of the first sync.
     eventually("the first outcomes", PATIENCE, || async {
@@ -76,17 +80,17 @@ async fn of_three_servers_one_may_die_or_stand_still_and_two_may_be_away() -> an
     for server in school.servers().skip(1) {
         server.revive()?;
     }
+    let mended = Some(Mended::now(&school).await?);
     eventually("its status", PATIENCE, || async {
         Ok((status_of(&school, "contact", pupil).await? == "Успешно").then_some(()))
     })
     .await?;
 
     school.caught_up().await?;
-    school.assert_consistent().await?;
     for stage in Stage::ALL {
         assert!(!school.stage(stage)?.has_ended()?, "{stage:?}");
     }
-    Ok(())
+    judge::judge(&school, &Tally { suspects: witness.tell().await?, mended, ..Tally::default() }).await
 }
 
 /// Number of the server that is cut off, to which every stage is connected and which leads everything.
@@ -99,6 +103,7 @@ const SLOW: Weather = Weather::Slow(Duration::from_millis(500));
 async fn a_minority_that_is_cut_off_alive_is_left_and_a_slow_follower_holds_up_nobody() -> anyhow::Result<()>
 {
     let mut school = School::builder().brisk().networked().cluster().open().await?;
+    let witness = Witness::of(&school);
     for other in 1..3 {
         school.weather(Link::Server(other), Weather::Cut)?;
     }
@@ -134,7 +139,10 @@ async fn a_minority_that_is_cut_off_alive_is_left_and_a_slow_follower_holds_up_n
     travels(&school).await?;
     school.caught_up().await?;
     school.clear_up();
-    judge::judge(&school, &Tally::default()).await
+    let mended = Some(Mended::now(&school).await?);
+    travels(&school).await?;
+    school.caught_up().await?;
+    judge::judge(&school, &Tally { suspects: witness.tell().await?, mended, ..Tally::default() }).await
 }
 
 /// Has a server lead every stream and consumer.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Context;
+use e2e::harness::{Mended, Tally, judge};
 use e2e::{School, Stage, eventually};
 use serde_json::json;
 
@@ -24,12 +25,12 @@ async fn the_state_folder_may_be_deleted_at_any_time() -> anyhow::Result<()> {
     school.caught_up().await?;
     assert_eq!((writes(&school).await?, school.messages("B24_RAW").await?), before);
     assert_eq!(school.bitrix24.requests().await?["updates"], 0);
-    school.assert_consistent().await
+    judge::judge(&school, &Tally { restarts: 4, ..Tally::default() }).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn while_otmechalka_is_down_no_status_changes_and_then_everything_arrives() -> anyhow::Result<()> {
-    let school = School::builder().start().await?;
+    let school = School::builder().brisk().start().await?;
     school.otmechalka.fault(json!({"kind": "down_503"})).await?;
     let pupil = school.bitrix24.create_contact(good_contact()).await?;
     let deal = school.bitrix24.create_deal(good_deal(pupil), good_rows()).await?;
@@ -42,15 +43,16 @@ async fn while_otmechalka_is_down_no_status_changes_and_then_everything_arrives(
     assert_eq!(status_of(&school, "deal", deal).await?, "");
 
     school.otmechalka.heal().await?;
+    let mended = Some(Mended::now(&school).await?);
     school.caught_up().await?;
     assert_eq!(status_of(&school, "deal", deal).await?, "Успешно");
     assert!(ticket(&school, deal).await?.is_some());
-    school.assert_consistent().await
+    judge::judge(&school, &Tally { mended, ..Tally::default() }).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refused_token_marks_nobody_and_work_resumes_when_it_is_put_right() -> anyhow::Result<()> {
-    let school = School::builder().start().await?;
+    let school = School::builder().brisk().start().await?;
     school.otmechalka.fault(json!({"kind": "unauthorized_401", "count": 3})).await?;
     let pupil = school.bitrix24.create_contact(good_contact()).await?;
     eventually("the alarm", e2e_patience(), || async {
@@ -61,22 +63,22 @@ async fn a_refused_token_marks_nobody_and_work_resumes_when_it_is_put_right() ->
     school.otmechalka.heal().await?;
     school.caught_up().await?;
     assert_eq!(status_of(&school, "contact", pupil).await?, "Успешно");
-    Ok(())
+    judge::judge(&school, &Tally::default()).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_answer_to_a_create_makes_no_second_client() -> anyhow::Result<()> {
-    let school = School::builder().start().await?;
+    let school = School::builder().brisk().start().await?;
     school.otmechalka.fault(json!({"kind": "reset_after_apply", "method": "POST", "count": 1})).await?;
     let pupil = school.bitrix24.create_contact(good_contact()).await?;
     school.caught_up().await?;
     assert!(client(&school, pupil).await?.is_some());
-    school.assert_consistent().await
+    judge::judge(&school, &Tally::default()).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_otmechalka_says_of_a_record_is_told_and_the_others_pass() -> anyhow::Result<()> {
-    let school = School::builder().start().await?;
+    let school = School::builder().brisk().start().await?;
     let bad = school.bitrix24.create_contact(good_contact()).await?;
     school
         .otmechalka
@@ -87,12 +89,12 @@ async fn what_otmechalka_says_of_a_record_is_told_and_the_others_pass() -> anyho
     let told = status_of(&school, "contact", bad).await?;
     assert!(!told.is_empty() && told != "Успешно", "{told}");
     assert_eq!(status_of(&school, "contact", good).await?, "Успешно");
-    Ok(())
+    judge::judge(&school, &Tally::default()).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn history_tells_each_answer_of_otmechalka_to_a_record_that_it_cannot_take() -> anyhow::Result<()> {
-    let school = School::builder().start().await?;
+    let school = School::builder().brisk().start().await?;
     let sick = school.bitrix24.create_contact(good_contact()).await?;
     school.otmechalka.fault(json!({"kind": "internal_500", "origin_id": sick.to_string()})).await?;
     let good = school.bitrix24.create_contact(good_contact()).await?;
@@ -110,7 +112,7 @@ async fn history_tells_each_answer_of_otmechalka_to_a_record_that_it_cannot_take
     let told = school.rollcall(&arguments).await?.out;
     let answered = told.find("500, not well").context("the answer is kept")?;
     assert!(told[answered..].contains("otmechalka: created"), "{told}");
-    school.assert_consistent().await
+    judge::judge(&school, &Tally::default()).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -136,7 +138,7 @@ async fn an_ill_bitrix24_opens_no_gap() -> anyhow::Result<()> {
         school.bitrix24.heal().await?;
         school.assert_consistent().await?;
     }
-    Ok(())
+    judge::judge(&school, &Tally::default()).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -151,7 +153,7 @@ async fn every_stage_stops_on_sigterm_and_hands_over() -> anyhow::Result<()> {
         school.start(stage)?;
     }
     school.caught_up().await?;
-    school.assert_consistent().await
+    judge::judge(&school, &Tally { restarts: 4, ..Tally::default() }).await
 }
 
 fn e2e_patience() -> Duration {
