@@ -2,8 +2,12 @@
 
 use std::net::{Ipv6Addr, TcpListener};
 
+use anyhow::Context;
+use e2e::harness::witness::Witness;
 use e2e::harness::{Mended, Tally, judge};
-use e2e::{PATIENCE, School, Stage, eventually};
+use e2e::{PATIENCE, School, Stage, WallClock, eventually};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use schemas::streams::ACK_WAIT;
 
 use super::{new_contact, rename, until_messages, until_success};
@@ -47,10 +51,24 @@ async fn a_machine_with_ipv6_alone_is_enough() -> anyhow::Result<()> {
     judge::judge(&school, &Tally::default()).await
 }
 
+/// Seconds for which a host is suspended, by the wall clock: no other runs meanwhile.
+const SUSPENDED: i64 = 600;
+
+/// Seconds of the portal's in one of ours in a brisk school.
+const BRISK: i64 = 5;
+
 #[tokio::test(flavor = "multi_thread")]
 async fn all_stages_may_stand_still_at_once_for_longer_than_any_ack_wait() -> anyhow::Result<()> {
     let mut school =
-        School::builder().brisk().otmechalka(&["--latency-ms", "50"]).plain(40, 40).start().await?;
+        School::builder().brisk().otmechalka(&["--latency-ms", "50"]).plain(40, 40).open().await?;
+    // Behind to begin with, as nobody can set the clock of NATS on: they agree once that of the stages was.
+    let clock = WallClock::right(&school.folder(), "host")?;
+    clock.shift(-SUSPENDED)?;
+    let variables = clock.variables();
+    for stage in Stage::ALL {
+        school.start_with(stage, &variables.each_ref().map(|(name, value)| (*name, value.as_str())))?;
+    }
+    let witness = Witness::of(&school);
     let pupil = new_contact(&school).await?;
     // Work is under way in each of them.
     until_messages(&school, "B24_STATUS", 1).await?;
@@ -63,8 +81,29 @@ async fn all_stages_may_stand_still_at_once_for_longer_than_any_ack_wait() -> an
     for stage in Stage::ALL {
         school.stage(stage)?.thaw()?;
     }
-    let mended = Some(Mended::now(&school).await?);
     rename(&school, pupil, 2).await?;
+    let before = school.messages("B24_STATUS").await?;
+    until_messages(&school, "B24_STATUS", before + 1).await?;
+
+    // Their host is suspended for ten minutes, and NATS with it. The portal and otmechalka are elsewhere and go on.
+    let nats = Pid::from_raw(school.nats.process_id().context("NATS does not run")? as i32);
+    for stage in Stage::ALL {
+        school.stage(stage)?.freeze()?;
+    }
+    kill(nats, Signal::SIGSTOP)?;
+    rename(&school, pupil, 3).await?;
+    let second = new_contact(&school).await?;
+    tokio::time::sleep(ACK_WAIT + ACK_WAIT / 5).await;
+    school.bitrix24.advance_clock((SUSPENDED * BRISK) as f64).await?;
+    clock.shift(0)?;
+    kill(nats, Signal::SIGCONT)?;
+    for stage in Stage::ALL {
+        school.stage(stage)?.thaw()?;
+    }
+    let mended = Some(Mended::now(&school).await?);
+    rename(&school, pupil, 4).await?;
+    until_success(&school, "contact", second).await?;
     school.caught_up().await?;
-    judge::judge(&school, &Tally { mended, ..Tally::default() }).await
+    let suspects = witness.tell().await?;
+    judge::judge(&school, &Tally { suspects, mended, ..Tally::default() }).await
 }
