@@ -5,25 +5,49 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use async_nats::jetstream::consumer::pull;
 use async_nats::jetstream::stream::Config as StreamConfig;
-use e2e::harness::{Mended, Tally, judge};
+use e2e::harness::witness::Witness;
+use e2e::harness::{Mended, Tally, judge, people};
 use e2e::{PATIENCE, School, Stage, eventually};
 use runtime::bootstrap::{self, Keeping, stream_config};
-use schemas::Entity;
+use schemas::problem::SUCCESS;
 use schemas::streams::{
-    BUCKETS, CHECKPOINTS, ConsumerDefinition, RAW, STREAMS, mapper_consumer, pusher_consumers,
-    status_writer_consumer,
+    BUCKETS, CHECKPOINTS, ConsumerDefinition, DEAD_LETTERS, RAW, RESULTS, STATUSES, STREAMS,
+    StreamDefinition, mapper_consumer, pusher_consumers, status_writer_consumer,
 };
-use schemas::subjects::results_of;
+use schemas::subjects::{self, results_of};
+use schemas::{Entity, RecordId, RecordRef};
 
-use super::{new_contact, ordinary, rename, until_success};
+use super::{SHORT_ACK_WAIT, new_contact, ordinary, rename, until_success};
 use crate::flow::status_of;
 
-async fn bound(school: &School, max_bytes: i64) -> anyhow::Result<()> {
-    let stream = school.broker.jetstream().get_stream(schemas::streams::RAW.name).await?;
+/// Bounds a stream to so many bytes.
+async fn bound(school: &School, stream: &StreamDefinition, max_bytes: i64) -> anyhow::Result<()> {
+    let stream = school.broker.jetstream().get_stream(stream.name).await?;
     let mut config = stream.cached_info().config.clone();
     config.max_bytes = max_bytes;
     school.broker.jetstream().update_stream(config).await?;
     Ok(())
+}
+
+/// Leaves no room in a stream for any message more.
+async fn fill(school: &School, stream: &StreamDefinition) -> anyhow::Result<()> {
+    let bytes = school.broker.jetstream().get_stream(stream.name).await?.cached_info().state.bytes;
+    // None would be no bound.
+    bound(school, stream, bytes.max(1) as i64).await
+}
+
+/// What the server says of a stream, and of an account, without room.
+const STREAM_IS_FULL: &str = "maximum bytes exceeded";
+const ACCOUNT_IS_FULL: &str = "resource limits exceeded for account";
+
+/// Waits until a stage has said that what begins with this finds no room, and why.
+async fn refused(school: &School, stage: Stage, subject: &str, reason: &str) -> anyhow::Result<()> {
+    let words = format!("Still trying to publish to {subject}: ");
+    eventually(&format!("{words:?} of {stage:?}"), PATIENCE, || async {
+        let log = std::fs::read_to_string(school.log_file(stage))?;
+        Ok(log.lines().any(|line| line.contains(&words) && line.contains(reason)).then_some(()))
+    })
+    .await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -31,27 +55,141 @@ async fn a_full_stream_stops_polls_touches_no_status_and_loses_nothing() -> anyh
     let school = School::builder().brisk().start().await?;
     let pupil = new_contact(&school).await?;
     until_success(&school, "contact", pupil).await?;
-    let stream = school.broker.jetstream().get_stream(schemas::streams::RAW.name).await?;
-    bound(&school, stream.cached_info().state.bytes as i64).await?;
+    fill(&school, &RAW).await?;
     rename(&school, pupil, 1).await?;
     let other = new_contact(&school).await?;
-    eventually("word of it", PATIENCE, || async {
-        Ok(school.logs()?.contains("is full, make room").then_some(()))
-    })
-    .await?;
+    refused(&school, Stage::Producer, "b24.raw", STREAM_IS_FULL).await?;
     assert_eq!(status_of(&school, "contact", other).await?, "");
-    bound(&school, schemas::streams::RAW.max_bytes).await?;
+    bound(&school, &RAW, RAW.max_bytes).await?;
+    let mended = Some(Mended::now(&school).await?);
     until_success(&school, "contact", other).await?;
     school.caught_up().await?;
-    judge::judge(&school, &Tally::default()).await
+    judge::judge(&school, &Tally { mended, ..Tally::default() }).await
 }
 
-/// How often NATS is killed, and how many publishes apart.
+/// Has a pupil, its ticket and an edit come while a stage finds no room for what it says of them, also after a restart;
+/// `shown` is the pupil's status meanwhile.
+async fn without_room(
+    stream: &StreamDefinition,
+    stage: Stage,
+    subject: &str,
+    shown: &str,
+) -> anyhow::Result<()> {
+    let mut school = School::builder().brisk().open().await?;
+    school.shorten_ack_wait(SHORT_ACK_WAIT).await?;
+    Stage::ALL.into_iter().try_for_each(|stage| school.start(stage))?;
+    let witness = Witness::of(&school);
+    let pupil = new_contact(&school).await?;
+    until_success(&school, "contact", pupil).await?;
+    school.caught_up().await?;
+
+    fill(&school, stream).await?;
+    let other = new_contact(&school).await?;
+    let deal = school.bitrix24.create_deal(people::deal(other, true), people::rows(8_700)).await?;
+    refused(&school, stage, subject, STREAM_IS_FULL).await?;
+    rename(&school, pupil, 1).await?;
+    // What was done is known to nobody but otmechalka and the portal.
+    assert_eq!(school.otmechalka.held(other).await?["clients"].as_array().map(Vec::len), Some(1));
+    school.stage(stage)?.kill().await?;
+    std::fs::remove_file(school.log_file(stage))?;
+    school.start(stage)?;
+    refused(&school, stage, subject, STREAM_IS_FULL).await?;
+    assert_eq!(status_of(&school, "contact", other).await?, shown);
+
+    bound(&school, stream, stream.max_bytes).await?;
+    let mended = Some(Mended::now(&school).await?);
+    until_success(&school, "deal", deal).await?;
+    school.caught_up().await?;
+    let suspects = witness.tell().await?;
+    judge::judge(&school, &Tally { restarts: 1, suspects, mended, ..Tally::default() }).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn outcomes_that_find_no_room_are_kept_and_no_create_is_made_twice() -> anyhow::Result<()> {
+    without_room(&RESULTS, Stage::Pusher, "crm.result", "").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn statuses_that_cannot_be_noted_as_settled_are_true_and_settled_later() -> anyhow::Result<()> {
+    without_room(&STATUSES, Stage::StatusWriter, "b24.status", SUCCESS).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_cannot_be_buried_for_want_of_room_is_not_lost() -> anyhow::Result<()> {
+    let mut school = School::builder().brisk().open().await?;
+    school.shorten_ack_wait(SHORT_ACK_WAIT).await?;
+    Stage::ALL.into_iter().try_for_each(|stage| school.start(stage))?;
+    fill(&school, &DEAD_LETTERS).await?;
+    let nobody = RecordRef::contact(RecordId::try_new(999_983)?);
+    let subject = subjects::command(nobody.id, nobody);
+    school.broker.jetstream().publish(subject, "no command".into()).await?.await?;
+    refused(&school, Stage::Pusher, "dlq.pusher", STREAM_IS_FULL).await?;
+    school.stage(Stage::Pusher)?.kill().await?;
+    std::fs::remove_file(school.log_file(Stage::Pusher))?;
+    school.start(Stage::Pusher)?;
+    // One partition waits with it, the others pass.
+    let pupils = [new_contact(&school).await?, new_contact(&school).await?];
+    refused(&school, Stage::Pusher, "dlq.pusher", STREAM_IS_FULL).await?;
+    let held_up =
+        |pupil: u64| RecordId::try_new(pupil).map(|pupil| pupil.partition() == nobody.id.partition());
+    for pupil in pupils {
+        match held_up(pupil)? {
+            true => assert_eq!(status_of(&school, "contact", pupil).await?, ""),
+            false => until_success(&school, "contact", pupil).await?,
+        }
+    }
+    assert!(school.dead_letters().await?.is_empty());
+
+    bound(&school, &DEAD_LETTERS, DEAD_LETTERS.max_bytes).await?;
+    let mended = Some(Mended::now(&school).await?);
+    for pupil in pupils {
+        until_success(&school, "contact", pupil).await?;
+    }
+    school.caught_up().await?;
+    let letters = vec![subjects::dead_letter("pusher", nobody)];
+    judge::judge(&school, &Tally { restarts: 1, letters, mended, ..Tally::default() }).await
+}
+
+/// Commands have no bound of their own, as a stream with messages for later cannot refuse any: what refuses them is the server
+/// that has no room left for anything.
+#[tokio::test(flavor = "multi_thread")]
+async fn commands_that_find_no_room_on_the_server_are_kept() -> anyhow::Result<()> {
+    let mut school = School::builder().brisk().guarded(&[]).start().await?;
+    // What a mapper holds that stands still for a while comes no second time, which would be noted first, in vain.
+    school.shorten_ack_wait(PATIENCE).await?;
+    let pupil = new_contact(&school).await?;
+    until_success(&school, "contact", pupil).await?;
+    school.caught_up().await?;
+    school.stage(Stage::Mapper)?.freeze()?;
+    rename(&school, pupil, 1).await?;
+    let other = new_contact(&school).await?;
+    super::until_messages(&school, RAW.name, 3).await?;
+
+    let users = school.folder().join("credentials/server/users.conf");
+    let text = std::fs::read_to_string(&users)?;
+    let used = school.broker.jetstream().query_account().await?.storage;
+    let (without, with) = ("jetstream: enabled", format!("jetstream: {{ max_file: {used} }}"));
+    ensure!(text.contains(without), "no account with JetStream in {text}");
+    std::fs::write(&users, text.replace(without, &with))?;
+    school.reload().await?;
+    school.stage(Stage::Mapper)?.thaw()?;
+    refused(&school, Stage::Mapper, "crm.cmd", ACCOUNT_IS_FULL).await?;
+    assert_eq!(status_of(&school, "contact", other).await?, "");
+
+    std::fs::write(&users, text)?;
+    school.reload().await?;
+    let mended = Some(Mended::now(&school).await?);
+    until_success(&school, "contact", other).await?;
+    school.caught_up().await?;
+    judge::judge(&school, &Tally { mended, ..Tally::default() }).await
+}
+
+/// How often NATS is killed, and how many publishes apart; `ROLLCALL_KILLS` asks for another number.
 const KILLS: u64 = 5;
 const APART: u64 = 100;
 
-/// Records of a first sync, of which each takes a publish of each stage.
-const RECORDS: usize = 160;
+/// Records of a first sync for each kill, of which each takes a publish of each stage: more than those that are killed over.
+const RECORDS: u64 = 32;
 
 /// Counts the messages that were ever stored of what the stages tell each other.
 async fn publishes(school: &School) -> anyhow::Result<u64> {
@@ -64,16 +202,22 @@ async fn publishes(school: &School) -> anyhow::Result<u64> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_broker_may_be_killed_in_the_middle_of_publishing() -> anyhow::Result<()> {
-    let mut school = ordinary(School::builder().plain(RECORDS / 2, RECORDS / 2)).await?;
+    let kills = match std::env::var("ROLLCALL_KILLS") {
+        Ok(kills) => kills.parse().context("ROLLCALL_KILLS is no number")?,
+        Err(_) => KILLS,
+    };
+    let records = kills * RECORDS;
+    let half = records as usize / 2;
+    let mut school = ordinary(School::builder().plain(half, half)).await?;
     Stage::ALL.into_iter().try_for_each(|stage| school.start(stage))?;
-    for kill in 1..=KILLS {
+    for kill in 1..=kills {
         let published = eventually("publishes to break off", PATIENCE, || async {
             Ok(Some(publishes(&school).await?).filter(|count| *count >= kill * APART))
         })
         .await?;
         school.nats.kill().await?;
         println!("killed after {published} publishes");
-        assert!(published < 4 * RECORDS as u64, "nothing was left to break off");
+        assert!(published < 4 * records, "nothing was left to break off");
         school.nats.restart().await?;
     }
     let mended = Some(Mended::now(&school).await?);
