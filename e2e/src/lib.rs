@@ -22,6 +22,16 @@ pub use simulator::{Bitrix24, Otmechalka};
 
 use std::time::Duration;
 
+/// Returns the commit that this was built from and whether anything was changed since, as far as the folder still knows it.
+pub fn commit() -> String {
+    let told = std::process::Command::new("git")
+        .args(["describe", "--always", "--dirty"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output();
+    let text = told.ok().filter(|told| told.status.success()).map(|told| told.stdout);
+    text.map_or_else(|| "unknown".to_owned(), |text| String::from_utf8_lossy(&text).trim().to_owned())
+}
+
 /// Waits until something holds; says what did not come to hold in time.
 pub async fn eventually<F, T>(
     what: &str,

@@ -39,7 +39,7 @@ pub async fn play_noting(plan: &Plan, note: impl FnMut(&[curves::Sample])) -> an
         let seed = plan.seed;
         format!(
             "commit {}; replay: run the test again, or a script of ./soak with ROLLCALL_SEED={seed}\n{plan}",
-            commit()
+            crate::commit()
         )
     })
 }
@@ -289,14 +289,4 @@ pub async fn until_relieved(school: &School, stage: Stage) -> anyhow::Result<()>
         Ok((held == 0).then_some(()))
     })
     .await
-}
-
-/// Returns the commit that this was built from, as far as the folder still knows it.
-fn commit() -> String {
-    let told = std::process::Command::new("git")
-        .args(["rev-parse", "--short", "HEAD"])
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .output();
-    let text = told.ok().filter(|told| told.status.success()).map(|told| told.stdout);
-    text.map_or_else(|| "unknown".to_owned(), |text| String::from_utf8_lossy(&text).trim().to_owned())
 }

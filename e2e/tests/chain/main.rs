@@ -13,7 +13,6 @@ mod shop;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
@@ -63,14 +62,6 @@ fn seeds() -> Range<u64> {
     }
 }
 
-fn commit() -> String {
-    let output = Command::new("git").args(["describe", "--always", "--dirty"]).output();
-    output.map_or_else(
-        |_| "unknown".to_owned(),
-        |output| String::from_utf8_lossy(&output.stdout).trim().to_owned(),
-    )
-}
-
 #[test]
 fn whatever_happens_the_chain_ends_as_people_said() {
     let seeds = seeds();
@@ -105,7 +96,7 @@ fn whatever_happens_the_chain_ends_as_people_said() {
             "{} of {count} seeds failed at commit {}; replay the first: ROLLCALL_SEED={seed} ./test -p e2e --test chain \
              whatever_happens -- --nocapture",
             failed.len(),
-            commit()
+            e2e::commit()
         );
     }
 }

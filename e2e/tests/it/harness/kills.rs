@@ -77,7 +77,8 @@ async fn random_kills_during_a_first_sync_lose_and_double_nothing() -> anyhow::R
     let seed = seed(1)?;
     let mut kills = Vec::new();
     let played = kill_at_random(seed, &mut kills).await;
-    played.with_context(|| format!("replay: ROLLCALL_SEED={seed}; killed so far: {kills:?}"))
+    let commit = e2e::commit();
+    played.with_context(|| format!("commit {commit}; replay: ROLLCALL_SEED={seed}; killed so far: {kills:?}"))
 }
 
 /// Kills a stage every one to three seconds until everything has a status.
