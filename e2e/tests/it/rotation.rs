@@ -4,6 +4,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
+use e2e::harness::witness::Witness;
+use e2e::harness::{Mended, Tally, judge};
 use e2e::{School, Stage, eventually};
 use serde_json::json;
 
@@ -98,7 +100,7 @@ async fn every_secret_is_replaced_during_a_run_without_a_restart_or_a_lost_recor
         assert_eq!(log.matches("Starting").count(), 1, "{stage:?} was never restarted");
     }
     assert_told_no_secret(&school, &secrets.iter().map(String::as_str).collect::<Vec<_>>()).await?;
-    school.assert_consistent().await
+    judge::judge(&school, &Tally::default()).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -137,7 +139,7 @@ async fn a_password_for_nats_is_replaced_by_its_file_alone() -> anyhow::Result<(
         assert_eq!(status_of(&school, "contact", pupil).await?, "Успешно");
     }
     assert_told_no_secret(&school, &PASSWORDS).await?;
-    school.assert_consistent().await
+    judge::judge(&school, &Tally::default()).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -157,4 +159,46 @@ async fn a_secret_file_that_others_may_read_is_named_at_the_start() -> anyhow::R
     let path = token.display().to_string();
     assert!(std::fs::read_to_string(school.log_file(Stage::Pusher))?.contains(&path));
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_who_is_taken_out_of_nats_for_a_while_says_so_and_nothing_is_lost() -> anyhow::Result<()> {
+    const REMEDY: &str = "the server refuses our user. Check NATS_NKEY_SEED or NATS_USER, and that the server has \
+                          read its users";
+    let school = School::builder().brisk().guarded(&[]).start().await?;
+    let witness = Witness::of(&school);
+    let mut pupils = vec![school.bitrix24.create_contact(good_contact()).await?];
+    school.caught_up().await?;
+    let users = school.folder().join("credentials/server/users.conf");
+    let text = std::fs::read_to_string(&users)?;
+    let mut mended = None;
+    for stage in Stage::ALL {
+        let (before, rest) = text.split_once(&format!("# {}\n", stage.program())).context("the user")?;
+        let (_user, rest) = rest.split_once("} }\n").context("its end")?;
+        std::fs::write(&users, format!("{before}\n{rest}"))?;
+        school.reload().await?;
+        let pupil = school.bitrix24.create_contact(good_contact()).await?;
+        said(&school, stage, REMEDY, 1).await?;
+        if stage != Stage::Producer {
+            school.after_polls(3).await?;
+        }
+        assert_eq!(status_of(&school, "contact", pupil).await?, "", "without {stage:?}");
+        for earlier in &pupils {
+            assert_eq!(status_of(&school, "contact", *earlier).await?, "Успешно", "without {stage:?}");
+        }
+        pupils.push(pupil);
+
+        std::fs::write(&users, &text)?;
+        school.reload().await?;
+        mended = Some(Mended::now(&school).await?);
+        said(&school, stage, "Connected to NATS", 2).await?;
+        school.caught_up().await?;
+        assert_eq!(status_of(&school, "contact", pupil).await?, "Успешно", "with {stage:?} again");
+    }
+    for stage in Stage::ALL {
+        let log = std::fs::read_to_string(school.log_file(stage))?;
+        assert_eq!(log.matches("Starting").count(), 1, "{stage:?} was never restarted");
+    }
+    let suspects = witness.tell().await?;
+    judge::judge(&school, &Tally { suspects, mended, ..Tally::default() }).await
 }
