@@ -1,5 +1,6 @@
 //! Every kind of fault of both simulators, each against what is asked of them; with `ROLLCALL_MATRIX=full` each against
-//! every method that the stages use, with the name of a kind that one alone.
+//! every method that the stages use, those that are called seldom in a scene of their own; with the name of a kind that one
+//! alone.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -110,6 +111,12 @@ const METHODS: [&str; 6] = [
     "user.get",
 ];
 
+/// Methods that are called seldom: by a status-writer that starts, and for the rows of deals where items cannot be listed.
+const SELDOM: [&str; 3] = ["crm.contact.fields", "crm.deal.fields", "crm.deal.productrows.get"];
+
+/// Kinds that stand for all of them in the short form against what is called seldom. Each has the call be made again.
+const SOME: [&str; 4] = ["html_502", "truncated", "error_under_200", "result_null"];
+
 /// Ids of sellers begin here, so that none is one that is there.
 const SELLERS: u64 = 100_000;
 
@@ -205,6 +212,59 @@ async fn each_fault_of_bitrix24_passes_without_a_gap() -> anyhow::Result<()> {
     school.caught_up().await?;
     assert_told_no_secret(&school, &[]).await?;
     judge::judge(&school, &Tally::default()).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn faults_of_what_is_seldom_asked_of_bitrix24_pass_as_well() -> anyhow::Result<()> {
+    let mut school = watched(School::builder())
+        // Memory is judged here; backtraces and lines of a trace take a lot of it.
+        .env("RUST_BACKTRACE", "0")
+        .env("RUST_LOG", "debug")
+        // Pauses of a minute take a second.
+        .bitrix24(&["--clock-speed", "60"])
+        .env("PORTAL_CLOCK_SPEED", "60")
+        .env("CONTACT_SYNC_INTERVAL", "300ms")
+        .env("DEAL_SYNC_INTERVAL", "300ms")
+        .open()
+        .await?;
+    let items = "crm.item.productrow.list";
+    let refused = json!({"kind": "command_error", "method": items, "error": "ERROR_METHOD_NOT_FOUND"});
+    let mut deals = Vec::new();
+    for _ in 0..2 {
+        let pupil = new_contact(&school).await?;
+        deals.push(school.bitrix24.create_deal(people::deal(pupil, true), people::rows(8_700)).await?);
+    }
+    school.bitrix24.fault(refused).await?;
+    Stage::ALL.into_iter().try_for_each(|stage| school.start(stage))?;
+    let (kinds, together) = if is_full() { (asked_for(&BITRIX24), 1) } else { (SOME.to_vec(), SOME.len()) };
+    let mut restarts = 0;
+    for kinds in kinds.chunks(together) {
+        let what = kinds.join(", ");
+        let fault =
+            |kind: &&str, method: &&str| json!({"kind": kind, "method": method, "count": 1, "seconds": 30});
+        let faults = SELDOM.iter().flat_map(|method| kinds.iter().map(move |kind| fault(kind, method)));
+        school.bitrix24.fault(faults.collect()).await?;
+        school.kill_and_start(Stage::StatusWriter).await?;
+        restarts += 1;
+        let pupil = new_contact(&school).await?;
+        deals.push(school.bitrix24.create_deal(people::deal(pupil, true), people::rows(8_700)).await?);
+        let struck = async || {
+            let mut planned = school.bitrix24.faults().await?;
+            let rules = planned["faults"].as_array_mut().context("faults")?;
+            rules.retain(|rule| rule["method"] != items);
+            Ok(planned)
+        };
+        until_struck(&what, struck).await.with_context(|| format!("{what} on {}", SELDOM.join(", ")))?;
+    }
+    for deal in deals {
+        until_success(&school, "deal", deal).await?;
+    }
+    let log = std::fs::read_to_string(school.log_file(Stage::Producer))?;
+    ensure!(log.contains("Product rows are read by crm.deal.productrows.get"), "items were listed");
+    school.bitrix24.heal().await?;
+    school.caught_up().await?;
+    assert_told_no_secret(&school, &[]).await?;
+    judge::judge(&school, &Tally { restarts, ..Tally::default() }).await
 }
 
 /// Has a fault strike these calls of otmechalka, about a new pupil and its ticket; checks what their statuses say of it.
