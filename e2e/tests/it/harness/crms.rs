@@ -247,7 +247,8 @@ async fn faults_of_what_is_seldom_asked_of_bitrix24_pass_as_well() -> anyhow::Re
         school.kill_and_start(Stage::StatusWriter).await?;
         restarts += 1;
         let pupil = new_contact(&school).await?;
-        deals.push(school.bitrix24.create_deal(people::deal(pupil, true), people::rows(8_700)).await?);
+        let deal = school.bitrix24.create_deal(people::deal(pupil, true), people::rows(8_700)).await?;
+        let started = tokio::time::Instant::now();
         let struck = async || {
             let mut planned = school.bitrix24.faults().await?;
             let rules = planned["faults"].as_array_mut().context("faults")?;
@@ -255,6 +256,9 @@ async fn faults_of_what_is_seldom_asked_of_bitrix24_pass_as_well() -> anyhow::Re
             Ok(planned)
         };
         until_struck(&what, struck).await.with_context(|| format!("{what} on {}", SELDOM.join(", ")))?;
+        // A poll that succeeds comes between any two that fail, or its pauses would double until they are minutes.
+        until_success(&school, "deal", deal).await?;
+        println!("{what} on {}: {:.0} s", SELDOM.join(", "), started.elapsed().as_secs_f64());
     }
     for deal in deals {
         until_success(&school, "deal", deal).await?;
