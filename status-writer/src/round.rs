@@ -231,6 +231,13 @@ impl Turn<'_> {
         unchanged
     }
 
+    /// Drops what may be somebody else's after a freeze.
+    fn keep_ours(&mut self, held: Vec<Held<Delivery>>) -> Vec<Held<Delivery>> {
+        let (ours, lost): (Vec<_>, Vec<_>) = held.into_iter().partition(|held| is_ours(self.tools, held));
+        self.report.done.extend(lost.iter().map(|held| (held.record(), None)));
+        ours
+    }
+
     /// Notes that a round begins with these, in case the process dies over one; buries those over which it died too often.
     async fn begin(&mut self, held: Vec<Held<Delivery>>) -> Vec<Held<Delivery>> {
         let begun = held.into_iter().map(|held| begin(self.tools, held));
@@ -316,6 +323,10 @@ impl Turn<'_> {
     }
 
     async fn write(&mut self, held: Vec<Held<Delivery>>) {
+        let held = self.keep_ours(held);
+        if held.is_empty() {
+            return;
+        }
         let texts: Vec<(RecordId, String)> =
             held.iter().map(|held| (held.record().id, held.wanted.text.clone())).collect();
         let writing = portal::write(&self.tools.client, self.entity, self.field(), &texts, self.lane);
@@ -470,10 +481,19 @@ async fn begin(tools: &Tools, held: Held<Delivery>) -> (Result<bool, BrokerError
     (tools.settler.may_begin(&held.delivery).await, held)
 }
 
+/// Tells whether nobody else can have it in hand.
+fn is_ours(tools: &Tools, held: &Held<Delivery>) -> bool {
+    let is_ours = held.delivery.is_still_ours() && tools.leadership.is_held();
+    if !is_ours {
+        let record = held.record();
+        tracing::warn!("Was away for too long; leaving the status of {record} to its next delivery");
+    }
+    is_ours
+}
+
 async fn recheck(tools: &Tools, mut held: Held<Delivery>) -> Checked {
     let record = held.record();
-    if !held.delivery.is_still_ours() || !tools.leadership.is_held() {
-        tracing::warn!("Was away for too long; leaving the status of {record} to its next delivery");
+    if !is_ours(tools, &held) {
         return Checked::Lost(record);
     }
     if held.fence_read.elapsed() < FRESH {
