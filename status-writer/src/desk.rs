@@ -38,9 +38,7 @@ pub struct Held<D> {
     pub repair: bool,
     /// Updates that the portal confirmed and that did not show afterwards.
     pub unkept: u8,
-    /// Such updates of the same text for older versions.
-    pub unkept_before: u8,
-    /// When the last of all of them was confirmed.
+    /// When the last of them was confirmed.
     pub last_unkept: Option<Instant>,
     /// Tries that ended with an error of this record alone.
     pub failures: u8,
@@ -63,7 +61,6 @@ impl<D> Held<D> {
             look_first: false,
             repair: false,
             unkept: 0,
-            unkept_before: 0,
             last_unkept: None,
             failures: 0,
             refused: None,
@@ -97,11 +94,7 @@ impl<D> Held<D> {
 
     /// Tells whether something went wrong with it before.
     pub fn is_troubled(&self) -> bool {
-        self.failures > 0 || self.unkept_in_all() > 0 || self.refused.is_some()
-    }
-
-    fn unkept_in_all(&self) -> u8 {
-        self.unkept.saturating_add(self.unkept_before)
+        self.failures > 0 || self.unkept > 0 || self.refused.is_some()
     }
 
     /// Takes in the newest settled status.
@@ -135,7 +128,7 @@ impl<D> Held<D> {
     pub fn look_again(&mut self) -> bool {
         let Some(until) = self.in_doubt.take() else { return false };
         (self.repair, self.look_first, self.not_before) = (true, true, until);
-        (self.unkept, self.unkept_before, self.last_unkept, self.failures) = (0, 0, None, 0);
+        (self.unkept, self.last_unkept, self.failures) = (0, None, 0);
         true
     }
 
@@ -259,11 +252,6 @@ impl<D> Desk<D> {
         if other.fence.sequence > kept.fence.sequence {
             (kept.fence, kept.fence_read) = (other.fence.clone(), other.fence_read);
         }
-        if matches!(displaced, Displaced::Older(_)) && other.wanted.text == kept.wanted.text {
-            // Perhaps it is our own update that made the newer version: the producer takes an emptied field for news.
-            kept.unkept_before = kept.unkept_before.max(other.unkept_in_all());
-            kept.last_unkept = kept.last_unkept.max(other.last_unkept);
-        }
         kept.follow_newer();
         self.waiting.insert(record, kept);
         Some(displaced)
@@ -352,7 +340,7 @@ impl<D> Desk<D> {
         let first = |is_wanted: fn(&Held<D>) -> bool| {
             order.iter().copied().find(|record| self.waiting.get(record).is_some_and(is_wanted))
         };
-        let trial = [first(|held| !held.is_troubled()), first(|held| held.unkept_in_all() > 0)];
+        let trial = [first(|held| !held.is_troubled()), first(|held| held.unkept > 0)];
         let trial: Vec<RecordRef> = trial.into_iter().flatten().collect();
         if trial.is_empty() { self.take(order, 1, now) } else { self.take(trial, 2, now) }
     }
@@ -421,8 +409,8 @@ impl<D> Desk<D> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::decide::LATEST_UPDATE;
     use crate::decide::tests::{at, wanted};
-    use crate::decide::{LATEST_UPDATE, Unkept, decide_unkept};
     use proptest::prelude::*;
     use schemas::{RecordId, Version};
     use std::time::Duration;
@@ -603,48 +591,6 @@ mod tests {
         }
         desk.insert(held(1, 5, "B", 0, now));
         assert_eq!(desk.pick(Entity::Contact, 9, now).write[0].in_doubt, Some(now + LATEST_UPDATE));
-    }
-
-    #[test]
-    fn a_text_that_the_portal_drops_is_not_written_for_ever_although_each_update_makes_a_version() {
-        let (mut desk, start) = (Desk::default(), Instant::now());
-        let (mut version, mut updates, mut known_updates) = (5, 0, 0);
-        desk.insert(held(1, version, "A", 0, start));
-        for seconds in 0..86_400 {
-            let now = start + Duration::from_secs(seconds);
-            // An update moves the modification date and leaves the field empty, which a poll takes for news.
-            if seconds % 60 == 59 && updates > known_updates {
-                (version, known_updates) = (version + 1, updates);
-                desk.insert(held(1, version, "A", 0, now));
-            }
-            let Some(mut sent) = desk.pick(Entity::Contact, 1, now).write.pop() else { continue };
-            let since = sent.last_unkept.map(|at| now - at).unwrap_or_default();
-            match decide_unkept(sent.unkept, sent.unkept_before, since) {
-                Unkept::Write => {
-                    updates += 1;
-                    (sent.unkept, sent.last_unkept, sent.look_first) = (sent.unkept + 1, Some(now), true);
-                    sent.not_before = now + Duration::from_secs(2);
-                }
-                Unkept::LookAfter(left) => sent.not_before = now + left,
-                Unkept::GiveUp => break,
-            }
-            desk.give_back(sent);
-        }
-        assert_eq!(
-            (updates, known_updates),
-            (6, 6),
-            "the last version is given up, and no update makes another one"
-        );
-    }
-
-    #[test]
-    fn another_text_is_another_matter() {
-        let (mut desk, now) = (Desk::default(), Instant::now());
-        let mut unkept = held(1, 5, "A", 0, now);
-        (unkept.unkept, unkept.last_unkept) = (2, Some(now));
-        desk.insert(unkept);
-        desk.insert(held(1, 6, "B", 0, now));
-        assert_eq!(desk.pick(Entity::Contact, 9, now).write[0].unkept_before, 0);
     }
 
     #[test]

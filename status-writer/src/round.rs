@@ -302,7 +302,7 @@ impl Turn<'_> {
     /// Returns a record that shows another text, if it is to be written; else puts it off or gives it up.
     fn write_again(&mut self, mut held: Held<Delivery>) -> Option<Held<Delivery>> {
         let since = held.last_unkept.map(|at| self.tools.portal(at.elapsed())).unwrap_or_default();
-        match decide_unkept(held.unkept, held.unkept_before, since) {
+        match decide_unkept(held.unkept, since) {
             Unkept::Write => return Some(held),
             Unkept::LookAfter(left) => {
                 held.not_before = Instant::now() + self.tools.real(left);
