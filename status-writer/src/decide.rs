@@ -50,9 +50,6 @@ pub enum Decision {
 /// stood there before.
 const READING_MARGIN_SECONDS: i64 = 60;
 
-/// Portal time for which the portal may go on with a request that was given up here.
-pub const LATEST_UPDATE: Duration = Duration::from_secs(60);
-
 /// Decides about a wanted status, given the newest settled one.
 pub fn decide(wanted: &Wanted, last: Option<&Settled>) -> Decision {
     let Some(last) = last else {

@@ -44,8 +44,6 @@ pub struct Held<D> {
     pub failures: u8,
     /// When the portal last refused it for want of rights.
     pub refused: Option<Instant>,
-    /// Until then an update of another text may still be applied, as was known when it was picked.
-    pub in_doubt: Option<Instant>,
 }
 
 impl<D> Held<D> {
@@ -64,7 +62,6 @@ impl<D> Held<D> {
             last_unkept: None,
             failures: 0,
             refused: None,
-            in_doubt: None,
         }
     }
 
@@ -119,19 +116,6 @@ impl<D> Held<D> {
         self.fence.last.as_ref().filter(|last| last.version > self.wanted.version)
     }
 
-    /// Tells whether this or a newer version is settled, so that it is only looked at and put right.
-    pub fn is_settled(&self) -> bool {
-        self.fence.last.as_ref().is_some_and(|last| last.version >= self.wanted.version)
-    }
-
-    /// Has what was just settled looked at once more where another text may still come after it; tells whether it may.
-    pub fn look_again(&mut self) -> bool {
-        let Some(until) = self.in_doubt.take() else { return false };
-        (self.repair, self.look_first, self.not_before) = (true, true, until);
-        (self.unkept, self.last_unkept, self.failures) = (0, None, 0);
-        true
-    }
-
     /// Notes that the field may show something else than was settled last, whatever was read before.
     pub fn mistrust(&mut self) {
         self.repair = true;
@@ -177,33 +161,18 @@ impl<D> Picked<D> {
     }
 }
 
-/// An update that was given up here, and that the portal may still apply.
-#[derive(Debug)]
-struct Doubt {
-    /// Its text; `None` where there are several.
-    text: Option<String>,
-    /// It is applied by then or never.
-    until: Instant,
-}
-
 /// All outcomes that are held.
 #[derive(Debug)]
 pub struct Desk<D> {
     waiting: HashMap<RecordRef, Held<D>>,
     away: HashSet<RecordRef>,
-    doubts: HashMap<RecordRef, Doubt>,
     /// Records that are dealt with alone, and how often their handling panicked here.
     suspects: HashMap<RecordRef, u8>,
 }
 
 impl<D> Default for Desk<D> {
     fn default() -> Desk<D> {
-        Desk {
-            waiting: HashMap::new(),
-            away: HashSet::new(),
-            doubts: HashMap::new(),
-            suspects: HashMap::new(),
-        }
+        Desk { waiting: HashMap::new(), away: HashSet::new(), suspects: HashMap::new() }
     }
 }
 
@@ -249,26 +218,9 @@ impl<D> Desk<D> {
             kept.look_first |= other.look_first;
             kept.repair |= other.repair;
         }
-        if other.fence.sequence > kept.fence.sequence {
-            (kept.fence, kept.fence_read) = (other.fence.clone(), other.fence_read);
-        }
         kept.follow_newer();
         self.waiting.insert(record, kept);
         Some(displaced)
-    }
-
-    /// Notes that an update of a record was given up, and may still be applied until then.
-    pub fn doubt(&mut self, record: RecordRef, text: String, until: Instant, now: Instant) {
-        self.doubts.retain(|_, doubt| doubt.until > now);
-        let doubt = self.doubts.entry(record).or_insert_with(|| Doubt { text: Some(text.clone()), until });
-        doubt.until = doubt.until.max(until);
-        doubt.text.take_if(|known| *known != text);
-    }
-
-    /// Returns until when an update of another text may still be applied.
-    fn in_doubt(&self, held: &Held<D>, now: Instant) -> Option<Instant> {
-        let doubt = self.doubts.get(&held.record()).filter(|doubt| doubt.until > now)?;
-        (doubt.text.as_ref() != Some(&held.wanted.text)).then_some(doubt.until)
     }
 
     /// Takes back what was picked and not settled.
@@ -329,7 +281,7 @@ impl<D> Desk<D> {
     /// Picks up to `most` records of an entity to write, and what turns out to need no writing meanwhile.
     pub fn pick(&mut self, entity: Entity, most: usize, now: Instant) -> Picked<D> {
         let order = self.order(entity, now);
-        self.take(order, most, now)
+        self.take(order, most)
     }
 
     /// Picks what is to show whether statuses stand: a record that had no trouble, and one to be looked at again.
@@ -342,10 +294,10 @@ impl<D> Desk<D> {
         };
         let trial = [first(|held| !held.is_troubled()), first(|held| held.unkept > 0)];
         let trial: Vec<RecordRef> = trial.into_iter().flatten().collect();
-        if trial.is_empty() { self.take(order, 1, now) } else { self.take(trial, 2, now) }
+        if trial.is_empty() { self.take(order, 1) } else { self.take(trial, 2) }
     }
 
-    fn take(&mut self, order: Vec<RecordRef>, most: usize, now: Instant) -> Picked<D> {
+    fn take(&mut self, order: Vec<RecordRef>, most: usize) -> Picked<D> {
         let mut picked = Picked::nothing();
         for record in order {
             if picked.write.len() >= most {
@@ -355,16 +307,8 @@ impl<D> Desk<D> {
                 continue;
             }
             let Some(mut held) = self.waiting.remove(&record) else { continue };
-            let decision = held.decide();
-            held.in_doubt = self.in_doubt(&held, now);
-            if let (Decision::Write, true, Some(until)) = (decision, held.is_settled(), held.in_doubt) {
-                // Before that no look tells, and nobody waits for it.
-                held.not_before = until;
-                self.waiting.insert(record, held);
-                continue;
-            }
             self.away.insert(record);
-            match decision {
+            match held.decide() {
                 Decision::Superseded => picked.superseded.push(held),
                 Decision::AlreadyShown(seen) => picked.shown.push((held, seen)),
                 Decision::Look => {
@@ -409,7 +353,6 @@ impl<D> Desk<D> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::decide::LATEST_UPDATE;
     use crate::decide::tests::{at, wanted};
     use proptest::prelude::*;
     use schemas::{RecordId, Version};
@@ -540,59 +483,6 @@ mod tests {
         assert!(picked.write[0].look_first && picked.write[0].wanted.text == "E");
     }
 
-    fn contact(id: u64) -> RecordRef {
-        RecordRef::contact(RecordId::try_new(id).unwrap())
-    }
-
-    #[test]
-    fn a_redelivery_behind_a_newer_status_waits_until_nothing_older_can_come() {
-        let (mut desk, now) = (Desk::default(), Instant::now());
-        let end = now + LATEST_UPDATE;
-        let fence = settled(5, "E", StatusSettled::Written);
-        desk.doubt(contact(1), "Успешно".into(), end, now);
-        desk.insert(Held::new(wanted(1, 4, "Успешно", Some(""), 0), 4, fence, now).redelivered());
-        desk.insert(held(2, 4, "A", 0, now));
-        assert_eq!(ids(&desk.pick(Entity::Contact, 9, now)), [2], "a neighbour waits for nobody");
-        assert_eq!(desk.next_ready(Entity::Contact, now), Some(end));
-        let mut picked = desk.pick(Entity::Contact, 9, end);
-        let mut last = picked.write.remove(0);
-        assert!(last.look_first && last.wanted.text == "E" && !last.look_again());
-    }
-
-    #[test]
-    fn what_is_settled_while_an_older_text_may_still_come_is_looked_at_once_more() {
-        let (mut desk, now) = (Desk::default(), Instant::now());
-        let end = now + LATEST_UPDATE;
-        for id in [1, 2] {
-            desk.doubt(contact(id), "A".into(), end, now);
-        }
-        desk.insert(held(1, 5, "B", 0, now));
-        for (id, text) in [(2, "A"), (3, "B")] {
-            desk.insert(held(id, 5, text, 0, now));
-        }
-        let mut picked = desk.pick(Entity::Contact, 9, now);
-        assert_eq!(picked.write.len(), 3, "nobody waits for the first writing");
-        picked.write.sort_by_key(Held::record);
-        let [mut first, mut same_text, mut undoubted] = picked.write.try_into().unwrap();
-        assert!(!same_text.look_again() && !undoubted.look_again());
-        first.fence = settled(5, "B", StatusSettled::Written);
-        assert!(first.look_again());
-        desk.give_back(first);
-        assert!(desk.pick(Entity::Contact, 9, now).is_empty());
-        let mut again = desk.pick(Entity::Contact, 9, end).write.remove(0);
-        assert!(again.look_first && again.decide() == Decision::Write && !again.look_again());
-    }
-
-    #[test]
-    fn of_several_texts_that_may_still_come_none_is_harmless() {
-        let (mut desk, now) = (Desk::default(), Instant::now());
-        for (text, seconds) in [("A", 60), ("B", 10)] {
-            desk.doubt(contact(1), text.into(), now + Duration::from_secs(seconds), now);
-        }
-        desk.insert(held(1, 5, "B", 0, now));
-        assert_eq!(desk.pick(Entity::Contact, 9, now).write[0].in_doubt, Some(now + LATEST_UPDATE));
-    }
-
     #[test]
     fn a_trial_is_left_to_a_record_that_had_no_trouble() {
         let (mut desk, now) = (Desk::default(), Instant::now());
@@ -625,22 +515,21 @@ mod tests {
             self.written.push(version.raw_sequence);
         }
 
-        /// Does what a round does, in one go; returns what is to be looked at once more.
-        fn settle(&mut self, mut held: Held<u64>, how: StatusSettled, clock: i64) -> Option<Held<u64>> {
+        /// Does what a round does, in one go.
+        fn settle(&mut self, held: &Held<u64>, how: StatusSettled, clock: i64) {
             if how == StatusSettled::Written {
-                self.write(&held);
+                self.write(held);
             }
-            if !held.is_settled() {
-                let last = Settled {
-                    version: held.wanted.version,
-                    text: held.wanted.text.clone(),
-                    how,
-                    settled: at(clock),
-                };
-                self.fence = Fence { sequence: self.fence.sequence + 1, last: Some(last) };
-                held.fence = self.fence.clone();
+            if held.newer_settled().is_some() {
+                return;
             }
-            held.look_again().then_some(held)
+            let last = Settled {
+                version: held.wanted.version,
+                text: held.wanted.text.clone(),
+                how,
+                settled: at(clock),
+            };
+            self.fence = Fence { sequence: self.fence.sequence + 1, last: Some(last) };
         }
     }
 
@@ -648,32 +537,21 @@ mod tests {
         #[test]
         fn any_order_and_repetition_of_outcomes_ends_with_the_newest_text(
             texts in proptest::collection::vec("[ab]", 1..8),
-            steps in proptest::collection::vec((0usize..8, 0u8..7), 1..60),
+            steps in proptest::collection::vec((0usize..8, 0u8..5), 1..60),
         ) {
-            /// How much later an update may be applied that was given up.
-            const LATEST: u64 = 9;
             let (mut desk, now, mut record) = (Desk::default(), Instant::now(), Record::default());
-            let moment = |clock: u64| now + Duration::from_secs(clock);
             // Each version was read before any of its statuses was written, or after all of the ones before.
             let outcome = |index: usize, fence: &Fence| {
                 let wanted = wanted(1, index as u64 + 1, &texts[index], Some(""), 0);
                 Held::new(wanted, index as u64, fence.clone(), now)
             };
             let mut away: Vec<Held<u64>> = Vec::new();
-            let mut late: Vec<(u64, String)> = Vec::new();
-            let mut clock = 1_u64;
+            let mut clock = 1;
             let every = (0..texts.len()).map(|index| (index, 3));
-            let rest = [(0, 6), (0, 1), (0, 2), (0, 1), (0, 2)];
-            for (index, action) in steps.into_iter().chain(every).chain(rest).chain(rest) {
-                clock += if action == 6 { LATEST } else { 1 };
-                late.retain(|(due, text)| {
-                    if *due <= clock {
-                        record.field.clone_from(text);
-                    }
-                    *due > clock
-                });
+            for (index, action) in steps.into_iter().chain(every).chain([(0, 1), (0, 2), (0, 1), (0, 2)]) {
+                clock += 1;
                 match action {
-                    // A batch comes back undone, applied with its answer lost, given up and applied later, or with success.
+                    // A batch comes back undone, applied with its answer lost, or with success.
                     0 => if let Some(held) = away.pop() {
                         desk.give_back(held);
                     },
@@ -682,35 +560,20 @@ mod tests {
                         held.look_first = true;
                         desk.give_back(held);
                     },
-                    5 => if let Some(mut held) = away.pop() {
-                        let text = held.wanted.text.clone();
-                        late.push((clock + 1 + index as u64, text.clone()));
-                        desk.doubt(held.record(), text, moment(clock + LATEST), moment(clock));
-                        held.look_first = true;
-                        desk.give_back(held);
-                    },
                     2 => if let Some(held) = away.pop() {
-                        let contact = held.record();
-                        match record.settle(held, StatusSettled::Written, clock as i64) {
-                            None => desk.finish(contact, Some(record.fence.clone()), now),
-                            Some(held) => { desk.give_back(held); }
-                        }
+                        record.settle(&held, StatusSettled::Written, clock);
+                        desk.finish(held.record(), Some(record.fence.clone()), now);
                     },
                     1 => {
-                        let picked = desk.pick(Entity::Contact, 1, moment(clock));
-                        for (held, _) in picked.shown {
-                            let contact = held.record();
-                            match record.settle(held, StatusSettled::AlreadyShown, clock as i64) {
-                                None => desk.finish(contact, Some(record.fence.clone()), now),
-                                Some(held) => { desk.give_back(held); }
-                            }
+                        let picked = desk.pick(Entity::Contact, 1, now);
+                        for (held, _) in &picked.shown {
+                            record.settle(held, StatusSettled::AlreadyShown, clock);
                         }
-                        for held in &picked.superseded {
+                        for held in picked.shown.iter().map(|(held, _)| held).chain(&picked.superseded) {
                             desk.finish(held.record(), Some(record.fence.clone()), now);
                         }
                         away.extend(picked.write);
                     }
-                    6 => {}
                     _ => {
                         desk.insert(outcome(index % texts.len(), &record.fence));
                     }

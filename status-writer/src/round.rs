@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use crate::allowance::unless_stopped;
 use crate::config::StatusFields;
-use crate::decide::{LATEST_UPDATE, Unkept, decide_unkept, same_text};
+use crate::decide::{Unkept, decide_unkept, same_text};
 use crate::desk::{Fence, Held, Picked};
 use crate::line::MINUTE;
 use crate::portal::{self, Fate, Look};
@@ -105,8 +105,6 @@ pub struct Report {
     pub done: Vec<(RecordRef, Option<Fence>)>,
     /// Records to be dealt with again.
     pub again: Vec<Held<Delivery>>,
-    /// Records whose update may still be applied, with its text.
-    pub in_doubt: Vec<(RecordRef, String)>,
     /// Records read back with the right text.
     pub kept: usize,
     /// Records that showed it without being written.
@@ -130,7 +128,6 @@ impl Report {
             entity,
             done: Vec::new(),
             again: Vec::new(),
-            in_doubt: Vec::new(),
             kept: 0,
             already_shown: 0,
             gone: 0,
@@ -347,26 +344,13 @@ impl Turn<'_> {
                 self.sort_out(held, said.fates, said.at).await;
             }
             Some(Err(error)) => {
-                let trouble = Trouble::of(&error, texts.len());
-                let is_cut_off = matches!(trouble, Trouble::Unwell { cut_off: Some(_), .. });
-                self.report.trouble = Some(trouble);
-                self.give_up_batch(held, !error.surely_not_processed(), is_cut_off);
+                self.report.trouble = Some(Trouble::of(&error, texts.len()));
+                let may_be_done = !error.surely_not_processed();
+                self.report.again.extend(held.into_iter().map(|mut held| {
+                    held.look_first |= may_be_done;
+                    held
+                }));
             }
-        }
-    }
-
-    /// Deals with updates of which only the next look tells. One that was cut off the portal goes on with, so the look waits.
-    fn give_up_batch(&mut self, held: Vec<Held<Delivery>>, may_be_done: bool, is_cut_off: bool) {
-        let end = Instant::now() + self.tools.real(LATEST_UPDATE);
-        for mut held in held {
-            if may_be_done {
-                held.look_first = true;
-                self.report.in_doubt.push((held.record(), held.wanted.text.clone()));
-            }
-            if is_cut_off {
-                held.not_before = end;
-            }
-            self.report.again.push(held);
         }
     }
 
@@ -470,12 +454,8 @@ impl Turn<'_> {
         let mut settlings = stream::iter(settlings).buffer_unordered(AT_ONCE);
         while let Some((end, how)) = settlings.next().await {
             match end {
-                End::Done(mut held) => {
+                End::Done(held) => {
                     self.report.already_shown += usize::from(how == StatusSettled::AlreadyShown);
-                    if how != StatusSettled::RecordGone && held.look_again() {
-                        self.report.again.push(*held);
-                        continue;
-                    }
                     let fence = held.fence.clone();
                     self.end(*held, Verdict::Done(Vec::new()), Some(fence));
                 }
@@ -549,10 +529,9 @@ async fn settle(
     how: StatusSettled,
     at: DateTime<FixedOffset>,
 ) -> (End, StatusSettled) {
-    let end = if held.is_settled() {
-        repaired(tools, held, how).await
-    } else {
-        settle_new(tools, held, how, at).await
+    let end = match held.newer_settled() {
+        Some(_) => repaired(tools, held, how).await,
+        None => settle_new(tools, held, how, at).await,
     };
     (end, how)
 }

@@ -24,7 +24,7 @@ use tokio::time::Instant;
 use crate::StatusWriter;
 use crate::allowance::{self, unless_stopped};
 use crate::config::{Config, StatusFields};
-use crate::decide::{Decision, LATEST_UPDATE, Wanted};
+use crate::decide::{Decision, Wanted};
 use crate::desk::{Desk, Displaced, Held, Picked};
 use crate::field::{self, Unusable};
 use crate::line::{Gate, Line, MINUTE, Word};
@@ -262,12 +262,6 @@ impl Writer {
         }
     }
 
-    /// Notes that an update of a record was given up, and may still be applied.
-    fn doubt(&mut self, record: RecordRef, text: String) {
-        let now = Instant::now();
-        self.desk.doubt(record, text, now + self.tools.real(LATEST_UPDATE), now);
-    }
-
     fn minute(&self) -> Duration {
         self.tools.real(MINUTE)
     }
@@ -288,10 +282,7 @@ impl Writer {
         let mut ends = Vec::new();
         for prepared in prepared {
             match prepared {
-                Prepared::Held { held, is_suspect, given_up } => {
-                    if let Some(text) = given_up {
-                        self.doubt(held.record(), text);
-                    }
+                Prepared::Held { held, is_suspect } => {
                     if is_suspect {
                         self.desk.suspect(held.record());
                     }
@@ -318,8 +309,6 @@ enum Prepared {
         held: Box<Held<Delivery>>,
         /// The process died over it before, or beside it.
         is_suspect: bool,
-        /// The text that whoever had it before may still be writing.
-        given_up: Option<String>,
     },
     Ended(Box<(Delivery, Verdict)>),
     /// The stage is stopping.
@@ -342,15 +331,15 @@ async fn prepare(tools: &Tools, desk: &Desk<Delivery>, delivery: Delivery) -> Pr
     if desk.panics(wanted.envelope.record) >= MOST_PANICS {
         return Prepared::ended(delivery, Verdict::deadly());
     }
-    let given_up = (delivery.deliveries > 1).then(|| wanted.text.clone());
+    let is_redelivered = delivery.deliveries > 1;
     let Ok(is_suspect) = tools.settler.is_suspect(&delivery).await else { return Prepared::Lost };
     let held = with_fence(tools, wanted, delivery).await;
-    match held.map(|held| if given_up.is_some() { held.redelivered() } else { held }) {
+    match held.map(|held| if is_redelivered { held.redelivered() } else { held }) {
         None => Prepared::Lost,
         Some(held) if held.decide() == Decision::Superseded => {
             Prepared::ended(held.delivery, Verdict::Done(Vec::new()))
         }
-        Some(held) => Prepared::Held { held: Box::new(held), is_suspect, given_up },
+        Some(held) => Prepared::Held { held: Box::new(held), is_suspect },
     }
 }
 
@@ -597,9 +586,6 @@ impl Writer {
         note_counts(&report);
         for (record, fence) in report.done {
             self.desk.finish(record, fence, now);
-        }
-        for (record, text) in report.in_doubt {
-            self.doubt(record, text);
         }
         let displaced = report.again.into_iter().filter_map(|held| self.desk.give_back(held));
         let ends = displaced.filter_map(end_of_older).collect();

@@ -4,7 +4,7 @@ mod bench;
 
 use serde_json::json;
 
-use crate::bench::{Bench, FIELD, SUCCESS, updates_that_take};
+use crate::bench::{Bench, FIELD, SUCCESS};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_status_is_written_once_and_read_back_in_the_same_request() {
@@ -326,74 +326,6 @@ async fn a_write_that_a_killed_stage_left_behind_does_not_outlive_a_newer_versio
     bench.run().await;
     bench.consumed().await;
     assert_eq!(bench.shown(id).await, "E");
-    bench.stop().await;
-}
-
-/// Portal seconds in one of ours where what the portal does for a minute has to be told from what we do.
-const SLOWLY: f64 = 20.0;
-
-#[tokio::test(flavor = "multi_thread")]
-async fn an_update_that_goes_on_after_its_stage_was_killed_does_not_outlive_a_newer_version() {
-    // Longer than the ack wait, and less than a minute longer.
-    let bench = Bench::at_speed(SLOWLY, updates_that_take(325.0)).await;
-    let id = bench.contacts(1).await[0];
-    bench.run().await;
-    bench.outcome(id, 1, "old", "").await;
-    bench.until("the update", || async { bench.commands("crm.contact.update").await == 1 }).await;
-    bench.updates_take(0.04).await;
-    bench.kill().await;
-    bench.run().await;
-    bench.outcome(id, 2, "new", "").await;
-    bench.settled(1).await;
-    bench.until("the older write", || async { bench.writes().await.contains(&(id, "old".into())) }).await;
-    bench.consumed().await;
-    assert_eq!(bench.shown(id).await, "new");
-    bench.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn an_update_that_goes_on_after_it_was_cut_off_does_not_outlive_a_newer_version() {
-    // The portal cuts it off after 60 s.
-    let bench = Bench::at_speed(SLOWLY, updates_that_take(95.0)).await;
-    let ids = bench.contacts(2).await;
-    bench.run().await;
-    bench.outcome(ids[0], 1, "old", "").await;
-    bench.until("the update", || async { bench.commands("crm.contact.update").await == 1 }).await;
-    bench.updates_take(0.04).await;
-    bench.until("the cut", || async { bench.requests().await["timed_out_504"] == 1 }).await;
-    bench.outcome(ids[0], 2, "new", "").await;
-    bench.outcome(ids[1], 1, SUCCESS, "").await;
-    bench.settled(2).await;
-    bench.until("the older write", || async { bench.writes().await.contains(&(ids[0], "old".into())) }).await;
-    bench.consumed().await;
-    assert_eq!(bench.shown(ids[0]).await, "new");
-    bench.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn an_update_that_was_cut_off_and_goes_on_is_not_made_again() {
-    let bench = Bench::at_speed(SLOWLY, updates_that_take(95.0)).await;
-    let ids = bench.contacts(2).await;
-    bench.run().await;
-    bench.outcome(ids[0], 1, SUCCESS, "").await;
-    bench.until("the update", || async { bench.commands("crm.contact.update").await == 1 }).await;
-    bench.updates_take(0.04).await;
-    bench.until("the cut", || async { bench.requests().await["timed_out_504"] == 1 }).await;
-    bench.outcome(ids[1], 1, SUCCESS, "").await;
-    bench.settled(1).await;
-    assert_eq!(bench.shown(ids[1]).await, SUCCESS, "a neighbour does not wait");
-    bench.settled(2).await;
-    // The first of all requests that write ends last.
-    let went_on = || async {
-        let history = bench.history().await;
-        let first_of = |id: u64| {
-            let of_it = history.iter().filter(|entry| entry["id"] == id);
-            of_it.filter_map(|entry| entry["request"].as_u64()).min()
-        };
-        first_of(ids[0]).is_some_and(|cut_off| Some(cut_off) < first_of(ids[1]))
-    };
-    bench.until("the portal to go on", went_on).await;
-    assert_eq!(bench.writes().await.len(), 2);
     bench.stop().await;
 }
 
