@@ -2,17 +2,18 @@
 //!
 //! otmechalka has no call that creates only what is absent, so the lookup before a create and the create itself must not
 //! be interleaved with those of anybody else. A record's commands mostly share a partition and come one by one; a deal
-//! that changes its pupil changes its partition, and a consumer that is made anew delivers again what others still hold.
-//! So a create is done under a claim: a key in a bucket that only one can make.
+//! that changes its pupil changes its partition, a consumer that is made anew delivers again what others still hold, and a
+//! process that stood still believes for a moment that what it was handed is its own. So a create is done under a claim: a
+//! key in a bucket that only one can make.
 //!
-//! A claim whose create got no answer is kept: the create may still be carried out. It gives way to what comes behind it
-//! in its own partition, which is a later try or a later version, or else to the bucket's age limit.
+//! A claim gives way when no create can be under way under it any more. For nobody creates but within [`LEAVE`] of
+//! having stored its claim, or stores it again before, which fails once somebody else has it; and nobody takes a claim that is
+//! younger than that and the longest call, not even its own of an earlier try: the create of which it saw the connection break
+//! may still be carried out. Where otmechalka itself answered with a failure, that is noted in the claim, and nobody
+//! waits. What is left is a process that stands still between that look and the first byte of its call.
 //!
-//! That a partition's next command comes to somebody else does not say that the one before is over: a process that stood still
-//! believes for a moment that what it was handed is its own. So nobody creates but within [`LEAVE`] of having stored its
-//! claim, or stores it again before, which fails once somebody else has it; and nobody takes a claim that is younger than
-//! that and the longest call, not even its own of an earlier try: the create of which it saw the connection break may still be
-//! carried out. Where otmechalka itself answered with a failure, that is noted in the claim, and nobody waits. What is left is a process that stands still between that look and the first byte of its call.
+//! A claim whose create got no answer is kept: what came of it is unknown until somebody looks, and whoever would not look sees
+//! by the claim that it has to.
 
 use std::time::Duration;
 
@@ -24,8 +25,6 @@ use schemas::RecordRef;
 use schemas::streams::CLAIMS;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
-
-use crate::task::Task;
 
 /// How often a claim is stored again at most before a create that is late.
 const MOST_RENEWALS: u32 = 3;
@@ -46,8 +45,6 @@ const PAUSE: Duration = Duration::from_millis(300);
 pub struct Claims {
     broker: Broker,
     bucket: Bucket,
-    /// Tells this process from others.
-    instance: String,
     /// Age from which a claim's create is no longer under way.
     over: Duration,
 }
@@ -55,13 +52,7 @@ pub struct Claims {
 /// Who claims: one try of one delivery of one command.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Claimant {
-    instance: String,
-    /// Where the command travels; one consumer delivers all of it, one after the other.
-    subject: String,
-    sequence: u64,
-    deliveries: u64,
-    /// Tells this try from others.
-    #[serde(default)]
+    /// Tells it from all others.
     attempt: String,
     /// No create is under way any more, though what came of it is unknown.
     #[serde(default)]
@@ -69,19 +60,13 @@ struct Claimant {
 }
 
 impl Claimant {
+    fn new() -> Claimant {
+        Claimant { attempt: format!("{:032x}", outside::token()), is_over: false }
+    }
+
     fn encode(&self) -> Bytes {
         // A struct of texts and numbers always serialises.
         serde_json::to_vec(self).unwrap_or_default().into()
-    }
-
-    /// Tells whether the claim of another delivery has to give way.
-    ///
-    /// Within a partition the server delivers the next command, or the same one again, only when the one before was
-    /// settled or given up. Across partitions neither knows what the other is about to do.
-    fn supersedes(&self, other: &Claimant) -> bool {
-        let order = |claimant: &Claimant| (claimant.sequence, claimant.deliveries);
-        let is_same = order(self) == order(other) && self.instance == other.instance;
-        self.subject == other.subject && (is_same || order(self) > order(other))
     }
 }
 
@@ -104,10 +89,8 @@ pub struct Claim {
 pub enum Taken {
     /// Leave to create.
     Claim(Claim),
-    /// Somebody else has it.
-    Busy,
-    /// A create may be under way for so long; then the claim gives way.
-    Young(Duration),
+    /// Somebody has it whose create may be under way for so long.
+    Busy(Duration),
 }
 
 /// Whether a create may begin under a claim.
@@ -124,15 +107,13 @@ pub enum Held {
 impl Claims {
     /// Opens the bucket. A create takes no longer than `call`.
     pub async fn open(broker: &Broker, call: Duration) -> Result<Claims, BrokerError> {
-        let instance = format!("{:032x}", outside::token());
         let bucket = broker.bucket(&CLAIMS).await?;
-        Ok(Claims { broker: broker.clone(), bucket, instance, over: LEAVE + call + SLACK })
+        Ok(Claims { broker: broker.clone(), bucket, over: LEAVE + call + SLACK })
     }
 
     /// Claims a record for a try.
-    pub async fn take(&self, task: &Task<'_>) -> Result<Taken, BrokerError> {
-        let claimant = self.claimant(task);
-        let key = key(task.record);
+    pub async fn take(&self, record: RecordRef) -> Result<Taken, BrokerError> {
+        let (claimant, key) = (Claimant::new(), key(record));
         // The first look is spared: mostly nobody has it.
         let (mut found, mut may_be_stored) = (None, false);
         loop {
@@ -155,10 +136,9 @@ impl Claims {
                 None => None,
                 Some(stored) => match serde_json::from_slice::<Claimant>(&stored.value) {
                     Ok(other) if may_be_stored && other == claimant => Some(stored.revision),
-                    Ok(other) if !claimant.supersedes(&other) => return Ok(Taken::Busy),
                     Ok(other) if !other.is_over => match self.left_of(stored.created).await? {
                         Duration::ZERO => Some(stored.revision),
-                        left => return Ok(Taken::Young(left)),
+                        left => return Ok(Taken::Busy(left)),
                     },
                     // What nobody can read was claimed by nobody that works.
                     _ => Some(stored.revision),
@@ -205,34 +185,10 @@ impl Claims {
         Ok(self.bucket.get(&key(record)).await?.is_some())
     }
 
-    fn claimant(&self, task: &Task<'_>) -> Claimant {
-        Claimant {
-            instance: self.instance.clone(),
-            subject: task.delivery.subject().to_owned(),
-            sequence: task.delivery.sequence,
-            deliveries: task.delivery.deliveries,
-            attempt: format!("{:016x}", outside::token() as u64),
-            is_over: false,
-        }
-    }
-
     /// Gives up what was kept for another try that does not come.
-    pub async fn give_up(&self, task: &Task<'_>) -> Result<(), BrokerError> {
-        if let Taken::Claim(claim) = self.take(task).await? {
+    pub async fn give_up(&self, record: RecordRef) -> Result<(), BrokerError> {
+        if let Taken::Claim(claim) = self.take(record).await? {
             self.give_back(claim).await;
-        }
-        Ok(())
-    }
-
-    /// Gives back what an earlier delivery of a command that is settled left behind, which died before it could.
-    pub async fn give_back_of(&self, task: &Task<'_>) -> Result<(), BrokerError> {
-        let key = key(task.record);
-        let Some((stored, revision)) = self.bucket.get(&key).await? else { return Ok(()) };
-        let is_its = serde_json::from_slice::<Claimant>(&stored).is_ok_and(|claimant| {
-            claimant.subject == task.delivery.subject() && claimant.sequence == task.delivery.sequence
-        });
-        if is_its {
-            self.delete(&key, revision).await;
         }
         Ok(())
     }
@@ -260,37 +216,4 @@ impl Claims {
 
 fn key(record: RecordRef) -> String {
     record.to_string()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn claimant(instance: &str, subject: &str, sequence: u64, deliveries: u64) -> Claimant {
-        Claimant {
-            instance: instance.into(),
-            subject: subject.into(),
-            sequence,
-            deliveries,
-            attempt: String::new(),
-            is_over: false,
-        }
-    }
-
-    #[test]
-    fn a_claim_gives_way_to_what_comes_behind_it_in_its_partition_only() {
-        let held = claimant("a", "crm.cmd.01.deal.1", 5, 2);
-        for later in [("a", 5, 2), ("b", 5, 3), ("b", 6, 1), ("a", 6, 1)] {
-            let (instance, sequence, deliveries) = later;
-            let later = claimant(instance, "crm.cmd.01.deal.1", sequence, deliveries);
-            assert!(later.supersedes(&held), "{later:?}");
-            let elsewhere = claimant(instance, "crm.cmd.02.deal.1", sequence, deliveries);
-            assert!(!elsewhere.supersedes(&held), "{elsewhere:?}");
-        }
-        for other in [("b", 5, 2), ("b", 5, 1), ("a", 4, 9)] {
-            let (instance, sequence, deliveries) = other;
-            let other = claimant(instance, "crm.cmd.01.deal.1", sequence, deliveries);
-            assert!(!other.supersedes(&held), "{other:?}");
-        }
-    }
 }

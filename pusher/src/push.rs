@@ -96,7 +96,7 @@ enum Setback {
     /// Somebody else settled it meanwhile, or a newer version.
     Settled,
     /// Another replica is about to create the record, or a try before this one may be, for so long.
-    Claimed(Option<Duration>),
+    Claimed(Duration),
     /// The stage is stopping.
     Stopping,
 }
@@ -254,9 +254,6 @@ impl Push {
                     return Ok(());
                 }
                 Standing::Settled => {
-                    if delivery.deliveries > 1 {
-                        self.claims.give_back_of(&task).await?;
-                    }
                     return self.release_tickets(task.record, last.as_ref()).await;
                 }
                 Standing::Newer => {}
@@ -531,7 +528,7 @@ impl Push {
                 let failures = task.failures.and_now(now, is_its_own);
                 if failures.are_enough() {
                     tracing::error!(record.id = %record.id, "otmechalka fails on {record} alone, {} times: {error}", failures.count);
-                    self.claims.give_up(task).await?;
+                    self.claims.give_up(task.record).await?;
                     let problem = Problem::otmechalka_keeps_failing();
                     return Ok(Some(Ending {
                         is_uncertain: true,
@@ -665,7 +662,7 @@ impl Push {
         let deadline = tokio::time::Instant::now() + CLAIM_WAIT;
         let (mut has_waited, mut pause) = (false, CLAIM_PAUSE);
         loop {
-            let left = match self.claims.take(task).await? {
+            let left = match self.claims.take(task.record).await? {
                 Taken::Claim(claim) if has_waited && !self.is_unsettled(task).await? => {
                     if !claim.was_held {
                         self.claims.give_back(claim).await;
@@ -673,11 +670,10 @@ impl Push {
                     return Err(Setback::Settled);
                 }
                 Taken::Claim(claim) => return Ok(claim),
-                Taken::Young(left) => Some(left),
-                Taken::Busy => None,
+                Taken::Busy(left) => left,
             };
             has_waited = true;
-            if tokio::time::Instant::now() + left.unwrap_or_default() >= deadline {
+            if tokio::time::Instant::now() >= deadline {
                 return Err(Setback::Claimed(left));
             }
             self.broker.pause(pause).await?;
@@ -686,11 +682,12 @@ impl Push {
     }
 
     /// Puts a command aside while another version of its record is about to be created.
-    async fn wait_for_claimant(&self, task: &Task<'_>, left: Option<Duration>) -> Result<Halt, Halt> {
+    async fn wait_for_claimant(&self, task: &Task<'_>, left: Duration) -> Result<Halt, Halt> {
         // A deal without a pupil travels by its own id.
         let pupil = task.pupil().unwrap_or(task.record.id);
         tracing::debug!("Another replica is about to create {}", task.record);
-        let pause = left.unwrap_or_else(|| self.pauses.for_client(task.envelope.attempt));
+        // Mostly it is done with sooner.
+        let pause = self.pauses.for_client(task.envelope.attempt).min(left);
         self.park(task, pupil, task.failures, None, pause).await
     }
 
@@ -777,7 +774,7 @@ impl Push {
         match self.claims.hold(claim).await? {
             Held::Still => self.answer_of(Kind::Write, call).await,
             Held::Elsewhere => Err(Setback::Lost),
-            Held::Unknown => Err(Setback::Claimed(None)),
+            Held::Unknown => Err(Setback::Claimed(LET_GO)),
         }
     }
 
