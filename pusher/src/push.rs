@@ -845,13 +845,17 @@ impl Push {
                 Standing::Settled => {
                     // By somebody else at the same time, who may have gone on to a newer version before our call arrived.
                     if wrote_client {
-                        self.repair_newer(task).await?;
+                        self.repair_newer(task, task.record.id).await?;
                     }
                     return Ok(last);
                 }
                 Standing::Superseded => {
                     if wrote_client {
                         self.repair(task).await?;
+                    } else if ending.wrote {
+                        // A newer version of the deal, with another pupil, did not see the ticket.
+                        let pupil = newest.pupil.unwrap_or(task.record.id);
+                        self.repair_newer(task, pupil).await?;
                     }
                     return Ok(last);
                 }
@@ -902,8 +906,8 @@ impl Push {
     }
 
     /// The same, where there is a newer version than the one in hand.
-    async fn repair_newer(&self, task: &Task<'_>) -> Result<(), Halt> {
-        let subject = subjects::command(task.record.id, task.record);
+    async fn repair_newer(&self, task: &Task<'_>, pupil: RecordId) -> Result<(), Halt> {
+        let subject = subjects::command(pupil, task.record);
         match self.store.newest_command(&subject).await? {
             Some(command) if command.version > task.version => self.send_again(task, &subject, command).await,
             _ => Ok(()),
@@ -912,7 +916,8 @@ impl Push {
 
     async fn send_again(&self, task: &Task<'_>, subject: &str, command: Command) -> Result<(), Halt> {
         let id = task.record.id;
-        tracing::warn!(contact.id = %id, "A late call may have overwritten a newer version of {id}; sending that again");
+        let record = task.record;
+        tracing::warn!(record.id = %id, "A late call may have come after a newer version of {record} was worked on; sending that again");
         let version = schemas::Version { redrive: command.version.redrive + 1, ..command.version };
         let message = sent_again("repair", subject, &command.envelope, &command.mapped, version)?;
         self.broker.publish(&message).await.map_err(|_| Halt::GiveBack("the stage is stopping"))?;

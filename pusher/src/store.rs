@@ -41,6 +41,8 @@ pub struct NewestResult {
     pub sequence: u64,
     /// What it says; `None` also where it cannot be read or has no version, so that nothing counts as settled.
     pub settled: Option<Settled>,
+    /// The pupil in whose partition it was worked on.
+    pub pupil: Option<RecordId>,
 }
 
 impl Store {
@@ -82,15 +84,16 @@ impl Store {
     pub async fn newest_result(&self, record: RecordRef) -> Result<NewestResult, BrokerError> {
         let message = self.newest(&self.results, &subjects::result(record)).await?;
         let sequence = message.as_ref().map_or(0, |message| message.sequence);
-        let settled = message.and_then(|message| {
-            let (envelope, processed) = decode::<RecordProcessed>(&message)?;
-            Settled::of(message.sequence, &envelope, &processed)
-        });
+        let (mut settled, mut pupil) = (None, None);
+        if let Some((envelope, processed)) = message.as_ref().and_then(decode::<RecordProcessed>) {
+            settled = Settled::of(sequence, &envelope, &processed);
+            pupil = envelope.pupil;
+        }
         match &settled {
             Some(settled) => self.remember(record, settled),
             None => self.cache.remove(&record.to_string()),
         }
-        Ok(NewestResult { sequence, settled })
+        Ok(NewestResult { sequence, settled, pupil })
     }
 
     /// Keeps a result that the stream has.
