@@ -17,9 +17,8 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
-
 use bytes::Bytes;
+use chrono::{DateTime, Utc};
 use runtime::{Broker, BrokerError, Bucket, outside};
 use schemas::RecordRef;
 use schemas::streams::CLAIMS;
@@ -52,7 +51,8 @@ pub struct Claims {
 /// Who claims: one try of one delivery of one command.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Claimant {
-    /// Tells it from all others.
+    /// Tells it from all others; empty where an earlier version stored it.
+    #[serde(default)]
     attempt: String,
     /// No create is under way any more, though what came of it is unknown.
     #[serde(default)]

@@ -35,6 +35,21 @@ pub struct Gate {
 #[derive(Debug)]
 pub struct Stopping;
 
+/// Why nobody is let through.
+#[derive(Debug)]
+pub enum Shut {
+    /// The stage is to stop.
+    Stopping,
+    /// It was waited for long enough.
+    Late,
+}
+
+impl From<Stopping> for Shut {
+    fn from(_: Stopping) -> Shut {
+        Shut::Stopping
+    }
+}
+
 /// What to do with a record after a failed call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Advice {
@@ -74,7 +89,7 @@ impl Gate {
     }
 
     /// Waits until a worker may call.
-    pub async fn admit(&self, stopping: &CancellationToken) -> Result<Permit<'_>, Stopping> {
+    pub async fn admit(&self, stopping: &CancellationToken, latest: Instant) -> Result<Permit<'_>, Shut> {
         loop {
             let changed = self.changed.notified();
             tokio::pin!(changed);
@@ -99,9 +114,11 @@ impl Gate {
             };
             tokio::select! {
                 biased;
-                () = stopping.cancelled() => return Err(Stopping),
+                () = stopping.cancelled() => return Err(Shut::Stopping),
                 () = changed => {}
                 () = sleep_until(until) => {}
+                // Only here: who has just taken the one try there is has to make it.
+                () = tokio::time::sleep_until(latest) => return Err(Shut::Late),
             }
         }
     }

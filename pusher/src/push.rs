@@ -18,7 +18,7 @@ use crate::claims::{Claim, Claims, Held, Taken};
 use crate::coming::{Traces, client_is_coming};
 use crate::far_side::Kind;
 use crate::fence::{Settled, Standing, standing};
-use crate::gate::{Advice, Gate, Permit, Stopping};
+use crate::gate::{Advice, Gate, Permit, Shut};
 use crate::locks::Locks;
 use crate::metrics::PusherMetrics;
 use crate::pause::Pauses;
@@ -208,12 +208,6 @@ impl From<BrokerError> for Halt {
     }
 }
 
-impl From<Stopping> for Halt {
-    fn from(_: Stopping) -> Halt {
-        Halt::GiveBack("the stage is stopping")
-    }
-}
-
 impl From<EnvelopeError> for Halt {
     fn from(error: EnvelopeError) -> Halt {
         Halt::Dead(error.to_string())
@@ -253,9 +247,7 @@ impl Push {
                     tracing::debug!(record.id = %id, "Left out a version of {} that is superseded", task.record);
                     return Ok(());
                 }
-                Standing::Settled => {
-                    return self.release_tickets(task.record, last.as_ref()).await;
-                }
+                Standing::Settled => return self.release_tickets(task.record, last.as_ref()).await,
                 Standing::Newer => {}
             }
             if faults::is_planted("success-before-answer") {
@@ -458,11 +450,11 @@ impl Push {
             if self.gate.is_closed() {
                 task.delivery.not_to_blame().await?;
             }
-            let admitted = self.gate.admit(self.broker.stopping());
-            let Ok(permit) = tokio::time::timeout_at(held + HOLD, admitted).await else {
-                return Err(Halt::GiveBack("otmechalka is unwell"));
+            let permit = match self.gate.admit(self.broker.stopping(), held + HOLD).await {
+                Ok(permit) => permit,
+                Err(Shut::Late) => return Err(Halt::GiveBack("otmechalka is unwell")),
+                Err(Shut::Stopping) => return Err(Halt::GiveBack("the stage is stopping")),
             };
-            let permit = permit?;
             let turn = Turn { task, permit, begun: held };
             let tried = match work {
                 Work::Client { body, digest, is_known } => {
