@@ -5,7 +5,7 @@
 
 use chrono::Duration;
 
-use crate::change::{Known, Seen, news};
+use crate::change::{Known, Seen};
 use crate::walk::Moment;
 
 /// When a record was looked at, and how far polls had come by then.
@@ -39,7 +39,7 @@ pub enum Standing {
 pub fn standing(known: Option<&Known>, seen: Seen<'_>, status_is_shown: bool, look: Look) -> Standing {
     let polled = seen.modified < look.polled_until;
     match known {
-        Some(known) if news(Some(known), seen).is_none() => Standing::Published,
+        Some(known) if known.fingerprint == seen.fingerprint => Standing::Published,
         _ if !polled => Standing::LeftToPolls,
         // Lists may come from a copy that lags behind: what was published may be what the copy does not have yet.
         Some(known) if known.modified > seen.modified && known.modified >= look.observed - look.overlap => {
