@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use e2e::harness::{Tally, judge, people, plan};
-use e2e::{PATIENCE, School, Stage, eventually};
+use e2e::{PATIENCE, School, SchoolBuilder, Stage, eventually};
 use schemas::problem::SUCCESS;
 use serde_json::{Value, json};
 
@@ -167,19 +167,23 @@ async fn statuses(school: &School, entity: &str, id: u64) -> anyhow::Result<Vec<
     Ok(texts.map(str::to_owned).collect())
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn each_fault_of_bitrix24_passes_without_a_gap() -> anyhow::Result<()> {
-    let school = watched(School::builder())
-        // Memory is judged here; backtraces and lines of a trace take a lot of it.
-        .env("RUST_BACKTRACE", "0")
-        .env("RUST_LOG", "debug")
-        // Pauses of a minute take a second.
+/// A watched school whose memory is judged: backtraces and lines of a trace take a lot of it.
+fn measured() -> SchoolBuilder {
+    watched(School::builder()).env("RUST_BACKTRACE", "0").env("RUST_LOG", "debug")
+}
+
+/// A school whose portal's pauses of a minute take a second.
+fn with_fast_portal() -> SchoolBuilder {
+    measured()
         .bitrix24(&["--clock-speed", "60"])
         .env("PORTAL_CLOCK_SPEED", "60")
         .env("CONTACT_SYNC_INTERVAL", "300ms")
         .env("DEAL_SYNC_INTERVAL", "300ms")
-        .start()
-        .await?;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_fault_of_bitrix24_passes_without_a_gap() -> anyhow::Result<()> {
+    let school = with_fast_portal().start().await?;
     let pupil = new_contact(&school).await?;
     until_success(&school, "contact", pupil).await?;
     // Some at a time: while one of them makes a stage wait, others strike the other stage. In the long form no two strike the
@@ -216,17 +220,7 @@ async fn each_fault_of_bitrix24_passes_without_a_gap() -> anyhow::Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn faults_of_what_is_seldom_asked_of_bitrix24_pass_as_well() -> anyhow::Result<()> {
-    let mut school = watched(School::builder())
-        // Memory is judged here; backtraces and lines of a trace take a lot of it.
-        .env("RUST_BACKTRACE", "0")
-        .env("RUST_LOG", "debug")
-        // Pauses of a minute take a second.
-        .bitrix24(&["--clock-speed", "60"])
-        .env("PORTAL_CLOCK_SPEED", "60")
-        .env("CONTACT_SYNC_INTERVAL", "300ms")
-        .env("DEAL_SYNC_INTERVAL", "300ms")
-        .open()
-        .await?;
+    let mut school = with_fast_portal().open().await?;
     let items = "crm.item.productrow.list";
     let refused = json!({"kind": "command_error", "method": items, "error": "ERROR_METHOD_NOT_FOUND"});
     let mut deals = Vec::new();
@@ -328,10 +322,7 @@ async fn enough_work(school: &School) -> anyhow::Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_fault_of_otmechalka_passes_without_a_double() -> anyhow::Result<()> {
-    let school = watched(School::builder())
-        // Memory is judged here; backtraces and lines of a trace take a lot of it.
-        .env("RUST_BACKTRACE", "0")
-        .env("RUST_LOG", "debug")
+    let school = measured()
         .otmechalka(&["--clock-speed", "60"])
         .env("OTMECHALKA_CLOCK_SPEED", "60")
         .env("OTMECHALKA_TIMEOUT", "2s")

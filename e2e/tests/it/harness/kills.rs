@@ -85,10 +85,8 @@ async fn random_kills_during_a_first_sync_lose_and_double_nothing() -> anyhow::R
 async fn kill_at_random(seed: u64, kills: &mut Vec<(Duration, Stage)>) -> anyhow::Result<()> {
     let mut dice = ChaCha8Rng::seed_from_u64(seed);
     // Polls of a second would use all that the portal gives back, as each reads every status again that was just written.
-    let polls = ["CONTACT_SYNC_INTERVAL", "DEAL_SYNC_INTERVAL"];
-    let builder =
-        polls.into_iter().fold(School::builder().plain(MANY, MANY), |builder, name| builder.env(name, "5s"));
-    let mut school = ordinary(builder).await?;
+    let builder = School::builder().env("CONTACT_SYNC_INTERVAL", "5s").env("DEAL_SYNC_INTERVAL", "5s");
+    let mut school = ordinary(builder.plain(MANY, MANY)).await?;
     school.shorten_ack_wait(SHORT_ACK_WAIT).await?;
     Stage::ALL.into_iter().try_for_each(|stage| school.start(stage))?;
     let mut statuses = 0;
