@@ -57,6 +57,10 @@ def running(container):
         yield f"has capabilities {fields['CapEff']} and may have {fields['CapBnd']}"
     if fields["NoNewPrivs"] != "1" or fields["Seccomp"] != "2":
         yield "lacks no-new-privileges or the filter of system calls"
+    limits = pathlib.Path("/proc", str(container["State"]["Pid"]), "limits").read_text()
+    core = next(line.split()[4:6] for line in limits.splitlines() if line.startswith("Max core file size"))
+    if core != ["1", "1"]:
+        yield f"may leave core dumps: the limits are {' and '.join(core)} bytes, not one"
 
 
 def shells(container):

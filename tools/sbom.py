@@ -17,7 +17,7 @@ import uuid
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 # Rooms that are neither shipped nor part of what is shipped.
-NOT_SHIPPED = {"e2e", "benches", "examples"}
+NOT_SHIPPED = {"e2e", "benches", "examples", "fuzz"}
 
 # Namespace of the serial numbers.
 SERIALS = uuid.UUID("d1c3a3f2-5b0e-4b8e-9a55-0f9d2c7a6e41")

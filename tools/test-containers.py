@@ -2,6 +2,7 @@
 """Plays a school in the containers of docker-compose.yml: replicas, the status page, little memory and hardly any CPU.
 
     docker compose build && tools/test-containers.py
+    tools/test-containers.py --cluster    # with three NATS servers, one of which dies and comes back
 
 Starts a project of its own, with both doubles over TLS, and removes it with its volumes. Exit code 1: something is not as
 it should be; 75: there is no Docker, or the images are not built.
@@ -94,13 +95,17 @@ def overrides(folder):
 
 
 class Compose:
-    def __init__(self, folder):
+    def __init__(self, folder, is_cluster):
+        self.servers = ["nats", "nats-2", "nats-3"] if is_cluster else ["nats"]
         program = ["docker", "compose"]
         if subprocess.run([*program, "version"], capture_output=True, check=False).returncode:
             program = ["docker-compose"]
         (folder / "override.json").write_text(json.dumps(overrides(folder / "tls")))
         (folder / "empty.env").write_text("")
-        files = ["-f", ROOT / "docker-compose.yml", "-f", folder / "override.json"]
+        files = ["-f", ROOT / "docker-compose.yml"]
+        if is_cluster:
+            files += ["-f", ROOT / "docker-compose.cluster.yml"]
+        files += ["-f", folder / "override.json"]
         self.words = [*program, "-p", PROJECT, "--env-file", folder / "empty.env", "--project-directory", ROOT, *files]
         # Neither the settings of a real school nor those of whoever runs this.
         self.environment = {name: os.environ[name] for name in ("PATH", "HOME", "DOCKER_HOST") if name in os.environ}
@@ -172,7 +177,7 @@ def page_answers():
 
 
 def nothing_refused(compose):
-    log = compose("logs", "--no-color", "nats").lower()
+    log = compose("logs", "--no-color", *compose.servers).lower()
     require("violation" not in log, "NATS refused something: " + next(
         (line for line in log.splitlines() if "violation" in line), ""))
 
@@ -185,6 +190,33 @@ def peak_memory(container):
     return next((int(pathlib.Path(place).read_text()) >> 20 for place in places if pathlib.Path(place).exists()), None)
 
 
+def new_contacts(count):
+    state = json.loads(ask(f"{BITRIX24}/admin/state"))
+    fields = {name: value for name, value in state["contacts"][0].items() if name not in ("ID", STATUS)}
+    for _ in range(count):
+        ask(f"{BITRIX24}/admin/contacts", {"fields": fields})
+
+
+def each_server_may_die(compose):
+    """Kills one server after the other, and makes pupils while it is away."""
+    for done, server in enumerate(compose.servers):
+        (container,) = compose.containers(server)
+        run("docker", "kill", container["Id"])
+        new_contacts(10)
+        begun = time.monotonic()
+        until_all_succeed(more=10 * (done + 1))
+        print(f"{server} killed: 10 new pupils in {time.monotonic() - begun:.0f} s")
+        run("docker", "start", container["Id"])
+        until_healthy(compose)
+    no_doubles()
+
+
+def until_healthy(compose):
+    until("health of all containers", lambda: all(
+        container["State"].get("Health", {}).get("Status", "healthy") == "healthy"
+        for service in (*SCALE, "page", *compose.servers) for container in compose.containers(service)))
+
+
 def starve(compose):
     """Gives every replica little, also while it starts, and more work."""
     ids = [container["Id"] for _, container in compose.stages()]
@@ -193,9 +225,7 @@ def starve(compose):
     state = json.loads(ask(f"{BITRIX24}/admin/state"))
     for contact in state["contacts"][:20]:
         ask(f"{BITRIX24}/admin/contacts/{contact['ID']}", {"fields": {"NAME": "Тимофей", STATUS: ""}})
-    fields = {name: value for name, value in state["contacts"][0].items() if name not in ("ID", STATUS)}
-    for _ in range(20):
-        ask(f"{BITRIX24}/admin/contacts", {"fields": fields})
+    new_contacts(20)
     begun = time.monotonic()
     until_all_succeed(more=20)
     took = time.monotonic() - begun
@@ -218,11 +248,12 @@ def play(compose):
     no_doubles()
     replicas_work_or_stand_ready(compose)
     page_answers()
-    until("health of all containers", lambda: all(
-        container["State"].get("Health", {}).get("Status", "healthy") == "healthy"
-        for service in (*SCALE, "page", "nats") for container in compose.containers(service)))
+    until_healthy(compose)
     print(run(sys.executable, ROOT / "tools/check-containers.py", PROJECT), end="")
-    starve(compose)
+    if len(compose.servers) > 1:
+        each_server_may_die(compose)
+    else:
+        starve(compose)
     no_doubles()
     page_answers()
     nothing_refused(compose)
@@ -247,7 +278,7 @@ def main():
         folder.chmod(0o755)
         (folder / "tls").mkdir()
         certificates(folder / "tls")
-        compose = Compose(folder)
+        compose = Compose(folder, "--cluster" in sys.argv[1:])
         try:
             play(compose)
         except (Wrong, OSError, subprocess.CalledProcessError) as error:

@@ -2,7 +2,7 @@
 # Starts one program of tests for cargo, with as many tests at once as suit it: they mostly wait, for polls and for pauses
 # on a portal clock that runs 120 times as fast. The latter want a core when they end, so fewer of them run at once.
 case "${CARGO_PKG_NAME:-}" in
-e2e) export RUST_TEST_THREADS=$(($(nproc) * 4)) ;;
+e2e | pusher) export RUST_TEST_THREADS=$(($(nproc) * 4)) ;;
 *) export RUST_TEST_THREADS=$(($(nproc) * 2)) ;;
 esac
 exec "$@"
