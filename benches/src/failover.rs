@@ -1,4 +1,4 @@
-//! P16 and P17: how long work stands still when who does it is killed, while pupils are made all the time.
+//! P16, P17 and P20: how long work stands still when who does it is killed, while pupils are made all the time.
 //!
 //! Told are the time until the next effect, and the longest that any of the records waited at the killed one. The times are
 //! those at which the server stored what came in and what went out.
@@ -118,6 +118,34 @@ pub async fn of_cluster(scale: Scale) -> anyhow::Result<Vec<Figure>> {
         figures
             .push(Figure::new("P17", what(&format!("{from}, worst")), worst(&silences)).at_most(15.0, 5.0));
         figures.push(Figure::new("P17", what("from an edit to its status, worst of all"), worst(&longest)));
+    }
+    Ok(figures)
+}
+
+/// Measures a broker of one server that comes back after a while, which is when its program is started again.
+pub async fn of_broker(scale: Scale) -> anyhow::Result<Vec<Figure>> {
+    let rounds = scale.pick(5, 2);
+    let mut school = school().start().await?;
+    school.after_polls(2).await?;
+    let mut figures = Vec::new();
+    for away in [1, 60] {
+        let (mut events, mut statuses) = (Vec::new(), Vec::new());
+        for round in 0..rounds {
+            let mut pupils = make(&school, HALF, round * 2).await?;
+            school.nats.kill().await?;
+            pupils.extend(make(&school, HALF, round * 2 + 1).await?);
+            tokio::time::sleep(Duration::from_secs(away)).await;
+            let started = Utc::now();
+            school.nats.restart().await?;
+            events.push(waits_at(&school, Stage::Producer, &pupils).await?.next_effect_after(started));
+            statuses.push(waits_at_all(&school, &pupils).await?.next_effect_after(started));
+            beside_is_ready(&school).await?;
+        }
+        let what = |what: &str| format!("NATS killed, back after {away} s, {rounds} times: seconds {what}");
+        let first_event = what("to the next event, worst");
+        figures.push(Figure::new("P20", first_event, worst(&events)).at_most(5.0, 5.0));
+        figures
+            .push(Figure::new("P20", what("to the next status, worst"), worst(&statuses)).at_most(5.0, 5.0));
     }
     Ok(figures)
 }

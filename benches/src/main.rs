@@ -70,7 +70,7 @@ impl Scale {
 }
 
 /// Every figure, by the run that measures it.
-const RUNS: [(&str, &[&str]); 11] = [
+const RUNS: [(&str, &[&str]); 13] = [
     ("clients", &["P4", "P5", "P6"]),
     ("stage loop", &["P15"]),
     ("first sync", &["P1", "P2", "P3", "P13", "P14"]),
@@ -82,6 +82,8 @@ const RUNS: [(&str, &[&str]); 11] = [
     ("servers that die", &["P17"]),
     ("durability", &["P18"]),
     ("replicas", &["P19"]),
+    ("a broker that comes back", &["P20"]),
+    ("memory under faults", &["P21"]),
 ];
 
 #[tokio::main]
@@ -161,6 +163,12 @@ async fn measure(names: &[&str], scale: Scale) -> anyhow::Result<Vec<Figure>> {
     if wants("P19") {
         figures.extend(replicas::measure(scale).await?);
     }
+    if wants("P20") {
+        figures.extend(failover::of_broker(scale).await?);
+    }
+    if wants("P21") {
+        figures.extend(memory::under_faults(scale).await?);
+    }
     Ok(figures)
 }
 
@@ -183,7 +191,7 @@ mod tests {
     #[test]
     fn figures_are_named_in_either_case_and_unknown_ones_refused() {
         assert_eq!(wanted(&["p7".to_owned()]).unwrap(), BTreeSet::from(["P7".to_owned()]));
-        assert_eq!(wanted(&[]).unwrap().len(), 19);
+        assert_eq!(wanted(&[]).unwrap().len(), 21);
         assert!(wanted(&["P99".to_owned()]).is_err());
     }
 

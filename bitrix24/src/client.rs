@@ -235,7 +235,7 @@ impl Client {
             && error.is_request_limit()
         {
             self.lock().stats.refused += 1;
-            self.shared.transport.pacing.note_refusal();
+            self.shared.transport.pacing.note_refusal().await;
         }
         outcome
     }
@@ -265,7 +265,12 @@ impl Client {
 
     fn learn_time(&self, time: &Time) {
         if let Some(end) = time.end() {
-            self.lock().clock.read(end, time.offset(), Instant::now());
+            let (mut portal, now) = (self.lock(), Instant::now());
+            if let Some(believed) = portal.clock.unix_seconds(now) {
+                let at_least = believed - portal.clock.portal_seconds(LATE_ANSWER);
+                portal.operating.follow_clock(at_least, end);
+            }
+            portal.clock.read(end, time.offset(), now);
         }
     }
 
@@ -394,6 +399,9 @@ impl Portal {
         }
     }
 }
+
+/// How late an answer may be without anybody having set the portal's clock back, where that runs faster than ours.
+const LATE_ANSWER: Duration = Duration::from_secs(10);
 
 /// Timers round up; one millisecond more spares a second look.
 const LATE: Duration = Duration::from_millis(1);

@@ -53,6 +53,11 @@ impl PortalClock {
         to_date_time(unix_seconds, self.last.map_or_else(|| Utc.fix(), |reading| reading.offset))
     }
 
+    /// Turns real time into portal time.
+    pub(crate) fn portal_seconds(&self, real: Duration) -> f64 {
+        real.as_secs_f64() * self.speed
+    }
+
     /// Turns portal time into real time.
     pub(crate) fn real(&self, portal_seconds: f64) -> Duration {
         Duration::try_from_secs_f64((portal_seconds / self.speed).max(0.0)).unwrap_or(Duration::MAX)

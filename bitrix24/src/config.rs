@@ -11,7 +11,7 @@ use crate::bucket::{Lane, LeakyBucket};
 use crate::client::Client;
 use crate::endpoint::{Endpoint, WebhookSource};
 use crate::error::ConfigError;
-use crate::pacing::{BoxFuture, ForeignBudget, Listener, OwnBucket, Pacing};
+use crate::pacing::{BoxFuture, ForeignBudget, Listener, OwnBucket, Pacing, RefusalListener};
 use crate::transport::Transport;
 
 /// The portal's own limit of a request is 60 s; what it has not answered soon after, it never will.
@@ -22,6 +22,7 @@ pub struct ClientBuilder {
     webhook_url: SecretString,
     clock_speed: f64,
     budget: Option<ForeignBudget>,
+    refused: Option<RefusalListener>,
     listener: Option<Listener>,
     request_limit: (u32, f64),
     starts_full: bool,
@@ -38,6 +39,7 @@ impl ClientBuilder {
             webhook_url,
             clock_speed: 1.0,
             budget: None,
+            refused: None,
             listener: None,
             request_limit: (50, 2.0),
             starts_full: false,
@@ -57,6 +59,12 @@ impl ClientBuilder {
     /// Hands the request budget to somebody else, who is awaited before every HTTP request.
     pub fn budget(self, budget: impl Fn(Lane) -> BoxFuture<'static, ()> + Send + Sync + 'static) -> Self {
         Self { budget: Some(Arc::new(budget)), ..self }
+    }
+
+    /// Tells whoever keeps the [budget](Self::budget) that the portal refused a request (`QUERY_LIMIT_EXCEEDED`): its bucket
+    /// is full, whatever was believed of it.
+    pub fn refused(self, refused: impl Fn() -> BoxFuture<'static, ()> + Send + Sync + 'static) -> Self {
+        Self { refused: Some(Arc::new(refused)), ..self }
     }
 
     /// Tells somebody of every answer whether the portal took the webhook (`true`) or refused it.
@@ -171,7 +179,7 @@ impl ClientBuilder {
 
     fn pacing(&self) -> Pacing {
         if let Some(budget) = &self.budget {
-            return Pacing::Foreign(budget.clone());
+            return Pacing::Foreign { budget: budget.clone(), refused: self.refused.clone() };
         }
         let (capacity, leak) = self.request_limit;
         let mut bucket = LeakyBucket::new(f64::from(capacity), leak);

@@ -30,5 +30,6 @@ pub use keyset::{ChainLength, Listing, Page, Row};
 pub use methods::{Entity, Field, Profile, Update};
 pub use pacing::BoxFuture;
 pub use product_rows::RowSource;
+pub use query::looks_like_reference;
 pub use stats::{MethodStats, Stats};
 pub use tls_fault::TlsFault;

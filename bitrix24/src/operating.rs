@@ -142,6 +142,13 @@ impl Operating {
         self.budget(method).refused(limit, now, reset_at);
     }
 
+    /// Notes what the portal's clock shows instead of what it was believed to show, where it was set back.
+    pub fn follow_clock(&mut self, believed: f64, now: f64) {
+        if now < believed - SET_BACK {
+            self.methods.values_mut().for_each(|budget| budget.set_back(now));
+        }
+    }
+
     fn budget(&mut self, method: &str) -> &mut Budget {
         self.methods.entry(method.into()).or_default()
     }
@@ -156,6 +163,8 @@ struct Budget {
     /// What has been answered since nothing was under way.
     beside: Beside,
     seen_at: Option<f64>,
+    /// The sum of the newest reading.
+    seen_sum: f64,
     reset_at: Option<f64>,
     blocked_until: Option<f64>,
 }
@@ -235,7 +244,10 @@ impl Budget {
     }
 
     fn fitting(&self, limit: f64, now: f64, most: u32) -> u32 {
-        let room = self.room(limit, now);
+        // What was spent before our time the portal may forget minute by minute.
+        let doubted = self.charges.iter().filter(|charge| charge.doubtful && self.expiry(charge) <= now);
+        let doubt: f64 = doubted.map(|charge| charge.seconds).sum();
+        let room = self.room(limit, now) - doubt;
         if room <= 1e-6 {
             // One command to learn how much the portal has forgotten.
             return u32::from(self.ready_at(limit, 1, now) == Some(now)).min(most);
@@ -312,6 +324,8 @@ impl Budget {
             Some(seen_at) if reading.at < seen_at - SET_BACK => self.set_back(reading.at),
             // Overtaken by the answer to a later command, whose sum includes it.
             Some(seen_at) if reading.at < seen_at => return None,
+            // The same, though its moment was taken later: while the oldest minute is the same no sum falls.
+            Some(_) if self.is_overtaken(reading) => return None,
             _ => {}
         }
         self.expire(reading.at);
@@ -323,11 +337,23 @@ impl Budget {
             spent = spent.max(commands * self.cost.map_or(0.0, |cost| cost.mean));
             self.beside.is_short = true;
         }
-        self.charge(reading.at, spent, doubtful);
+        // What is left of the sum beside what the portal still remembers of before is new, even if it is more than
+        // these commands can have cost: requests beside this one spend as well, and may be answered later.
+        let oldest = reading.reset_at.map_or(f64::MIN, |reset_at| reset_at - WINDOW);
+        while self.charges.front().is_some_and(|charge| charge.opened < oldest) {
+            self.charges.pop_front();
+        }
+        self.charge(reading.at, spent.max(reading.sum - self.total()), doubtful);
         self.forget(self.total() - reading.sum);
         self.seen_at = Some(reading.at);
+        self.seen_sum = reading.sum;
         self.reset_at = reading.reset_at.filter(|reset_at| *reset_at > reading.at);
         Some(spent)
+    }
+
+    fn is_overtaken(&self, reading: &Reading) -> bool {
+        let same_minute = |(told, known): (f64, f64)| told == known && reading.at < told;
+        reading.sum < self.seen_sum && reading.reset_at.zip(self.reset_at).is_some_and(same_minute)
     }
 
     /// Tells whether the first sum ever seen began before our own first call.
@@ -354,6 +380,7 @@ impl Budget {
             self.charge(now, missing, true);
         }
         let until = reset_at.or(self.reset_at).filter(|reset_at| *reset_at > now).unwrap_or(now + WINDOW);
+        let until = until.min(now + WINDOW + SET_BACK);
         self.reset_at = Some(until);
         self.blocked_until = Some(until);
     }
@@ -402,6 +429,8 @@ impl Budget {
             charge.opened = charge.opened.min(now);
             charge.at = charge.at.min(now);
         }
+        self.seen_at = self.seen_at.map(|seen_at| seen_at.min(now));
+        self.reset_at = self.reset_at.map(|reset_at| reset_at.min(now + WINDOW));
         self.blocked_until = self.blocked_until.map(|until| until.min(now + WINDOW));
     }
 }
@@ -585,6 +614,79 @@ mod tests {
             operating.observe(UPDATE, &Seen { commands: 10, readings: readings(shift).collect() });
         }
         assert!((operating.predict(UPDATE, 100) - 30.0).abs() < 1.0, "{}", operating.predict(UPDATE, 100));
+    }
+
+    /// What the others have spent by the time of the first answer is new, however much was remembered of before.
+    #[test]
+    fn what_the_portal_forgets_under_requests_side_by_side_is_not_taken_for_what_they_spend() {
+        let mut operating = Operating::new(60.0);
+        let readings = |commands: u32, sum: f64, at: f64, reset_at: f64| Seen {
+            commands,
+            readings: (1..=commands)
+                .map(|step| f64::from(step) * 1.35)
+                .map(|spent| Reading { sum: sum + spent, at: at + spent, reset_at: Some(reset_at) })
+                .collect(),
+        };
+        operating.observe(UPDATE, &readings(44, 0.0, 1_000.0, 1_601.0));
+        // All of it is forgotten at once. Three requests begin; the last one's first command ends after two of the others.
+        [14, 14, 7].iter().for_each(|commands| operating.reserve(UPDATE, *commands));
+        operating.release(UPDATE, 7);
+        operating.observe(UPDATE, &reading(4.05, 1_603.5, Some(2_203.0)));
+        operating.observe(UPDATE, &reading(28.35, 1_612.0, Some(2_203.0)));
+        [14, 14].iter().for_each(|commands| operating.release(UPDATE, *commands));
+        operating.observe(UPDATE, &reading(47.25, 1_622.0, Some(2_203.0)));
+        // Long after what was spent before would have been forgotten, and before any of this is.
+        assert_eq!(operating.fitting(UPDATE, 1_700.0, 50), 9);
+    }
+
+    #[test]
+    fn a_sum_from_before_our_time_is_probed_by_one_command_at_a_time() {
+        let mut operating = Operating::new(60.0);
+        operating.observe(
+            UPDATE,
+            &Seen {
+                commands: 2,
+                readings: [56.65, 58.0]
+                    .map(|sum| Reading { sum, at: sum + 944.0, reset_at: Some(1_010.0) })
+                    .to_vec(),
+            },
+        );
+        assert_eq!(operating.fitting(UPDATE, 1_011.5, 50), 1);
+        // Only the oldest minute was forgotten, and it had been a small one.
+        operating.observe(UPDATE, &reading(50.0, 1_012.0, Some(1_070.0)));
+        assert_eq!(operating.fitting(UPDATE, 1_013.0, 50), 7);
+    }
+
+    #[test]
+    fn a_sum_that_was_overtaken_is_not_taken_for_a_smaller_one() {
+        let mut operating = Operating::new(60.0);
+        operating.observe(UPDATE, &reading(1.35, 1_000.0, Some(1_600.0)));
+        operating.observe(UPDATE, &reading(51.3, 1_041.18, Some(1_600.0)));
+        operating.observe(UPDATE, &reading(49.95, 1_041.2, Some(1_600.0)));
+        assert!((operating.room(UPDATE, 1_042.0) - 8.7).abs() < 1e-6, "{}", operating.room(UPDATE, 1_042.0));
+    }
+
+    #[test]
+    fn what_was_spent_across_the_border_of_two_minutes_does_not_count_as_old() {
+        let mut operating = Operating::new(60.0);
+        for step in 0..4 {
+            let (sum, at) = (1.35 * f64::from(step + 1), 1_058.8 + 1.4 * f64::from(step));
+            operating.observe(UPDATE, &reading(sum, at, Some(1_600.0)));
+        }
+        // The minute from 1,061 on is the oldest now, with two of the four; neighbours have spent ten times as much.
+        operating.observe(UPDATE, &reading(2.7 + 13.5, 1_640.0, Some(1_661.0)));
+        assert!(operating.room(UPDATE, 1_670.0) <= 60.0 - 13.5, "{}", operating.room(UPDATE, 1_670.0));
+    }
+
+    #[test]
+    fn a_clock_set_back_that_another_method_tells_of_does_not_prolong_a_wait() {
+        let mut operating = Operating::new(480.0);
+        operating.observe(UPDATE, &reading(480.0, 9_000.0, Some(9_590.0)));
+        operating.refused(UPDATE, 9_000.0, Some(9_590.0));
+        operating.follow_clock(9_010.0, 8_950.0);
+        assert_eq!(operating.reset_at(UPDATE), Some(9_590.0));
+        operating.follow_clock(9_010.0, 5_400.0);
+        assert!(operating.ready_at(UPDATE, 1, 5_400.0).is_some_and(|ready| ready <= 6_001.0));
     }
 
     #[test]

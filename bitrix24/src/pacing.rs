@@ -15,6 +15,9 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 /// A budget kept elsewhere, awaited before every request.
 pub(crate) type ForeignBudget = Arc<dyn Fn(Lane) -> BoxFuture<'static, ()> + Send + Sync>;
 
+/// Whoever keeps that budget, told that the portal found it overdrawn.
+pub(crate) type RefusalListener = Arc<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>;
+
 /// Somebody who is told of every answer whether the portal took the webhook.
 pub(crate) type Listener = Arc<dyn Fn(bool) -> BoxFuture<'static, ()> + Send + Sync>;
 
@@ -23,7 +26,12 @@ pub(crate) enum Pacing {
     /// This process alone.
     Own(OwnBucket),
     /// Somebody who knows of other processes, too.
-    Foreign(ForeignBudget),
+    Foreign {
+        /// Awaited before every request.
+        budget: ForeignBudget,
+        /// Told of refused requests.
+        refused: Option<RefusalListener>,
+    },
 }
 
 impl Pacing {
@@ -31,17 +39,19 @@ impl Pacing {
     pub(crate) async fn permit(&self, lane: Lane) -> Permit<'_> {
         match self {
             Self::Own(bucket) => bucket.permit(lane).await,
-            Self::Foreign(budget) => {
+            Self::Foreign { budget, .. } => {
                 budget(lane).await;
                 Permit { bucket: None }
             }
         }
     }
 
-    /// Notes that the portal refused a request.
-    pub(crate) fn note_refusal(&self) {
-        if let Self::Own(bucket) = self {
-            bucket.lock().fill(bucket.now());
+    /// Notes that the portal refused a request, as its bucket is full.
+    pub(crate) async fn note_refusal(&self) {
+        match self {
+            Self::Own(bucket) => bucket.lock().fill(bucket.now()),
+            Self::Foreign { refused: Some(refused), .. } => refused().await,
+            Self::Foreign { refused: None, .. } => {}
         }
     }
 }

@@ -195,7 +195,9 @@ impl<'a> OwnerWalk<'a> {
                 rows.push(row.raw);
             }
         }
-        if length > 0 && self.ids.len() == known {
+        // A page of rows that are known already, or an empty one behind which there are more.
+        let goes_on = length > 0 || answer.next.is_some();
+        if goes_on && self.ids.len() == known {
             return Err(fault(ListingFault::Stuck));
         }
         self.rows += length;
@@ -336,6 +338,13 @@ mod tests {
         let page = answer(page((1..=50).map(|n| (n, 1))), Some(50), None);
         walk.take(&page).expect("a page");
         assert!(matches!(walk.take(&page), Err(Error::Listing { fault: ListingFault::Stuck, .. })));
+    }
+
+    #[test]
+    fn an_empty_page_with_more_behind_it_is_an_error_and_not_asked_for_for_ever() {
+        let mut walk = OwnerWalk::new(&[1]);
+        let empty = answer(page([]), Some(50), Some(60));
+        assert!(matches!(walk.take(&empty), Err(Error::Listing { fault: ListingFault::Stuck, .. })));
     }
 
     fn verdict(listed: Result<Value, ApiError>, expected: &[(u64, &[u64])]) -> Option<RowSource> {

@@ -61,9 +61,14 @@ fn push_value(query: &mut String, name: &str, value: &Value) -> Result<(), Reque
     }
 }
 
-/// The portal replaces references wherever it finds them, and knows no way to quote one.
+/// Tells whether the portal would put another command's result into a text, were it part of a batch. It replaces references
+/// wherever it finds them, and knows no way to quote one.
+pub fn looks_like_reference(text: &str) -> bool {
+    text.contains("$result")
+}
+
 fn push_string(query: &mut String, name: &str, text: &str) -> Result<(), RequestFault> {
-    if text.contains("$result") {
+    if looks_like_reference(text) {
         return Err(RequestFault::LooksLikeReference);
     }
     push_pair(query, name, text);
@@ -80,7 +85,7 @@ fn push_pair(query: &mut String, name: &str, text: &str) {
 }
 
 fn encode_key(key: &str) -> Result<String, RequestFault> {
-    if key.is_empty() || key.contains(['[', ']', '\0']) || key.contains("$result") {
+    if key.is_empty() || key.contains(['[', ']', '\0']) || looks_like_reference(key) {
         return Err(RequestFault::Key);
     }
     Ok(utf8_percent_encode(key, ENCODED).to_string())

@@ -28,6 +28,9 @@ DEAL_BRANCHES = {"186": "+ ЦДШ `МСК", "12706": "+ СКОЛКОВО `МСК
 
 REFUSED, SKIPPED = "refused", "skipped"
 
+# What otmechalka keeps of each entity.
+PLURAL = {"contact": "clients", "deal": "tickets"}
+
 
 class Wrong(Exception):
     """The record has at least one mistake."""
@@ -311,6 +314,11 @@ class Judge:
         self.tickets = by_origin(rows_of(given["otmechalka"], "tickets"))
         self.differences, self.checked = [], 0
         self.more = given.get("more") or {}
+        self.refusals = {
+            (call["path"].split("/")[2], str(call.get("origin_id")))
+            for call in self.calls
+            if call.get("method") == "POST" and is_refusal(call)
+        }
         # What an employee of otmechalka changed there is not compared with what was edited here.
         self.touched = {
             ("contact" if "client" in call["path"] else "deal", str(call.get("origin_id")))
@@ -373,10 +381,9 @@ class Judge:
             self.say("deal", identity, "the ticket is that of no version")
 
     def refused_there(self, path):
-        """Tells whether otmechalka's last word on a record was a refusal: 400, or an error under 200. That a token or a call
-        was refused, or that it is busy or ill, says nothing about the record."""
+        """Tells whether otmechalka's last word on a record was a refusal."""
         answers = [call for call in self.calls if call.get("method") == "POST" and path(call)]
-        return bool(answers) and (answers[-1]["status"] == 400 or answers[-1].get("fault") == "error_200")
+        return bool(answers) and is_refusal(answers[-1])
 
     def judge_contact(self, contact):
         identity = str(contact["ID"])
@@ -452,32 +459,35 @@ class Judge:
             elif list(fields) != [self.settings["status_field"]]:
                 self.say(write.get("entity"), write.get("id"), f"was written with {sorted(fields)}")
 
-    def versions(self, identity):
-        """Returns what a contact said, version by version, as people made it."""
-        edits = [write for write in self.human.get(("contact", identity), []) if write.get("record")]
+    def told(self, entity, identity):
+        """Returns what a record said, version by version, as people made it, each with the number of the write that made it."""
+        edits = [write for write in self.human.get((entity, identity), []) if write.get("record")]
+        said = [(write["seq"], write["record"]) for write in edits]
         if not edits:
-            return [c for c in rows_of(self.bitrix24, "contacts") if str(c["ID"]) == identity]
-        first = [] if edits[0]["method"].endswith(".add") else [edits[0]["before"]]
-        return first + [write["record"] for write in edits]
+            said = [(0, record) for record in rows_of(self.bitrix24, f"{entity}s") if str(record["ID"]) == identity]
+        elif not edits[0]["method"].endswith(".add"):
+            said.insert(0, (0, edits[0]["before"]))
+        return said
 
-    def tickets_of(self, deal):
-        """Returns what a deal called for, version by version. Its rows are read after its fields, so they may be later ones."""
-        identity = str(deal["ID"])
-        edits = self.human.get(("deal", identity), [])
-        changes = [edit for edit in edits if edit.get("record")]
-        fields = [(edit["seq"], edit["record"]) for edit in changes]
-        if not changes or not changes[0]["method"].endswith(".add"):
-            fields.insert(0, (0, changes[0]["before"] if changes else deal))
-        sets = [edit for edit in edits if edit["method"] == "crm.deal.productrows.set"]
+    def versions(self, identity):
+        return [said for _, said in self.told("contact", identity)]
+
+    def tickets_since(self, identity):
+        """Returns what a deal called for, version by version, with the number of the write that made it. Its rows are read
+        after its fields, so they may be later ones."""
+        sets = [e for e in self.human.get(("deal", identity), []) if e["method"] == "crm.deal.productrows.set"]
         # Rows, and the number of the write that replaced them.
         rows = [(edit["before"] or [], edit["seq"]) for edit in sets]
         rows.append((self.bitrix24["product_rows"].get(identity, []), float("inf")))
         return [
-            ticket_of(said, read, self.users)
-            for since, said in fields
+            (since, ticket_of(said, read, self.users))
+            for since, said in self.told("deal", identity)
             for read, until in rows
             if until > since and said["STAGE_ID"] == "WON" and self.selected(said, "deals_since")
         ]
+
+    def tickets_of(self, deal):
+        return [ticket for _, ticket in self.tickets_since(str(deal["ID"]))]
 
     def judge_order(self):
         """Each applied body is that of a version, and of no earlier one than the body before it."""
@@ -497,6 +507,60 @@ class Judge:
             else:
                 reached[identity] = at
 
+    def judge_statuses(self):
+        """Each status that was ever written is that of a version, and of no earlier one than the status before it."""
+        written = collections.defaultdict(list)
+        for write in self.writes:
+            text = None if is_human(write) else (write.get("fields") or {}).get(self.settings["status_field"])
+            if write.get("applied") and text:
+                written[(str(write["entity"]), str(write["id"]))].append((write["seq"], text))
+        for (entity, identity), statuses in written.items():
+            if entity == "contact":
+                called_for = [(since, client_of(said)) for since, said in self.told("contact", identity)]
+            else:
+                called_for = self.tickets_since(identity)
+            reached, times = 0, collections.Counter()
+            for at, text in statuses:
+                # Twice at most for one version, and for each that an operator sends round again.
+                times[text] += 1
+                edits = [edit["method"] for edit in self.human.get((entity, identity), []) if edit["seq"] < at]
+                versions = len(edits) + (not any(method.endswith(".add") for method in edits))
+                if times[text] > 2 * (versions + self.more.get("sent_again", 0)):
+                    self.say(entity, identity, f"was given one status {times[text]} times over {versions} versions")
+                fitting = [since for since, made in called_for if since < at and self.may_show(entity, identity, made, text, at)]
+                later = [since for since in fitting if since >= reached]
+                if later:
+                    reached = min(later)
+                else:
+                    what = "of a version before that of the last one" if fitting else "that no version calls for"
+                    shown = "the success" if text == SUCCESS else f"the error {text[:60]!r}"
+                    self.say(entity, identity, f"was given {shown} by write {at}, {what}")
+
+    def may_show(self, entity, identity, made, text, at):
+        """Tells whether a version that calls for this may have brought a status."""
+        if text == SUCCESS:
+            # A refused deal whose ticket is there all the same has nothing to be corrected.
+            return made != REFUSED or (entity == "deal" and bool(self.tickets[identity]))
+        return made == REFUSED or self.ever_refused(entity, identity) or (entity == "deal" and self.lacked_pupil(identity, at))
+
+    def ever_refused(self, entity, identity):
+        """Tells whether otmechalka ever refused a record."""
+        return (PLURAL[entity], identity) in self.refusals
+
+    def lacked_pupil(self, identity, at):
+        """Tells whether a deal had a pupil, before a write, who could be missing in otmechalka."""
+        for since, said in self.told("deal", identity):
+            pupil = str(said.get("CONTACT_ID") or "").strip()
+            edits = self.human.get(("contact", pupil), [])
+            known = [(made, contact) for made, contact in self.told("contact", pupil) if made < at]
+            good = known and all(
+                isinstance(client_of(contact), dict) and self.selected(contact, "contacts_since") for _, contact in known
+            )
+            gone = any(edit["method"].endswith(".delete") for edit in edits)
+            if since < at and (not good or gone or self.ever_refused("contact", pupil)):
+                return True
+        return False
+
     def judge_suspects(self):
         """A success that was shown while otmechalka did not hold the record is true only where it need not."""
         for entity, identity in self.more.get("suspects", []):
@@ -512,6 +576,7 @@ class Judge:
     def judge(self):
         if self.more.get("order"):
             self.judge_order()
+            self.judge_statuses()
         self.judge_suspects()
         # A record whose message was given up stays as it is, for an operator.
         buried = {(entity, str(identity)) for entity, identity in self.more.get("buried", [])}
@@ -523,6 +588,12 @@ class Judge:
                 self.judge_deal(deal)
         self.judge_histories()
         return {"checked": self.checked, "differences": self.differences}
+
+
+def is_refusal(call):
+    """Tells whether a record was refused: 400, or an error under 200. That a token or a call was refused, or that otmechalka is
+    busy or ill, says nothing about the record."""
+    return call["status"] == 400 or call.get("fault") == "error_200"
 
 
 def is_body(expected, body):

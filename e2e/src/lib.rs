@@ -13,7 +13,7 @@ mod simulator;
 
 pub use clock::WallClock;
 pub use disk::Disk;
-pub use process::{Program, program_path};
+pub use process::{Program, program_path, signal};
 pub use proxy::{Proxy, Weather};
 pub use room::Room;
 pub use school::{Buried, Link, NAMES, PATIENCE, School, SchoolBuilder, Stage, Told, free_address};

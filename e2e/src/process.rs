@@ -165,7 +165,12 @@ impl Program {
 
     fn signal(&self, signal: Signal) -> anyhow::Result<()> {
         let id = self.child.id().with_context(|| format!("{} has ended", self.name))?;
-        ensure!(id > 0, "no process id");
-        kill(Pid::from_raw(id as i32), signal).with_context(|| format!("signal {}", self.name))
+        self::signal(id, signal).with_context(|| format!("signal {}", self.name))
     }
+}
+
+/// Sends a signal to a process.
+pub fn signal(process: u32, signal: Signal) -> anyhow::Result<()> {
+    ensure!(process > 0, "no process id");
+    Ok(kill(Pid::from_raw(i32::try_from(process)?), signal)?)
 }

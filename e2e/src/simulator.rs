@@ -1,5 +1,7 @@
 //! Both simulators through their admin endpoints: what a judge sees, and what people do.
 
+use std::sync::{Mutex, PoisonError};
+
 use anyhow::{Context, ensure};
 use serde_json::{Value, json};
 
@@ -52,6 +54,17 @@ pub struct Bitrix24 {
     /// Where the stages are to call.
     pub webhook_url: String,
     pub(crate) admin: Admin,
+    /// What it refused before its counters were last started anew.
+    refused_before: Mutex<Refusals>,
+}
+
+/// What Bitrix24 refused by itself, not because a fault was planned.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Refusals {
+    /// Requests, as too many came.
+    pub requests: u64,
+    /// Calls of methods, as their computing time was used up.
+    pub methods: u64,
 }
 
 impl Bitrix24 {
@@ -59,7 +72,7 @@ impl Bitrix24 {
     pub async fn started(mut program: Program) -> anyhow::Result<Bitrix24> {
         let ready = program.ready_line().await?;
         let webhook_url = ready["webhook_url"].as_str().context("webhook_url of the ready line")?.to_owned();
-        Ok(Bitrix24 { program, webhook_url, admin: Admin::new(&ready)? })
+        Ok(Bitrix24 { program, webhook_url, admin: Admin::new(&ready)?, refused_before: Mutex::default() })
     }
 
     /// Returns all records as they are stored.
@@ -195,7 +208,24 @@ impl Bitrix24 {
 
     /// Starts the counters anew.
     pub async fn reset_requests(&self) -> anyhow::Result<()> {
-        self.admin.post("requests/reset", &json!({})).await.map(drop)
+        let refused = self.refusals().await?;
+        self.admin.post("requests/reset", &json!({})).await?;
+        *self.refused_before.lock().unwrap_or_else(PoisonError::into_inner) = refused;
+        Ok(())
+    }
+
+    /// Returns what it has refused since it was started.
+    pub async fn refusals(&self) -> anyhow::Result<Refusals> {
+        let told = self.requests().await?;
+        let refused = |counter: &str, fault: &str| {
+            let planned = told["faults"][fault].as_u64().unwrap_or(0);
+            anyhow::Ok(told[counter].as_u64().context("a counter of refusals")?.saturating_sub(planned))
+        };
+        let before = *self.refused_before.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(Refusals {
+            requests: before.requests + refused("refused_503", "query_limit_503")?,
+            methods: before.methods + refused("refused_operating", "operating_429")?,
+        })
     }
 
     /// Empties the request counter, and forgets the computing time.

@@ -110,9 +110,9 @@ pub enum ErrorClass {
     NotFound,
     /// This record will not pass until a person corrects it.
     Refused {
-        /// All of it for a person to read, at most 500 characters.
+        /// What it says of no field, for a person to read, at most 500 characters.
         text: String,
-        /// The same by field, where otmechalka names fields.
+        /// What it says of the fields that it names.
         fields: Vec<(String, String)>,
     },
 }
@@ -148,7 +148,7 @@ impl Error {
             Self::Unauthorized { .. } => ErrorClass::Unauthorized,
             Self::NotFound { .. } => ErrorClass::NotFound,
             Self::Refused { refusal, .. } => {
-                ErrorClass::Refused { text: refusal.text().to_owned(), fields: refusal.fields().to_vec() }
+                ErrorClass::Refused { text: refusal.general().to_owned(), fields: refusal.fields().to_vec() }
             }
             Self::OriginId => ErrorClass::Refused {
                 text: "недопустимый внешний идентификатор".to_owned(),

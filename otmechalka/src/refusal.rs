@@ -27,6 +27,7 @@ const WRAPPERS: [&str; 7] =
 #[derive(Clone, PartialEq, Eq)]
 pub struct Refusal {
     text: String,
+    general: String,
     fields: Vec<(String, String)>,
 }
 
@@ -57,13 +58,17 @@ impl Refusal {
         // A missing key order on their side must not make the text change from run to run.
         fields.sort();
         fields.dedup();
-        let all =
-            general.into_iter().chain(fields.iter().map(|(field, message)| format!("{field}: {message}")));
-        let mut text = all.collect::<Vec<_>>().join("; ");
-        if text.is_empty() {
-            text = format!("отмечалка отклонила запись без объяснения (код {status})");
+        if general.is_empty() && fields.is_empty() {
+            general.push(format!("отмечалка отклонила запись без объяснения (код {status})"));
         }
-        Self { text: cut(&text), fields }
+        let of_fields = fields.iter().map(|(field, message)| format!("{field}: {message}"));
+        let all: Vec<String> = general.iter().cloned().chain(of_fields).collect();
+        Self { text: cut(&all.join("; ")), general: cut(&general.join("; ")), fields }
+    }
+
+    /// Returns what it says of no field, for a person to read.
+    pub fn general(&self) -> &str {
+        &self.general
     }
 
     /// Returns all of it for a person to read, at most 500 characters.

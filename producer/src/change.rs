@@ -66,7 +66,7 @@ pub fn message_id(
     known: Option<&Known>,
     seen: Seen<'_>,
     news: News,
-    round: u32,
+    again: Option<u128>,
 ) -> String {
     let digest = seen.fingerprint.get(..ID_DIGITS).unwrap_or(seen.fingerprint);
     let follows = known.map_or(0, |known| known.sequence);
@@ -74,9 +74,9 @@ pub fn message_id(
     if news == News::Cleared {
         id.push_str(&format!(":{}", seen.modified.to_rfc3339()));
     }
-    // The stream remembers ids of messages that were since purged; another name gets past that.
-    if round > 0 {
-        id.push_str(&format!(":{round}"));
+    // The stream remembers ids of messages that were since purged; a name that was never used gets past that.
+    if let Some(again) = again {
+        id.push_str(&format!(":{again:032x}"));
     }
     id
 }
@@ -113,7 +113,7 @@ mod tests {
         let record = RecordRef::contact(RecordId::try_new(5).unwrap());
         let after_b = Known { sequence: 8, ..known("b", 2, false) };
         assert_eq!(news(Some(&after_b), seen("a", 3, false)), Some(News::Changed));
-        let id = |known: Option<&Known>| message_id(record, known, seen("a", 3, false), News::Changed, 0);
+        let id = |known: Option<&Known>| message_id(record, known, seen("a", 3, false), News::Changed, None);
         assert_eq!(id(None), "contact:5:0:a");
         assert_eq!(id(Some(&after_b)), "contact:5:8:a");
     }

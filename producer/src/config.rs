@@ -67,7 +67,17 @@ impl Config {
             reconcile_at: reconcile_at?,
         })
     }
+
+    /// Tells how much of what the portal gives back polls take, from 0 to 1 and above: one request each, at the least.
+    pub(crate) fn share_of_polls(&self) -> f64 {
+        let a_second: f64 =
+            [&self.contacts, &self.deals].map(|plan| 1.0 / plan.interval.as_secs_f64()).iter().sum();
+        a_second / (self.bucket.leak_per_second * self.bucket.clock_speed)
+    }
 }
+
+/// Share of polls above which little is left for statuses and for `rollcall`.
+pub(crate) const SHARE_THAT_STARVES: f64 = 0.25;
 
 const WEBHOOK: &str = "BITRIX24_WEBHOOK_URL";
 
@@ -194,6 +204,16 @@ mod tests {
         assert_eq!(config.deals.restriction, Some(("STAGE_ID", vec!["WON".to_owned()])));
         assert_eq!(config.spans.overlap, chrono::Duration::seconds(120));
         assert_eq!(config.reconcile_at, None);
+    }
+
+    #[test]
+    fn polls_in_quick_succession_take_what_statuses_need() {
+        let share = |more: &[(&str, &str)]| read(more).unwrap().share_of_polls();
+        let each_second = [("CONTACT_SYNC_INTERVAL", "1s"), ("DEAL_SYNC_INTERVAL", "1s")];
+        assert!(share(&[]) < 0.02);
+        assert!(share(&each_second) >= 1.0);
+        assert!(share(&[&each_second[..], &[("PORTAL_CLOCK_SPEED", "60")]].concat()) < 0.02);
+        assert!(share(&[("DEAL_SYNC_INTERVAL", "2s")]) > SHARE_THAT_STARVES);
     }
 
     #[test]

@@ -73,7 +73,10 @@ fn follow(last: Option<Run>, at: NaiveTime, now: Moment) -> Run {
     let (today, is_time) = (now.date_naive(), now.time() >= at);
     match last {
         Some(run) if run.reading.is_some() => run,
-        Some(run) if run.day >= today || (!is_time && run.day.succ_opt() == Some(today)) => run,
+        // Of a day to come is what a clock began that was ahead, perhaps by years.
+        Some(run) if run.day > today && !is_time => Run::passed_over(today.pred_opt().unwrap_or(today)),
+        Some(run) if run.day > today => Run::begun(today),
+        Some(run) if run.day == today || (!is_time && run.day.succ_opt() == Some(today)) => run,
         Some(_) => Run::begun(today),
         // As if that of the last time had been done.
         None if is_time => Run::passed_over(today),
@@ -230,6 +233,14 @@ mod tests {
         assert_eq!(runs(Some(early), "2026-01-10T03:30:00+03:00"), Some(day(10)));
         assert_eq!(runs(Some(Run::passed_over(day(9))), "2026-01-10T09:00:00+03:00"), Some(day(10)));
         assert_eq!(runs(Some(Run::passed_over(day(5))), "2026-01-10T01:00:00+03:00"), Some(day(10)));
+    }
+
+    #[test]
+    fn a_day_that_a_wrong_clock_began_holds_nothing_up() {
+        let ahead = NaiveDate::from_ymd_opt(2028, 1, 1).unwrap();
+        assert_eq!(runs(Some(Run::passed_over(ahead)), "2026-01-11T03:30:00+03:00"), Some(day(11)));
+        let early = follow(Some(Run::passed_over(ahead)), half_past_three(), at("2026-01-11T02:00:00+03:00"));
+        assert_eq!(runs(Some(early), "2026-01-11T03:30:00+03:00"), Some(day(11)));
     }
 
     #[test]

@@ -55,6 +55,18 @@ impl From<PublishError> for PollError {
     }
 }
 
+impl PollError {
+    /// Tells whether a method has no computing time left.
+    pub fn is_want_of_operating(&self) -> bool {
+        matches!(self, PollError::Portal(error) if matches!(error.class(), ErrorClass::OperatingLimit { .. }))
+    }
+
+    /// Tells whether an answer was longer than is read.
+    pub fn is_too_large(&self) -> bool {
+        matches!(self, PollError::Portal(bitrix24::Error::TooLarge { .. }))
+    }
+}
+
 /// What to do about a poll that ended early.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Setback {

@@ -15,6 +15,9 @@ const ANSWER_BYTES: usize = 4 << 20;
 /// Pages that one request asks for, one request of a walk after the other.
 const CHAIN_LENGTHS: [u8; 4] = [1, 4, 16, 50];
 
+/// Most times that the length of chains is halved: the longest then has one page.
+const MOST_NARROWED: u8 = 6;
+
 /// Most pages of records for each of which another command is needed: their commands fill ten requests, after
 /// which others should have their turn.
 const SLOW_CHAIN: u8 = 10;
@@ -27,6 +30,8 @@ pub struct Job {
     pub due: Instant,
     /// Whether a window is open.
     pub walking: bool,
+    /// Until when it is left alone, as a method that it alone needs has no computing time left.
+    pub rests_until: Option<Instant>,
     /// Where to ask from while the portal's clock is behind the watermark.
     pub floor: Option<Moment>,
     /// Where to ask from once more, as another producer published what it had read of that time.
@@ -37,6 +42,8 @@ pub struct Job {
     begun: Option<Instant>,
     last_begun: Option<Instant>,
     bytes_per_row: usize,
+    /// How often the length of chains is halved.
+    narrowed: u8,
 }
 
 /// What a poll has done so far.
@@ -60,12 +67,14 @@ impl Job {
             plan,
             due: now,
             walking: false,
+            rests_until: None,
             floor: None,
             again_from: None,
             tally,
             begun: None,
             last_begun: None,
             bytes_per_row: 0,
+            narrowed: 0,
         }
     }
 
@@ -90,8 +99,34 @@ impl Job {
         let wanted = if is_first_sync { longest } else { CHAIN_LENGTHS[place] };
         let fitting = ANSWER_BYTES / (PAGE_ROWS * self.bytes_per_row.max(1));
         let wanted = if is_slow { wanted.min(SLOW_CHAIN) } else { wanted };
-        let pages = wanted.min(u8::try_from(fitting).unwrap_or(longest)).max(1);
+        let pages = (wanted.min(u8::try_from(fitting).unwrap_or(longest)) >> self.narrowed).max(1);
         ChainLength::try_new(pages).unwrap_or(ChainLength::SINGLE)
+    }
+
+    /// Has the next request ask for less: what is read for several pages is lost if the portal fails once meanwhile.
+    pub fn note_failure(&mut self) {
+        self.narrowed = (self.narrowed + 1).min(MOST_NARROWED);
+    }
+
+    /// Has the next request ask for more again.
+    pub fn note_success(&mut self) {
+        self.narrowed = self.narrowed.saturating_sub(1);
+    }
+
+    /// Tells whether it has something to do.
+    pub fn is_wanted(&self, now: Instant) -> bool {
+        !self.is_resting(now) && (self.walking || self.due <= now)
+    }
+
+    /// Tells whether it is left alone.
+    pub fn is_resting(&self, now: Instant) -> bool {
+        self.rests_until.is_some_and(|until| until > now)
+    }
+
+    /// Returns when it next has something to do.
+    pub fn next_turn(&self, now: Instant) -> Instant {
+        let next = if self.walking { now } else { self.due };
+        self.rests_until.map_or(next, |until| until.max(next))
     }
 
     /// Learns how big rows are.
@@ -171,6 +206,28 @@ mod tests {
         assert_eq!(job.chain_length(true, false).pages(), 10);
         job.note_rows(50, 50 * 1_000_000);
         assert_eq!(job.chain_length(true, false).pages(), 1);
+    }
+
+    #[test]
+    fn chains_shrink_with_failures_and_grow_again() {
+        let mut job = job();
+        let mut lengths = Vec::new();
+        for _ in 0..7 {
+            job.note_failure();
+            lengths.push(job.chain_length(true, false).pages());
+        }
+        assert_eq!(lengths, [25, 12, 6, 3, 1, 1, 1]);
+        (0..6).for_each(|_| job.note_success());
+        assert_eq!(job.chain_length(true, false).pages(), 50);
+    }
+
+    #[test]
+    fn a_job_that_rests_has_its_turn_afterwards() {
+        let mut job = job();
+        let now = job.due;
+        job.rests_until = Some(now + Duration::from_secs(300));
+        assert!(!job.is_wanted(now) && job.is_wanted(now + Duration::from_secs(300)));
+        assert_eq!(job.next_turn(now), now + Duration::from_secs(300));
     }
 
     #[test]

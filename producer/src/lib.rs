@@ -36,8 +36,10 @@ use tokio::time::Instant;
 pub use crate::change::{Known, Seen};
 use crate::checkpoints::Checkpoints;
 pub use crate::config::Config;
+use crate::config::SHARE_THAT_STARVES;
 use crate::daily::Daily;
 use crate::enrich::Enricher;
+pub use crate::entity::{EntitySettings, Plan};
 pub use crate::error::PollError;
 use crate::job::Job;
 use crate::metrics::ProducerMetrics;
@@ -45,7 +47,7 @@ use crate::poller::Poller;
 use crate::portal::Portal;
 use crate::publisher::Publisher;
 pub use crate::publisher::sent_again;
-pub use crate::record::Reading;
+pub use crate::record::{Ignored, Reading, event_of_row};
 pub use crate::survey::{Stretch, Survey};
 pub use crate::walk::Moment;
 
@@ -69,6 +71,7 @@ impl Stage for Producer {
         for plan in [&config.contacts, &config.deals] {
             metrics.note_interval(plan.entity, plan.interval);
         }
+        warn_of_many_polls(&config);
         let _refreshes = metrics.follow(broker.metrics(), client.clone());
         // In a set, so that it ends with this future.
         let mut notes = JoinSet::new();
@@ -87,6 +90,16 @@ impl Stage for Producer {
             )
         })
         .await
+    }
+}
+
+fn warn_of_many_polls(config: &Config) {
+    let percent = config.share_of_polls() * 100.0;
+    if percent > SHARE_THAT_STARVES * 100.0 {
+        tracing::warn!(
+            "Polls alone take {percent:.0} % of the requests that the portal gives back: statuses of many records and \
+             `rollcall reconcile` may wait for good; set CONTACT_SYNC_INTERVAL and DEAL_SYNC_INTERVAL to 5s or more"
+        );
     }
 }
 
@@ -128,7 +141,7 @@ async fn poll(
 /// Makes a client of the portal that waits for its turn in the budget of all processes.
 pub async fn portal_client(config: &Config, broker: &Broker) -> anyhow::Result<Client> {
     let budget = SharedBudget::open(broker, config.bucket).await?.behind_door().await?;
-    let listening = budget.clone();
+    let (listening, overrun) = (budget.clone(), budget.clone());
     let mut builder = Client::builder(config.webhook_url.clone());
     if let Some(pem) = &config.authorities {
         builder = builder.root_certificates(pem.clone());
@@ -143,6 +156,10 @@ pub async fn portal_client(config: &Config, broker: &Broker) -> anyhow::Result<C
         .told(move |is_let_in| {
             let listening = listening.clone();
             Box::pin(async move { listening.told(is_let_in).await })
+        })
+        .refused(move || {
+            let overrun = overrun.clone();
+            Box::pin(async move { overrun.overrun().await })
         })
         .build()
         .context("use BITRIX24_WEBHOOK_URL")

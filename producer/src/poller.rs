@@ -77,6 +77,7 @@ impl Poller {
                 Err(_) if broker.stopping().is_cancelled() => return Ok(()),
                 Err(error) => {
                     failures += 1;
+                    self.jobs[self.last_turn].note_failure();
                     Instant::now() + self.note(&error, failures)
                 }
             };
@@ -84,9 +85,11 @@ impl Poller {
     }
 
     fn next_turn(&self) -> Instant {
-        let at_once = self.wants_daily();
-        let next = |job: &Job| if job.walking || at_once { Instant::now() } else { job.due };
-        self.jobs.iter().map(next).min().unwrap_or_else(Instant::now)
+        let now = Instant::now();
+        if self.wants_daily() {
+            return now;
+        }
+        self.jobs.iter().map(|job| job.next_turn(now)).min().unwrap_or(now)
     }
 
     fn note(&self, error: &PollError, failures: u32) -> Duration {
@@ -112,16 +115,31 @@ impl Poller {
         self.read_again(strayed);
         let now = Instant::now();
         let [first, second] = &self.jobs;
-        let wants = |job: &Job| job.walking || job.due <= now;
         // A job that is due again as soon as it ends must not keep the other from ever having a turn.
         let is_turn_of_second = self.last_turn == 0 && !first.walking;
-        match (wants(first), wants(second)) {
+        match (first.is_wanted(now), second.is_wanted(now)) {
             (false, false) => self.step_daily().await,
-            (true, true) if is_turn_of_second => self.step(1, None).await,
+            (true, true) if is_turn_of_second => self.step_second(None).await,
             (true, _) | (_, true) if self.may_go_together(now) => self.poll_together().await,
             (true, _) => self.step(0, None).await,
-            (false, true) => self.step(1, None).await,
+            (false, true) => self.step_second(None).await,
         }
+    }
+
+    /// Takes the second job further. Nobody follows it, so where its methods have no computing time left it alone rests.
+    async fn step_second(&mut self, prefetched: Option<Prefetched>) -> Result<(), PollError> {
+        match self.step(1, prefetched).await {
+            Err(error) if error.is_want_of_operating() => {
+                self.rest_second(&error);
+                Ok(())
+            }
+            ended => ended,
+        }
+    }
+
+    fn rest_second(&mut self, error: &PollError) {
+        self.jobs[1].note_failure();
+        self.jobs[1].rests_until = Some(Instant::now() + self.note(error, 1));
     }
 
     /// Has read again what another producer published since the last turn. It is one that slept through the end of its
@@ -135,7 +153,7 @@ impl Poller {
     }
 
     fn may_go_together(&self, now: Instant) -> bool {
-        self.jobs.iter().all(|job| !job.walking && job.is_nearly_due(now))
+        self.jobs.iter().all(|job| !job.walking && !job.is_resting(now) && job.is_nearly_due(now))
     }
 
     /// Reads the first page of both in one request, where neither is in the middle of something.
@@ -156,7 +174,9 @@ impl Poller {
         let begun = Instant::now();
         let answers = match self.portal.ask_together(&asked, lane).await {
             // Each alone may be small enough, or is read in smaller parts; the other is due by itself soon.
-            Err(PollError::Portal(bitrix24::Error::TooLarge { .. })) => return self.step(0, None).await,
+            Err(error) if error.is_want_of_operating() || error.is_too_large() => {
+                return self.step(0, None).await;
+            }
             answers => answers?,
         };
         // One request that served both is told of once.
@@ -167,7 +187,12 @@ impl Poller {
                 break;
             }
             self.jobs[place].due = self.jobs[place].due.min(begun);
-            self.step(place, Some(Prefetched { asked: begun, question, pages: pages? })).await?;
+            let prefetched = |pages| Some(Prefetched { asked: begun, question, pages });
+            match (place, pages) {
+                (0, pages) => self.step(0, prefetched(pages?)).await?,
+                (_, Err(error)) if error.is_want_of_operating() => self.rest_second(&error),
+                (_, pages) => self.step_second(prefetched(pages?)).await?,
+            }
         }
         Ok(())
     }
@@ -191,9 +216,10 @@ impl Poller {
         let entity = job.plan.entity;
         let stored = self.checkpoints.load(entity).await?;
         let followed = match job.plan.follows {
+            // In its first poll nothing of the others counts as read yet.
             Some(other) => match self.checkpoints.load(other).await?.checkpoint {
-                Some(checkpoint) => Some(checkpoint),
-                None => {
+                Some(checkpoint) if checkpoint.polls > 0 => Some(checkpoint),
+                _ => {
                     self.wait_for(place, other);
                     return Ok(());
                 }
@@ -264,6 +290,7 @@ impl Poller {
         self.metrics.note_records(entity, rows as u64, published);
 
         let job = &mut self.jobs[place];
+        job.note_success();
         job.note_rows(rows, bytes);
         job.tally.answers += 1;
         job.tally.records += rows as u64;

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use futures::StreamExt;
-use runtime::{Broker, BrokerError, Leadership, Outgoing, PublishError, Published};
+use runtime::{Broker, BrokerError, Leadership, Outgoing, PublishError, Published, outside};
 use schemas::{Envelope, RecordChanged, RecordRef, Version, subjects};
 
 use crate::change::{Known, message_id, news};
@@ -179,7 +179,8 @@ fn message(candidate: &Candidate, known: Option<&Known>, round: u32) -> Result<O
     let record = reading.record;
     let Some(news) = news(known, reading.seen()) else { return Ok(None) };
     tracing::debug!(record = %record, ?news, "Publishing {record}");
-    let id = message_id(record, known, reading.seen(), news, round);
+    let again = (round > 0).then(outside::token);
+    let id = message_id(record, known, reading.seen(), news, again);
     let follows = known.map_or(0, |known| known.sequence);
     outgoing(reading, *limit, None, id, follows).map(Some)
 }

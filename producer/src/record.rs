@@ -204,6 +204,24 @@ impl Reading {
     }
 }
 
+/// Reads a row of a list as polls do, product rows and seller along with it, and gives the data of its event within so many bytes.
+///
+/// For whoever tries what foreign bytes do here; polls themselves ask for bounded times and check that the answer keeps to them.
+pub fn event_of_row(
+    plan: &Plan,
+    row: Box<RawValue>,
+    belongings: (Option<Vec<Box<RawValue>>>, Option<Box<RawValue>>),
+    limit: usize,
+) -> Result<(String, RecordChanged), Ignored> {
+    let question = Question { from: plan.first_watermark, until: None, after: 0 };
+    let record = read_row(plan, question, row)?;
+    let observed = record.modified;
+    let (product_rows, seller) = belongings;
+    let reading = Reading::complete(record, observed, product_rows, seller);
+    let changed = reading.changed().ok_or(Ignored::NoRecord)?;
+    Ok((reading.fingerprint, crate::trim::fit(changed, limit)))
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;

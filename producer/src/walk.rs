@@ -82,11 +82,14 @@ pub fn advance(
     let readable = ceiling.map_or(readable, |ceiling| readable.min(ceiling));
     let until = question.until.unwrap_or(readable);
     if let Some(cursor) = answered.next {
-        // Where everything lies ahead of a clock that was set back, that is walked, and counts as read when the clock is there.
+        // Where everything lies ahead of a clock that was set back, or of what others have to come before, that is walked. It
+        // counts as read only when it is read again, once the clock is there.
         let until = if question.from < until { until } else { question.from + AHEAD };
         let window = Some(Window { from: question.from, until, cursor });
         return Step { checkpoint: Checkpoint { watermark, window, polls, poll: None }, read_until: None };
     }
+    // What lay ahead was walked, and nothing before it.
+    let until = if until == question.from + AHEAD { question.from } else { until };
     let until = until.min(readable);
     let watermark = watermark.max(until);
     Step {
@@ -222,6 +225,11 @@ mod tests {
         assert_eq!(
             answer(Some(&walking), 410, None),
             Step { checkpoint: polled(1_000, 5), read_until: Some(at(408)) }
+        );
+        // The clock is set forward again meanwhile: what was edited behind the cursor is not read.
+        assert_eq!(
+            answer(Some(&walking), 1_300, None),
+            Step { checkpoint: polled(1_000, 5), read_until: Some(at(880)) }
         );
     }
 

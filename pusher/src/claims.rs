@@ -6,9 +6,10 @@
 //! process that stood still believes for a moment that what it was handed is its own. So a create is done under a claim: a
 //! key in a bucket that only one can make.
 //!
-//! A claim gives way when no create can be under way under it any more. For nobody creates but within [`LEAVE`] of
-//! having stored its claim, or stores it again before, which fails once somebody else has it; and nobody takes a claim that is
-//! younger than that and the longest call, not even its own of an earlier try: the create of which it saw the connection break
+//! A claim gives way when no create can be under way under it any more. For nobody creates but within the leave that its
+//! claim names, [`LEAVE`] at first, from before it was stored; whoever is late stores it again before, with twice the leave
+//! for a NATS that is slow, which fails once somebody else has it; and nobody takes a claim that is younger than its leave
+//! and the longest call, not even its own of an earlier try: the create of which it saw the connection break
 //! may still be carried out. Where otmechalka itself answered with a failure, that is noted in the claim, and nobody
 //! waits. What is left is a process that stands still between that look and the first byte of its call.
 //!
@@ -26,13 +27,21 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 /// How often a claim is stored again at most before a create that is late.
-const MOST_RENEWALS: u32 = 3;
+const MOST_RENEWALS: u32 = 4;
 
-/// How long after it was stored a claim is leave to begin a create.
+/// How long after it was stored a claim is leave to begin a create, at first.
 const LEAVE: Duration = Duration::from_secs(1);
+
+/// The same at last. Who reads a claim believes no more.
+const LONGEST_LEAVE: Duration = Duration::from_secs(8);
 
 /// What clocks and the ways between count for at most, when it is said how old a claim is.
 const SLACK: Duration = Duration::from_millis(500);
+
+/// Returns how long after a call failed it may still be carried out, where one takes so long at most.
+pub fn over_after(call: Duration) -> Duration {
+    call + SLACK
+}
 
 /// Key under which processes look what time it is for the server.
 const CLOCK: &str = "clock";
@@ -44,7 +53,7 @@ const PAUSE: Duration = Duration::from_millis(300);
 pub struct Claims {
     broker: Broker,
     bucket: Bucket,
-    /// Age from which a claim's create is no longer under way.
+    /// Age from which a claim's create is no longer under way, besides its leave.
     over: Duration,
 }
 
@@ -57,11 +66,33 @@ struct Claimant {
     /// No create is under way any more, though what came of it is unknown.
     #[serde(default)]
     is_over: bool,
+    /// For how many milliseconds after it was stored a create may begin; earlier versions do not say it.
+    #[serde(default = "first_leave")]
+    leave: u64,
+}
+
+fn first_leave() -> u64 {
+    millis(LEAVE)
+}
+
+fn millis(leave: Duration) -> u64 {
+    // Seconds at most.
+    leave.as_millis() as u64
 }
 
 impl Claimant {
     fn new() -> Claimant {
-        Claimant { attempt: format!("{:032x}", outside::token()), is_over: false }
+        Claimant { attempt: format!("{:032x}", outside::token()), is_over: false, leave: first_leave() }
+    }
+
+    fn leave(&self) -> Duration {
+        Duration::from_millis(self.leave).min(LONGEST_LEAVE)
+    }
+
+    /// Returns the same try with twice the leave.
+    fn with_more_leave(&self) -> Claimant {
+        let leave = (self.leave() * 2).clamp(LEAVE, LONGEST_LEAVE);
+        Claimant { leave: millis(leave), ..self.clone() }
     }
 
     fn encode(&self) -> Bytes {
@@ -108,7 +139,7 @@ impl Claims {
     /// Opens the bucket. A create takes no longer than `call`.
     pub async fn open(broker: &Broker, call: Duration) -> Result<Claims, BrokerError> {
         let bucket = broker.bucket(&CLAIMS).await?;
-        Ok(Claims { broker: broker.clone(), bucket, over: LEAVE + call + SLACK })
+        Ok(Claims { broker: broker.clone(), bucket, over: over_after(call) })
     }
 
     /// Claims a record for a try.
@@ -136,7 +167,7 @@ impl Claims {
                 None => None,
                 Some(stored) => match serde_json::from_slice::<Claimant>(&stored.value) {
                     Ok(other) if may_be_stored && other == claimant => Some(stored.revision),
-                    Ok(other) if !other.is_over => match self.left_of(stored.created).await? {
+                    Ok(other) if !other.is_over => match self.left_of(stored.created, other.leave()).await? {
                         Duration::ZERO => Some(stored.revision),
                         left => return Ok(Taken::Busy(left)),
                     },
@@ -147,30 +178,37 @@ impl Claims {
         }
     }
 
-    /// Returns for how long a create under a claim that was stored then may still be under way. Both times are the server's.
-    async fn left_of(&self, stored: DateTime<Utc>) -> Result<Duration, BrokerError> {
+    /// Returns what time it is for the server, which may be another than on this host.
+    pub async fn server_time(&self) -> Result<DateTime<Utc>, BrokerError> {
         self.bucket.put(CLOCK, Bytes::new()).await?;
-        let now = self.bucket.entry(CLOCK).await?.map_or(stored, |clock| clock.created);
-        Ok(self.over.saturating_sub((now - stored).to_std().unwrap_or_default()))
+        Ok(self.bucket.entry(CLOCK).await?.map_or_else(outside::now, |clock| clock.created))
+    }
+
+    /// Returns for how long a create under a claim that was stored then may still be under way. Both times are the server's.
+    async fn left_of(&self, stored: DateTime<Utc>, leave: Duration) -> Result<Duration, BrokerError> {
+        let now = self.server_time().await?;
+        Ok((leave + self.over).saturating_sub((now - stored).to_std().unwrap_or_default()))
     }
 
     /// Sees to it that a create may begin under a claim.
     pub async fn hold(&self, claim: &mut Claim) -> Result<Held, BrokerError> {
-        for _ in 0..MOST_RENEWALS {
-            if claim.asked.elapsed() < LEAVE {
+        let mut renewals = 0..MOST_RENEWALS;
+        loop {
+            if claim.asked.elapsed() < claim.claimant.leave() {
                 claim.has_begun = true;
                 return Ok(Held::Still);
             }
+            if renewals.next().is_none() {
+                break;
+            }
             let asked = Instant::now();
-            match self.bucket.compare_and_put(&claim.key, claim.claimant.encode(), Some(claim.revision)).await
-            {
-                Ok(revision) => (claim.revision, claim.asked) = (revision, asked),
+            let renewed = claim.claimant.with_more_leave();
+            match self.bucket.compare_and_put(&claim.key, renewed.encode(), Some(claim.revision)).await {
+                Ok(revision) => (claim.revision, claim.asked, claim.claimant) = (revision, asked, renewed),
                 Err(BrokerError::Unavailable { .. }) => self.broker.pause(PAUSE).await?,
                 Err(BrokerError::Conflict { .. }) => match self.bucket.entry(&claim.key).await? {
                     // It was stored, and the answer got lost.
-                    Some(stored) if stored.value == claim.claimant.encode() => {
-                        claim.revision = stored.revision;
-                    }
+                    Some(stored) if stored.value == renewed.encode() => claim.revision = stored.revision,
                     _ => return Ok(Held::Elsewhere),
                 },
                 Err(error) => return Err(error),

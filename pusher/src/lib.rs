@@ -7,6 +7,7 @@ mod config;
 mod far_side;
 mod fence;
 mod gate;
+mod late;
 mod locks;
 mod metrics;
 mod pause;
@@ -30,6 +31,7 @@ use tokio::task::JoinSet;
 use claims::Claims;
 pub use config::Config;
 use gate::Gate;
+use late::Late;
 use metrics::PusherMetrics;
 use push::Push;
 use store::Store;
@@ -67,6 +69,7 @@ impl Stage for Pusher {
             store: Store::open(&broker, &settings.state_dir).await?,
             waiting: Waiting::open(&broker).await?,
             claims: Claims::open(&broker, config.longest_call).await?,
+            late: Late::new(claims::over_after(config.longest_call)),
             checkpoints: broker.bucket(&CHECKPOINTS).await?,
             locks: locks::Locks::default(),
             broker: broker.clone(),
@@ -93,7 +96,12 @@ async fn work_on_all_partitions(broker: &Broker, push: &Arc<Push>) -> anyhow::Re
     for consumer in pusher_consumers() {
         workers.spawn(work_on(broker.clone(), consumer, Arc::clone(push)));
     }
-    let (stopping, push) = (broker.stopping().clone(), Arc::clone(push));
+    let (stopping, late, push) = (broker.stopping().clone(), Arc::clone(push), Arc::clone(push));
+    workers.spawn(async move {
+        // Ends only as the stage is to stop.
+        let _stopping = late.repair_what_came_late().await;
+        Ok(())
+    });
     workers.spawn(async move {
         // Ends only as the stage is to stop.
         let _stopping = push.gate.keep_in_step(&stopping).await;

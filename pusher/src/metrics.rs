@@ -4,7 +4,7 @@ use std::sync::{Arc, Weak};
 
 use otmechalka::{Call, Called};
 use runtime::Metrics;
-use runtime::metrics::{Counter, Counters, Gauges, ProblemCounters, Refresh, SecondsBy};
+use runtime::metrics::{Counter, Counters, Gauge, Gauges, ProblemCounters, Refresh, SecondsBy};
 use schemas::{Entity, Outcome, Problem};
 
 use crate::far_side::Why;
@@ -23,6 +23,7 @@ pub struct PusherMetrics {
     durations: SecondsBy<1>,
     visitor_limit: Counter,
     held: Gauges<1>,
+    in_doubt: Gauge,
 }
 
 impl PusherMetrics {
@@ -63,6 +64,10 @@ impl PusherMetrics {
                 "1 while nothing is sent to otmechalka, by reason: down, writes_fail, token_refused, throttled.",
                 ["reason"],
             ),
+            in_doubt: metrics.gauge(
+                "rollcall_otmechalka_updates_in_doubt",
+                "Clients with an update whose call failed and which otmechalka may still carry out.",
+            ),
         };
         for entity in Entity::ALL {
             for outcome in OUTCOMES.map(token) {
@@ -92,12 +97,16 @@ impl PusherMetrics {
         }
     }
 
-    /// Has it told at each scrape whether anything is sent.
+    /// Has it told at each scrape whether anything is sent, and what may still come of calls that failed.
     pub fn follow(&self, metrics: &Metrics, push: &Arc<Push>) -> Refresh {
-        let (held, push): (_, Weak<Push>) = (self.held.clone(), Arc::downgrade(push));
+        let (own, push): (_, Weak<Push>) = (self.clone(), Arc::downgrade(push));
         metrics.on_scrape(move || {
-            let why = push.upgrade().and_then(|push| push.gate.closed_because()).map(reason);
-            REASONS.iter().for_each(|reason| held.set([reason], f64::from(u8::from(why == Some(reason)))));
+            let push = push.upgrade();
+            let why = push.as_ref().and_then(|push| push.gate.closed_because()).map(reason);
+            own.in_doubt.set(push.map_or(0.0, |push| push.late.count() as f64));
+            REASONS
+                .iter()
+                .for_each(|reason| own.held.set([reason], f64::from(u8::from(why == Some(reason)))));
         })
     }
 }

@@ -32,6 +32,9 @@ const REFUSED: Duration = Duration::from_secs(60);
 /// Wait after a 429 that does not say how long.
 const THROTTLED: Duration = Duration::from_secs(5);
 
+/// Shortest wait after a 429, whatever otmechalka says.
+const LEAST_THROTTLED: Duration = Duration::from_secs(1);
+
 /// All pauses, on the clock of otmechalka.
 #[derive(Clone, Copy, Debug)]
 pub struct Pauses {
@@ -77,7 +80,8 @@ impl Pauses {
 
     /// Returns how long nothing is sent after a 429.
     pub fn when_throttled(self, told: Option<Duration>) -> Duration {
-        self.scaled(told.unwrap_or(THROTTLED))
+        // No pause at all would be a hot loop against somebody who asks to slow down.
+        self.scaled(told.unwrap_or(THROTTLED).max(LEAST_THROTTLED))
     }
 
     fn scaled(self, pause: Duration) -> Duration {
@@ -125,5 +129,6 @@ mod tests {
         assert_eq!(fast.when_refused(), Duration::from_secs(1));
         assert_eq!(fast.when_throttled(Some(Duration::from_secs(30))), Duration::from_millis(500));
         assert_eq!(REAL.when_throttled(None), Duration::from_secs(5));
+        assert_eq!(REAL.when_throttled(Some(Duration::ZERO)), Duration::from_secs(1));
     }
 }

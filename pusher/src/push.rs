@@ -10,7 +10,7 @@ use schemas::problem::{ClientAbsence, SUCCESS, status_text};
 use schemas::streams::ACK_WAIT;
 use schemas::{
     Answered, Checkpoint, Client, Entity, Envelope, EnvelopeError, Mapping, Outcome, Problem, RecordId,
-    RecordProcessed, RecordRef, Ticket, subjects,
+    RecordProcessed, RecordRef, Ticket, Version, subjects,
 };
 
 use crate::body::{client_body, digest, ticket_body};
@@ -19,6 +19,7 @@ use crate::coming::{Traces, client_is_coming};
 use crate::far_side::Kind;
 use crate::fence::{Settled, Standing, standing};
 use crate::gate::{Advice, Gate, Permit, Shut};
+use crate::late::Late;
 use crate::locks::Locks;
 use crate::metrics::PusherMetrics;
 use crate::pause::Pauses;
@@ -64,6 +65,7 @@ pub struct Push {
     pub(crate) store: Store,
     pub(crate) waiting: Waiting,
     pub(crate) claims: Claims,
+    pub(crate) late: Late,
     pub(crate) checkpoints: Bucket,
     pub(crate) locks: Locks,
     pub(crate) metrics: PusherMetrics,
@@ -346,6 +348,7 @@ impl Push {
             }
             Some(last) if last.is_in_otmechalka() => true,
             None if task.shows_status() => true,
+            _ if task.version.redrive > 0 => true,
             _ => self.may_have_arrived(task).await?,
         };
         if !is_to_be_checked {
@@ -490,6 +493,9 @@ impl Push {
                 return Ok(Tried::Ended(Ending { is_uncertain, answered, ..Ending::refused(vec![problem]) }));
             }
             had_unknown_outcome |= error.outcome_unknown();
+            if kind == Kind::Write && error.may_be_under_way() && matches!(work, Work::Client { .. }) {
+                self.late.note(task.record, task.version);
+            }
             let advice = self.gate.judge(task.record, &turn.permit, kind, &error).await;
             drop(turn);
             if let Some(ending) = self.follow(task, advice, &error).await? {
@@ -501,10 +507,8 @@ impl Push {
     /// Does what is advised after a failed call; `None` is to try again at once.
     async fn follow(&self, task: &Task<'_>, advice: Advice, error: &Error) -> Result<Option<Ending>, Halt> {
         let (record, now) = (task.record, outside::now());
-        let Some(pupil) = task.pupil() else {
-            // A deal without a pupil, of which nothing is sent. A lookup that fails for it alone leaves it at the refusal.
-            return Ok((advice != Advice::Hold).then(|| Ending::with(Outcome::Refused)));
-        };
+        // A deal without a pupil, which is only looked up, travels by its own id.
+        let pupil = task.pupil().unwrap_or(record.id);
         match advice {
             Advice::Hold => {
                 tracing::debug!(record.id = %record.id, "Holding {record}: {error}");
@@ -547,13 +551,15 @@ impl Push {
         answered: Option<&Answered>,
         pause: Duration,
     ) -> Result<Halt, Halt> {
+        // The server brings it back, by its own clock.
+        let due = self.claims.server_time().await? + pause;
         loop {
             let rivals = self.store.rivals(pupil, task.record, task.delivery.sequence).await?;
             if rivals.overtake(task.version) {
                 return Ok(Halt::Skip);
             }
             let message = task
-                .parked(pupil, failures, answered, pause, outside::now())?
+                .parked(pupil, failures, answered, due)?
                 .expecting_last(rivals.parked.map_or(0, |parked| parked.sequence));
             match self.broker.publish(&message).await {
                 Ok(_) => {
@@ -775,7 +781,9 @@ impl Push {
         if !task.delivery.is_still_ours() {
             return Err(Setback::Lost);
         }
-        if kind == Kind::Write && turn.begun.elapsed() >= FRESH && !self.is_unsettled(task).await? {
+        // One that was delivered before may be with somebody else, who only stood still and goes on this very moment.
+        let may_be_old = turn.begun.elapsed() >= FRESH || task.delivery.deliveries > 1;
+        if kind == Kind::Write && may_be_old && !self.is_unsettled(task).await? {
             return Err(Setback::Settled);
         }
         Ok(())
@@ -837,7 +845,7 @@ impl Push {
                 Standing::Settled => {
                     // By somebody else at the same time, who may have gone on to a newer version before our call arrived.
                     if wrote_client {
-                        self.repair_newer(task, task.record.id).await?;
+                        self.repair_newer(task.record, task.record.id, task.version).await?;
                     }
                     return Ok(last);
                 }
@@ -847,7 +855,7 @@ impl Push {
                     } else if ending.wrote {
                         // A newer version of the deal, with another pupil, did not see the ticket.
                         let pupil = newest.pupil.unwrap_or(task.record.id);
-                        self.repair_newer(task, pupil).await?;
+                        self.repair_newer(task.record, pupil, task.version).await?;
                     }
                     return Ok(last);
                 }
@@ -890,27 +898,39 @@ impl Push {
         Ok((message, (envelope, processed)))
     }
 
+    /// Sends newer versions of clients round again where an older one may have come after them, until the stage is to stop.
+    pub(crate) async fn repair_what_came_late(&self) -> Result<(), BrokerError> {
+        let stopping = self.broker.stopping();
+        while let Some((client, version)) = stopping.run_until_cancelled(self.late.next()).await {
+            match self.repair_newer(client, client.id, version).await {
+                Ok(()) => {}
+                Err(Halt::GiveBack(_)) => return Err(BrokerError::Stopping),
+                // A command that cannot be read has no newer version.
+                Err(_) => {}
+            }
+        }
+        Ok(())
+    }
+
     /// Sends the newest version of a client round again, over which a late call of ours may have written.
     async fn repair(&self, task: &Task<'_>) -> Result<(), Halt> {
         let subject = subjects::command(task.record.id, task.record);
         let Some(command) = self.store.newest_command(&subject).await? else { return Ok(()) };
-        self.send_again(task, &subject, command).await
+        self.send_again(task.record, &subject, command).await
     }
 
-    /// The same, where there is a newer version than the one in hand.
-    async fn repair_newer(&self, task: &Task<'_>, pupil: RecordId) -> Result<(), Halt> {
-        let subject = subjects::command(pupil, task.record);
+    /// The same, where there is a newer version than one.
+    async fn repair_newer(&self, record: RecordRef, pupil: RecordId, version: Version) -> Result<(), Halt> {
+        let subject = subjects::command(pupil, record);
         match self.store.newest_command(&subject).await? {
-            Some(command) if command.version > task.version => self.send_again(task, &subject, command).await,
+            Some(command) if command.version > version => self.send_again(record, &subject, command).await,
             _ => Ok(()),
         }
     }
 
-    async fn send_again(&self, task: &Task<'_>, subject: &str, command: Command) -> Result<(), Halt> {
-        let id = task.record.id;
-        let record = task.record;
-        tracing::warn!(record.id = %id, "A late call may have come after a newer version of {record} was worked on; sending that again");
-        let version = schemas::Version { redrive: command.version.redrive + 1, ..command.version };
+    async fn send_again(&self, record: RecordRef, subject: &str, command: Command) -> Result<(), Halt> {
+        tracing::warn!(record.id = %record.id, "A late call may have come after a newer version of {record} was worked on; sending that again");
+        let version = Version { redrive: command.version.redrive + 1, ..command.version };
         let message = sent_again("repair", subject, &command.envelope, &command.mapped, version)?;
         self.broker.publish(&message).await.map_err(|_| Halt::GiveBack("the stage is stopping"))?;
         Ok(())

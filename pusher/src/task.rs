@@ -1,7 +1,5 @@
 //! One command as it is worked on, and how it is put aside for another try.
 
-use std::time::Duration;
-
 use chrono::{DateTime, SecondsFormat, Utc};
 use runtime::{Delivery, Outgoing};
 use schemas::{
@@ -99,7 +97,7 @@ impl<'d> Task<'d> {
         self.mapped.shown.status.as_deref().is_some_and(|status| !status.trim().is_empty())
     }
 
-    /// Builds the message that brings this command back after a pause, with what otmechalka answered this time.
+    /// Builds the message that brings this command back at a time of the server, with what otmechalka answered this time.
     ///
     /// The server itself publishes it to the command's subject then, so nothing is held here meanwhile and
     /// others of the partition go on.
@@ -108,15 +106,13 @@ impl<'d> Task<'d> {
         pupil: RecordId,
         failures: Failures,
         answered: Option<&Answered>,
-        pause: Duration,
-        now: DateTime<Utc>,
+        due: DateTime<Utc>,
     ) -> Result<Outgoing, EnvelopeError> {
         let attempt = self.envelope.attempt.saturating_add(1);
         let envelope = Envelope { attempt, ..self.envelope.clone() };
         let encoded = envelope.encode(&self.mapped)?;
         let Version { raw_sequence, redrive } = self.version;
         let message_id = format!("later:{}:{raw_sequence}:{redrive}:{attempt}", self.record);
-        let due = now + pause;
         let mut message = Outgoing::new(subjects::later(pupil, self.record), encoded, message_id)
             .with_header("Nats-Schedule", format!("@at {}", due.to_rfc3339_opts(SecondsFormat::Millis, true)))
             .with_header("Nats-Schedule-Target", subjects::command(pupil, self.record));

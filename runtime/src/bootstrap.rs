@@ -167,15 +167,15 @@ async fn apply_stream(
 /// Returns where the numbers of a stream begin.
 ///
 /// The raw stream's numbers order all versions for ever. Made again beside results of its predecessor, it must not
-/// begin with 1, or every new version would look older than those. The seconds of the clock are ahead of any count of
-/// records so far.
+/// begin with 1, or every new version would look older than those. The milliseconds of the clock are ahead of any count of
+/// records so far, also of those since it was last made so.
 async fn first_sequence(broker: &Broker, declared: &StreamDefinition) -> Result<Option<u64>, BrokerError> {
     if declared.name != RAW.name {
         return Ok(None);
     }
     for follower in [COMMANDS, RESULTS, STATUSES] {
         match broker.jetstream().get_stream(follower.name).await {
-            Ok(_) => return Ok(u64::try_from(chrono::Utc::now().timestamp()).ok()),
+            Ok(_) => return Ok(u64::try_from(chrono::Utc::now().timestamp_millis()).ok()),
             Err(error) if is_not_found(&error) => {}
             Err(error) => {
                 return Err(BrokerError::unavailable(format!("look for stream {}", follower.name), error));

@@ -237,8 +237,11 @@ pub(crate) const TRIES_IN_SILENCE: u32 = 5;
 /// Pause between looks whether the server is still there; after the third without an answer the next server is tried.
 const PING: Duration = Duration::from_secs(2);
 
-/// Longest wait for a connection: a server that stands still takes it and says nothing.
-const CONNECTING: Duration = Duration::from_secs(2);
+/// Longest wait for a connection to the only server. Over a way of half a second TLS and NATS take 3.5 s to agree.
+const CONNECTING: Duration = Duration::from_secs(10);
+
+/// Longest wait for a connection where there are other servers: one that stands still takes it and says nothing.
+const CONNECTING_TO_ONE_OF_MANY: Duration = Duration::from_secs(4);
 
 impl Broker {
     /// Connects; keeps trying in the background while no server answers.
@@ -253,13 +256,14 @@ impl Broker {
         let (connected, connections) = watch::channel(0_u64);
         let broken_off = Arc::clone(&silence);
         let turn = Arc::new(AtomicUsize::new(rand_index(settings.servers.len())));
+        let has_others = settings.servers.len() > 1;
         let options = options_with(&settings.credentials)
             .name(format!("rollcall-{name}"))
             .custom_inbox_prefix(format!("_INBOX_{name}"))
             .retry_on_initial_connect()
             .request_timeout(Some(REQUEST_TIMEOUT))
             .ping_interval(PING)
-            .connection_timeout(CONNECTING)
+            .connection_timeout(if has_others { CONNECTING_TO_ONE_OF_MANY } else { CONNECTING })
             // Nobody is gone to but whom the settings name.
             .ignore_discovered_servers()
             // In turn, so that one that is no good is left for another for sure.
@@ -297,7 +301,7 @@ impl Broker {
             metrics,
             shell,
             tracer: Tracer::default(),
-            has_others: settings.servers.len() > 1,
+            has_others,
             silence,
             acks: Arc::default(),
             solitude: Arc::new(Semaphore::new(1)),

@@ -1,15 +1,16 @@
 //! One request budget for all processes of a host: a leaky bucket in a key-value bucket.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use schemas::streams::BUDGET;
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
-use crate::broker::{Broker, BrokerError, Bucket, FULL_DISK, jitter};
+use crate::broker::{Broker, BrokerError, Bucket, Entry, FULL_DISK, jitter};
 use crate::door::Door;
 use crate::metrics::{Counter, Gauge, Metrics, PortalCounts, Refresh};
 use crate::outside;
@@ -40,8 +41,15 @@ const MARGIN: f64 = 2.0;
 /// Requests that backfill leaves to live work.
 const LIVE_RESERVE: f64 = 6.0;
 
-/// Difference between the clocks of processes that is nothing to worry about.
-const SKEW: chrono::Duration = chrono::Duration::seconds(2);
+/// Longest way to the server that counts for a level noted there. Whoever is farther away asks less often than the bucket
+/// drains; and a clock of NATS that steps on gives away no more than this drains, which the margin covers.
+const LONGEST_WAY: chrono::Duration = chrono::Duration::seconds(1);
+
+/// How often it is tried to note that the portal's bucket is full. The next refusal notes it, too.
+const NOTE_TRIES: u32 = 5;
+
+/// Added to each wait by chance: of two who wait for the same request neither is always the first.
+const BY_CHANCE: Duration = Duration::from_millis(50);
 
 /// Pause after a write to the bucket that failed otherwise than by a lost race.
 const FAILED_PAUSE: Duration = Duration::from_secs(1);
@@ -51,7 +59,7 @@ const FAILED_PAUSE: Duration = Duration::from_secs(1);
 pub struct Level {
     /// Requests in the bucket at `at`.
     pub level: f64,
-    /// When that was.
+    /// When that was, by the clock of NATS: those of the hosts may differ.
     pub at: DateTime<Utc>,
 }
 
@@ -61,11 +69,14 @@ impl Level {
         Level { level: 0.0, at: now }
     }
 
-    /// Returns the level as of now where it was noted by a clock that has been set back since.
-    ///
-    /// Nothing would drain until the clock had caught up, which may be an hour.
-    fn noted_in_the_future(self, now: DateTime<Utc>) -> Option<Level> {
-        (self.at - now > SKEW).then_some(Level { level: self.level, at: now })
+    /// Takes a level as it was stored at a time. What its writer took for that time is no later, and not much earlier.
+    fn stored(self, created: DateTime<Utc>) -> Level {
+        Level { at: self.at.clamp(created - LONGEST_WAY, created), ..self }
+    }
+
+    /// Returns the same as of a later time.
+    fn drained(self, size: BucketSize, now: DateTime<Utc>) -> Level {
+        Level { level: self.at_time(size, now), at: now.max(self.at) }
     }
 
     /// Returns how much of it is left at a later time.
@@ -75,16 +86,57 @@ impl Level {
         (self.level - elapsed * leak).max(0.0)
     }
 
+    /// Returns a full bucket, as the portal found it; `None` where that much is known already.
+    fn overrun(self, size: BucketSize, now: DateTime<Utc>) -> Option<Level> {
+        let drained = self.drained(size, now);
+        (drained.level < size.capacity - 1.0).then_some(Level { level: size.capacity, ..drained })
+    }
+
     /// Adds one request, or says how long to wait before asking again.
     pub fn take(self, size: BucketSize, lane: Lane, now: DateTime<Utc>) -> Result<Level, Duration> {
         let leak = size.leak_per_second * size.clock_speed;
-        let level = self.at_time(size, now);
+        let drained = self.drained(size, now);
         let reserve = if lane == Lane::Backfill { LIVE_RESERVE } else { 0.0 };
-        let room = size.capacity - MARGIN - reserve - level;
+        let room = size.capacity - MARGIN - reserve - drained.level;
         if room >= 1.0 {
-            return Ok(Level { level: level + 1.0, at: now.max(self.at) });
+            return Ok(Level { level: drained.level + 1.0, ..drained });
         }
         Err(Duration::from_secs_f64(((1.0 - room) / leak).clamp(0.001, 60.0)))
+    }
+}
+
+/// The clock of NATS, as one process knows it: never ahead of it, and behind it by the way of a message at most.
+#[derive(Clone, Copy, Debug, Default)]
+struct ServerClock {
+    /// A time that it showed, and when it did so at the latest.
+    known: Option<(DateTime<Utc>, Instant)>,
+    /// The newest revision that was read, and when: what is newer was stored since.
+    read: Option<(u64, Instant)>,
+    /// The revision that this process wrote last, and when that was known to be stored.
+    written: Option<(u64, Instant)>,
+    /// Known from an entry of its own: from those of others it knows only that they were stored before it read them, so
+    /// that it would always come too late.
+    is_sure: bool,
+}
+
+impl ServerClock {
+    /// Notes that an entry is stored.
+    fn note_written(&mut self, revision: u64, now: Instant) {
+        self.written = Some((revision, now));
+    }
+
+    /// Returns what the clock shows at least, from an entry that was read: it was stored before.
+    fn read(&mut self, revision: u64, created: DateTime<Utc>, now: Instant) -> DateTime<Utc> {
+        if let Some((_, then)) = self.written.take_if(|(written, _)| *written == revision) {
+            self.known = Some((created, then));
+            self.is_sure = true;
+        }
+        let reckoned = self.known.map_or(created, |(shown, then)| shown + (now - then)).max(created);
+        // Should the clock have gone back: what was not there when it was looked last is no older than that look.
+        let looked = self.read.replace((revision, now)).filter(|(before, _)| *before < revision);
+        let shown = looked.map_or(reckoned, |(_, looked)| reckoned.min(created + (now - looked)));
+        self.known = Some((shown, now));
+        shown
     }
 }
 
@@ -96,8 +148,18 @@ pub struct SharedBudget {
     size: BucketSize,
     metrics: BucketMetrics,
     seen: Arc<Mutex<Option<Level>>>,
+    clock: Arc<Mutex<ServerClock>>,
     door: Option<Arc<Door>>,
     _refresh: Arc<Refresh>,
+}
+
+/// What the key holds.
+struct Booked {
+    level: Level,
+    /// To replace; `None` where there is none yet.
+    revision: Option<u64>,
+    /// What time it is for NATS.
+    now: DateTime<Utc>,
 }
 
 /// What is told of the bucket.
@@ -142,7 +204,7 @@ impl SharedBudget {
             gauge.set(level.map_or(0.0, |level| level.at_time(size, outside::now())));
         });
         let (broker, _refresh) = (broker.clone(), Arc::new(refresh));
-        Ok(SharedBudget { broker, bucket, size, metrics, seen, door: None, _refresh })
+        Ok(SharedBudget { broker, bucket, size, metrics, seen, clock: Arc::default(), door: None, _refresh })
     }
 
     /// Has requests wait, too, while Bitrix24 refuses the webhook; what it says then has to be [told](Self::told).
@@ -173,40 +235,79 @@ impl SharedBudget {
             door.pass().await?;
         }
         loop {
-            let stored = self.bucket.get(KEY).await?;
-            let now = outside::now();
-            let (level, revision) = match &stored {
-                Some((value, revision)) => {
-                    (serde_json::from_slice(value).unwrap_or(Level::empty(now)), Some(*revision))
-                }
-                None => (Level::empty(now), None),
-            };
-            let (next, wait) = match (level.noted_in_the_future(now), level.take(self.size, lane, now)) {
-                (Some(corrected), _) => (corrected, Some(Duration::ZERO)),
-                (None, Ok(taken)) => (taken, None),
-                (None, Err(wait)) => {
+            let Booked { level, revision, now } = self.booked().await?;
+            let (next, is_taken) = match level.take(self.size, lane, now) {
+                Ok(taken) => (taken, true),
+                // What it says is stored once more: that shows what time it is for NATS.
+                Err(_) if !self.clock().is_sure => (level.drained(self.size, now), false),
+                Err(wait) => {
                     self.note(level);
                     self.metrics.waits.add(1);
-                    self.broker.pause(wait).await?;
+                    self.broker.pause(wait + jitter(BY_CHANCE)).await?;
                     continue;
                 }
             };
-            let value = Bytes::from(serde_json::to_vec(&next).unwrap_or_default());
-            let wait = match (self.bucket.compare_and_put(KEY, value, revision).await, wait) {
-                (Ok(_), None) => {
-                    self.note(next);
-                    return Ok(());
-                }
-                (Ok(_), Some(wait)) => wait,
+            let wait = match self.book(next, revision).await {
+                Ok(()) if is_taken => return Ok(()),
+                Ok(()) => continue,
                 // Another process took one at the same time.
-                (Err(BrokerError::Conflict { .. }), _) => jitter(Duration::from_millis(10)),
-                (Err(error), _) => {
+                Err(BrokerError::Conflict { .. }) => jitter(Duration::from_millis(10)),
+                Err(error) => {
                     tracing::warn!("No request to Bitrix24 can be booked: {error}. {FULL_DISK}");
                     FAILED_PAUSE
                 }
             };
             self.broker.pause(wait).await?;
         }
+    }
+
+    /// Takes in that the portal refused a request because its own bucket is full: another caller at the same address, or a
+    /// level that was lost.
+    pub async fn overrun(&self) {
+        for _ in 0..NOTE_TRIES {
+            let noted = match self.booked().await {
+                Ok(Booked { level, revision, now }) => match level.overrun(self.size, now) {
+                    Some(full) => self.book(full, revision).await,
+                    None => return,
+                },
+                Err(error) => Err(error),
+            };
+            match noted {
+                Ok(()) => return,
+                Err(BrokerError::Conflict { .. }) => {}
+                // The portal's own bucket drains meanwhile.
+                Err(error) => {
+                    tracing::warn!("That Bitrix24's bucket is full cannot be noted: {error}");
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Reads what is booked.
+    async fn booked(&self) -> Result<Booked, BrokerError> {
+        Ok(match self.bucket.entry(KEY).await? {
+            Some(Entry { value, revision, created }) => {
+                let now = self.clock().read(revision, created, Instant::now());
+                let level = serde_json::from_slice(&value).unwrap_or(Level::empty(now));
+                Booked { level: level.stored(created), revision: Some(revision), now }
+            }
+            // Its first reader finds out what NATS' clock shows.
+            None => Booked { level: Level::empty(outside::now()), revision: None, now: outside::now() },
+        })
+    }
+
+    /// Stores a level in place of the one that was read.
+    async fn book(&self, level: Level, revision: Option<u64>) -> Result<(), BrokerError> {
+        let value = Bytes::from(serde_json::to_vec(&level).unwrap_or_default());
+        let written = self.bucket.compare_and_put(KEY, value, revision).await?;
+        self.clock().note_written(written, Instant::now());
+        self.note(level);
+        Ok(())
+    }
+
+    fn clock(&self) -> MutexGuard<'_, ServerClock> {
+        self.clock.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn note(&self, level: Level) {
@@ -322,6 +423,36 @@ mod tests {
         }
     }
 
+    proptest! {
+        /// Hosts whose clocks differ by hours, a server whose clock is another again, and messages that take their time.
+        #[test]
+        fn nor_does_it_where_every_hosts_clock_is_another(
+            tries in proptest::collection::vec((0i64..3_000, 0usize..3, any::<bool>(), 0i64..300), 1..300),
+        ) {
+            let (server, begun) = (DateTime::from_timestamp(1_700_000_000, 0).unwrap(), Instant::now());
+            let mut clocks = [ServerClock::default(); 3];
+            let (mut stored, mut revision) = ((Level::empty(server), server), 1);
+            let (mut theirs, mut at, mut passed) = (0.0_f64, 0, 0);
+            for (wait_ms, host, live, way_ms) in tries {
+                passed += wait_ms;
+                let instant = |ms: i64| begun + Duration::from_millis(ms as u64);
+                let now = clocks[host].read(revision, stored.1, instant(passed));
+                prop_assert!(now <= server + chrono::Duration::milliseconds(passed));
+                let lane = if live { Lane::Live } else { Lane::Backfill };
+                if let Ok(taken) = stored.0.stored(stored.1).take(SIZE, lane, now) {
+                    passed += way_ms;
+                    stored = (taken, server + chrono::Duration::milliseconds(passed));
+                    revision += 1;
+                    passed += way_ms;
+                    clocks[host].note_written(revision, instant(passed));
+                    theirs = (theirs - (passed - at) as f64 / 1_000.0 * 2.0).max(0.0) + 1.0;
+                    at = passed;
+                    prop_assert!(theirs <= 50.0, "{theirs}");
+                }
+            }
+        }
+    }
+
     #[test]
     fn a_quiet_stage_writes_little_and_a_busy_one_not_too_often() {
         let now = Utc::now();
@@ -344,13 +475,51 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_set_back_by_an_hour_stops_nothing() {
+    fn what_was_stored_by_a_clock_that_is_wrong_drains_like_any_other() {
         let now = Utc::now();
-        let full = Level { level: 48.0, at: now + chrono::Duration::hours(1) };
-        let corrected = full.noted_in_the_future(now).unwrap();
-        assert_eq!(corrected.noted_in_the_future(now), None);
-        assert!(corrected.take(SIZE, Lane::Live, now).is_err());
-        assert!(corrected.take(SIZE, Lane::Live, now + chrono::Duration::seconds(1)).is_ok());
+        for hours in [-1, 0, 1] {
+            let full = Level { level: 48.0, at: now + chrono::Duration::hours(hours) }.stored(now);
+            assert!(
+                full.take(SIZE, Lane::Live, now + chrono::Duration::milliseconds(400)).is_err() || hours < 0
+            );
+            assert!(full.take(SIZE, Lane::Live, now + chrono::Duration::seconds(1)).is_ok());
+            assert!(full.at_time(SIZE, now) >= 48.0 - MARGIN, "no more is given away than is kept back");
+        }
+    }
+
+    #[test]
+    fn what_the_portal_refuses_shows_that_its_bucket_is_full() {
+        let now = Utc::now();
+        let full = Level::empty(now).overrun(SIZE, now).unwrap();
+        assert!(full.take(SIZE, Lane::Live, now).is_err());
+        assert!(full.take(SIZE, Lane::Live, now + chrono::Duration::milliseconds(1_500)).is_ok());
+        assert_eq!(full.overrun(SIZE, now), None, "several may be refused at once");
+        assert_eq!(
+            full.overrun(SIZE, now + chrono::Duration::seconds(10)).map(|level| level.level),
+            Some(50.0)
+        );
+    }
+
+    #[test]
+    fn the_servers_clock_is_known_from_what_is_stored_and_never_thought_ahead() {
+        let (shown, begun) = (Utc::now(), Instant::now());
+        let at = |seconds: i64| shown + chrono::Duration::seconds(seconds);
+        let later = |seconds| begun + Duration::from_secs(seconds);
+        let mut clock = ServerClock::default();
+        // Long since stored, by whomever: only from now on does time pass.
+        assert_eq!(clock.read(1, at(0), later(0)), at(0));
+        assert_eq!(clock.read(1, at(0), later(3)), at(3));
+        assert!(!clock.is_sure);
+        // An entry of our own tells when it was stored.
+        clock.note_written(2, later(4));
+        assert_eq!(clock.read(2, at(3_600), later(6)), at(3_602));
+        assert!(clock.is_sure);
+        assert_eq!(clock.read(3, at(3_605), later(7)), at(3_605), "somebody's entry shows that it is later");
+        // The clock of the server is set back, or that of the next leader is behind.
+        clock.note_written(4, later(8));
+        assert_eq!(clock.read(4, at(60), later(9)), at(61));
+        // It goes back again, and this time another process writes: that was since the last look.
+        assert_eq!(clock.read(5, at(10), later(12)), at(13));
     }
 
     #[test]

@@ -44,6 +44,9 @@ const REOPENING: Duration = Duration::from_millis(200);
 /// Longest wait for an answer about a consumer, during which nothing is taken from it.
 const LOOK: Duration = Duration::from_secs(1);
 
+/// The same where answers were slow to come.
+const LONGEST_LOOK: Duration = Duration::from_secs(4);
+
 /// Deliveries of a message that were begun and never ended, after which it is dead.
 const MAX_UNFINISHED: u64 = 4;
 
@@ -94,6 +97,8 @@ pub struct Delivery {
     pub pending: u64,
     /// Name of its stream.
     pub stream: String,
+    /// Name of the consumer that delivered it; who settles it may be bound to another one.
+    consumer: String,
     progress: Arc<Progress>,
     keep_alive: tokio::task::JoinHandle<()>,
     attempts: Bucket,
@@ -230,6 +235,7 @@ impl Delivery {
             deliveries,
             pending,
             stream,
+            consumer: inbox.definition.name.clone(),
             progress,
             keep_alive,
             attempts,
@@ -394,6 +400,8 @@ pub struct Inbox {
     /// Since when the stage waits for a delivery; it may be busy with others for long.
     waiting_since: Option<Instant>,
     last_look: Instant,
+    /// How long the next answer about the consumer is waited for.
+    look: Duration,
     connections: watch::Receiver<u64>,
 }
 
@@ -417,6 +425,7 @@ impl Inbox {
             attempts,
             waiting_since: None,
             last_look: Instant::now(),
+            look: LOOK,
             connections: broker.connections(),
         })
     }
@@ -550,7 +559,11 @@ impl Inbox {
         let ConsumerDefinition { stream, name, max_ack_pending, .. } = &self.definition;
         self.last_look = Instant::now();
         let consumer = self.broker.jetstream().get_consumer_from_stream::<pull::Config, _, _>(name, *stream);
-        let consumer = match tokio::time::timeout(LOOK, consumer).await {
+        let answer = tokio::time::timeout(self.look, consumer).await;
+        // Without an answer it may be the way that is slow.
+        let next_look = if answer.is_err() { self.look * 2 } else { self.last_look.elapsed() * 2 };
+        self.look = next_look.clamp(LOOK, LONGEST_LOOK);
+        let consumer = match answer {
             Ok(Ok(consumer)) => consumer,
             failed => {
                 let why = failed.err().map_or("it may be gone", |_| "its leader may be gone");
@@ -630,6 +643,8 @@ impl Inbox {
     pub async fn settle(&self, delivery: Delivery, verdict: Verdict) -> Result<(), BrokerError> {
         match verdict {
             Verdict::Done(events) => {
+                // Its handler has ended; a stage that stops while the events find no room does not count against it.
+                delivery.not_to_blame().await?;
                 let publishing = self.broker.publish_all(&events);
                 for answer in trace::within(delivery.trace_context(), publishing).await {
                     match answer {
@@ -642,7 +657,7 @@ impl Inbox {
                         }
                     }
                 }
-                self.finish(delivery, AckKind::Ack, "done").await
+                self.acknowledge(delivery, AckKind::Ack, "done").await
             }
             Verdict::Retry { after, reason } => {
                 tracing::debug!(
@@ -733,15 +748,23 @@ impl Inbox {
 
     async fn finish(
         &self,
-        mut delivery: Delivery,
+        delivery: Delivery,
         kind: AckKind,
         outcome: &'static str,
     ) -> Result<(), BrokerError> {
         delivery.not_to_blame().await?;
+        self.acknowledge(delivery, kind, outcome).await
+    }
+
+    async fn acknowledge(
+        &self,
+        mut delivery: Delivery,
+        kind: AckKind,
+        outcome: &'static str,
+    ) -> Result<(), BrokerError> {
         faults::crash_point_of("before-ack", delivery.record());
         delivery.message.acknowledge(kind).await?;
-        let (consumer, now) = (&self.definition.name, Instant::now());
-        self.broker.acks().note(consumer, delivery.message.reply(), kind, now);
+        self.broker.acks().note(&delivery.consumer, delivery.message.reply(), kind, Instant::now());
         self.note_settled(&mut delivery, outcome);
         Ok(())
     }

@@ -159,6 +159,9 @@ fn count(number: usize, noun: &str) -> String {
     if number == 1 { format!("1 {noun}") } else { format!("{number} {noun}s") }
 }
 
+/// Most characters of what is told of a setting that cannot be used.
+const MOST_FOUND: usize = 400;
+
 /// What a PEM file of certificates holds at least once.
 const CERTIFICATE: &[u8] = b"-----BEGIN CERTIFICATE-----";
 
@@ -189,8 +192,8 @@ impl<'s> Reader<'s> {
     pub fn problem(&self, name: &str, found: &str, expected: &str, example: &str) {
         self.problems.borrow_mut().push(SettingProblem {
             name: name.into(),
-            // It goes to a terminal, and may be anything.
-            found: clean(found),
+            // It goes to a terminal, and may be anything and as long as it likes.
+            found: clean(found).chars().take(MOST_FOUND).collect(),
             expected: expected.into(),
             example: example.into(),
         });

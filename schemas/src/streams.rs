@@ -213,7 +213,8 @@ pub const LEASES: BucketDefinition =
 pub const CLAIMS: BucketDefinition = BucketDefinition {
     name: "claim",
     description: "Creates in otmechalka that are under way",
-    max_age: Duration::from_secs(15 * 60),
+    // Longer than any outage: until otmechalka was asked, a claim is all that tells of a create that may have arrived.
+    max_age: Duration::from_secs(30 * 24 * 60 * 60),
 };
 
 /// Every bucket.

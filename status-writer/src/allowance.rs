@@ -11,10 +11,14 @@ tokio::task_local! {
 
 /// Has every request of a client wait for its place in the shared bucket, and at the door while that is shut.
 pub fn share(portal: ClientBuilder, shared: SharedBudget) -> ClientBuilder {
-    let listening = shared.clone();
+    let (listening, overrun) = (shared.clone(), shared.clone());
     let portal = portal.told(move |is_let_in| {
         let listening = listening.clone();
         Box::pin(async move { listening.told(is_let_in).await })
+    });
+    let portal = portal.refused(move || {
+        let overrun = overrun.clone();
+        Box::pin(async move { overrun.overrun().await })
     });
     portal.budget(move |lane| {
         let shared = shared.clone();

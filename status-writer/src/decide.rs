@@ -50,6 +50,14 @@ pub enum Decision {
 /// stood there before.
 const READING_MARGIN_SECONDS: i64 = 60;
 
+/// Portal time after which a look tells what became of a request that was given up here.
+///
+/// The portal goes on with it for a minute at most, and may answer the look from a copy that lags behind.
+pub const LATEST_UPDATE: Duration = Duration::from_secs(80);
+
+/// Portal time for which updates that did not show count for versions that they made themselves.
+pub const REMEMBERED_UNKEPT: Duration = Duration::from_secs(3_600);
+
 /// Decides about a wanted status, given the newest settled one.
 pub fn decide(wanted: &Wanted, last: Option<&Settled>) -> Decision {
     let Some(last) = last else {
@@ -94,15 +102,25 @@ pub enum Unkept {
     GiveUp,
 }
 
-/// Confirmed updates of one text that did not show, after which it is not written again.
+/// Confirmed updates of one version that did not show, after which it is not written again.
 const MOST_UNKEPT: u8 = 2;
 
-/// Decides about a record that shows another text, `since` the last of its updates in portal time.
-pub fn decide_unkept(updates: u8, since: Duration) -> Unkept {
+/// Those of all versions in a row that want one text.
+const MOST_UNKEPT_IN_ALL: u8 = 6;
+
+/// Decides about a record that shows another text after `updates`, and `earlier` ones for older versions, `since` the
+/// last of them in portal time.
+///
+/// A version may be there only because the update before moved the modification date, so tries for such versions become
+/// rarer; a person may have cleared the text as well, so there are some.
+pub fn decide_unkept(updates: u8, earlier: u8, since: Duration) -> Unkept {
+    let in_all = updates.saturating_add(earlier);
+    let Some(beyond) = in_all.checked_sub(MOST_UNKEPT) else { return Unkept::Write };
     let margin = Duration::from_secs(READING_MARGIN_SECONDS.unsigned_abs());
-    match margin.checked_sub(since) {
-        _ if updates < MOST_UNKEPT => Unkept::Write,
+    let pause = margin * 2_u32.pow(beyond.min(MOST_UNKEPT_IN_ALL - MOST_UNKEPT).into());
+    match pause.checked_sub(since) {
         Some(left) if !left.is_zero() => Unkept::LookAfter(left),
+        _ if updates < MOST_UNKEPT && in_all < MOST_UNKEPT_IN_ALL => Unkept::Write,
         _ => Unkept::GiveUp,
     }
 }
@@ -153,10 +171,22 @@ pub(crate) mod tests {
     #[test]
     fn nobody_is_given_up_while_a_list_may_lag_behind_the_last_update() {
         let seconds = Duration::from_secs;
-        assert_eq!(decide_unkept(1, seconds(2)), Unkept::Write);
-        assert_eq!(decide_unkept(2, seconds(2)), Unkept::LookAfter(seconds(58)));
-        assert_eq!(decide_unkept(2, seconds(60)), Unkept::GiveUp);
-        assert_eq!(decide_unkept(3, seconds(900)), Unkept::GiveUp);
+        assert_eq!(decide_unkept(1, 0, seconds(2)), Unkept::Write);
+        assert_eq!(decide_unkept(2, 0, seconds(2)), Unkept::LookAfter(seconds(58)));
+        assert_eq!(decide_unkept(2, 0, seconds(60)), Unkept::GiveUp);
+        assert_eq!(decide_unkept(3, 0, seconds(900)), Unkept::GiveUp);
+    }
+
+    #[test]
+    fn a_newer_version_that_wants_what_did_not_show_is_tried_less_often_and_not_for_ever() {
+        let seconds = Duration::from_secs;
+        assert_eq!(decide_unkept(0, 1, seconds(2)), Unkept::Write);
+        assert_eq!(decide_unkept(0, 2, seconds(2)), Unkept::LookAfter(seconds(58)));
+        assert_eq!(decide_unkept(0, 2, seconds(60)), Unkept::Write, "a person may have cleared it");
+        assert_eq!(decide_unkept(0, 5, seconds(479)), Unkept::LookAfter(seconds(1)));
+        assert_eq!(decide_unkept(0, 5, seconds(480)), Unkept::Write);
+        assert_eq!(decide_unkept(0, 6, seconds(960)), Unkept::GiveUp);
+        assert_eq!(decide_unkept(255, 255, seconds(960)), Unkept::GiveUp);
     }
 
     fn settled(raw_sequence: u64, text: &str, settled: i64) -> Settled {

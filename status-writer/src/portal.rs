@@ -19,7 +19,7 @@ pub enum Fate {
     Shown,
     /// There is no such record.
     Gone,
-    /// The update was confirmed, and the record shows another text.
+    /// The update was confirmed, and the record shows another text, or is not shown at all.
     OtherText,
     /// The update was confirmed, and the record has no such field.
     NoField,
@@ -148,7 +148,9 @@ fn fate(outcome: Result<(), ApiError>, row: Option<Option<&Look>>, text: &str) -
     match (outcome, row) {
         (_, Some(Some(Look::Text(shown)))) if same_text(shown, text) => Fate::Shown,
         (Err(error), row) => fate_of_error(error.class(), row).unwrap_or(Fate::Failed(error)),
-        (Ok(()), None | Some(None)) => Fate::Unclear,
+        (Ok(()), None) => Fate::Unclear,
+        // Bounded as what shows another text: the list may lag behind, or the webhook may write and not read.
+        (Ok(()), Some(None)) => Fate::OtherText,
         (Ok(()), Some(Some(Look::NoField))) => Fate::NoField,
         (Ok(()), Some(Some(Look::Text(_)))) => Fate::OtherText,
     }
@@ -158,7 +160,7 @@ fn fate(outcome: Result<(), ApiError>, row: Option<Option<&Look>>, text: &str) -
 fn fate_of_error(class: ErrorClass, row: Option<Option<&Look>>) -> Option<Fate> {
     match (class, row) {
         (ErrorClass::NotFound, Some(None)) => Some(Fate::Gone),
-        (ErrorClass::NotFound, None) | (ErrorClass::Transient, _) => Some(Fate::Unclear),
+        (ErrorClass::NotFound | ErrorClass::Transient, None) => Some(Fate::Unclear),
         _ => None,
     }
 }
@@ -219,12 +221,14 @@ mod tests {
         assert_eq!(fate_of_error(ErrorClass::NotFound, Some(None)), Some(Fate::Gone));
         assert_eq!(fate_of_error(ErrorClass::NotFound, None), Some(Fate::Unclear));
         assert_eq!(fate_of_error(ErrorClass::NotFound, Some(Some(&row))), None);
+        assert_eq!(fate_of_error(ErrorClass::Transient, Some(Some(&row))), None);
+        assert_eq!(fate_of_error(ErrorClass::Transient, None), Some(Fate::Unclear));
     }
 
     #[test]
-    fn without_a_row_nothing_is_known() {
+    fn without_a_list_nothing_is_known_and_what_is_not_in_it_is_not_written_for_ever() {
         assert_eq!(fate(Ok(()), None, "A"), Fate::Unclear);
-        assert_eq!(fate(Ok(()), Some(None), "A"), Fate::Unclear);
+        assert_eq!(fate(Ok(()), Some(None), "A"), Fate::OtherText);
     }
 
     #[test]

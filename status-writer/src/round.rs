@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use crate::allowance::unless_stopped;
 use crate::config::StatusFields;
 use crate::decide::{Unkept, decide_unkept, same_text};
-use crate::desk::{Fence, Held, Picked};
+use crate::desk::{Dropped, Fence, Held, Picked};
 use crate::line::MINUTE;
 use crate::portal::{self, Fate, Look};
 use crate::store::{Settling, Store};
@@ -67,6 +67,10 @@ const FRESH: Duration = Duration::from_secs(1);
 /// Errors of one record alone after which it is a dead letter.
 const MOST_FAILURES: u8 = 3;
 
+/// Errors of the portal itself over one record after which its status is given up. With the pauses between, which double
+/// from [`SECOND_LOOK`] on, that takes eight minutes.
+const MOST_SERVER_ERRORS: u8 = 8;
+
 /// Portal time after which a record that showed something else is looked at again: lists may lag.
 const SECOND_LOOK: Duration = Duration::from_secs(2);
 
@@ -105,6 +109,10 @@ pub struct Report {
     pub done: Vec<(RecordRef, Option<Fence>)>,
     /// Records to be dealt with again.
     pub again: Vec<Held<Delivery>>,
+    /// Records whose update may still be applied, with its text.
+    pub in_doubt: Vec<(RecordRef, String)>,
+    /// Texts that were given up.
+    pub dropped: Vec<Dropped>,
     /// Records read back with the right text.
     pub kept: usize,
     /// Records that showed it without being written.
@@ -128,6 +136,8 @@ impl Report {
             entity,
             done: Vec::new(),
             again: Vec::new(),
+            in_doubt: Vec::new(),
+            dropped: Vec::new(),
             kept: 0,
             already_shown: 0,
             gone: 0,
@@ -162,16 +172,20 @@ pub enum Trouble {
 impl Trouble {
     /// Reads an error of a whole request.
     pub fn of(error: &Error, updates: usize) -> Trouble {
-        let is_cut_off = matches!(error, Error::Timeout { .. } | Error::Status { status: 504, .. });
         match error.class() {
             ErrorClass::RateLimited { retry_after } => Trouble::RateLimited(retry_after),
             ErrorClass::OperatingLimit { .. } => Trouble::OutOfOperating,
             ErrorClass::Refused => Trouble::Refused(error.to_string()),
             ErrorClass::Transient | ErrorClass::NotFound | ErrorClass::Permanent => {
-                Trouble::Unwell { cut_off: is_cut_off.then_some(updates), reason: error.to_string() }
+                Trouble::Unwell { cut_off: is_cut_off(error).then_some(updates), reason: error.to_string() }
             }
         }
     }
+}
+
+/// Tells whether a request took longer than somebody waited for it.
+fn is_cut_off(error: &Error) -> bool {
+    matches!(error, Error::Timeout { .. } | Error::Status { status: 504, .. })
 }
 
 /// Carries a round out.
@@ -285,11 +299,13 @@ impl Turn<'_> {
                     self.report.kept += 1;
                     settled.push((held, StatusSettled::Written, at));
                 }
-                None => {
-                    self.report.gone += 1;
-                    settled.push((held, StatusSettled::RecordGone, at));
+                // Our updates leave no field empty: a person has cleared it since it was settled, and the producer sees it.
+                Some(Look::Text(text)) if text.trim().is_empty() && held.was_seen_to_stand() => {
+                    let fence = held.fence.clone();
+                    self.end(held, Verdict::Done(Vec::new()), Some(fence));
                 }
-                Some(_) => write.extend(self.write_again(held)),
+                // Lists lag behind and leave out what the webhook may not read: only an update tells that a record is gone.
+                Some(_) | None => write.extend(self.write_again(held)),
             }
         }
         self.settle(settled).await;
@@ -299,7 +315,7 @@ impl Turn<'_> {
     /// Returns a record that shows another text, if it is to be written; else puts it off or gives it up.
     fn write_again(&mut self, mut held: Held<Delivery>) -> Option<Held<Delivery>> {
         let since = held.last_unkept.map(|at| self.tools.portal(at.elapsed())).unwrap_or_default();
-        match decide_unkept(held.unkept, since) {
+        match decide_unkept(held.unkept, held.unkept_before, since) {
             Unkept::Write => return Some(held),
             Unkept::LookAfter(left) => {
                 held.not_before = Instant::now() + self.tools.real(left);
@@ -314,6 +330,9 @@ impl Turn<'_> {
     fn give_up_unkept(&mut self, mut held: Held<Delivery>) {
         if self.line_is_sound {
             let reason = "the portal confirms the status and then shows another text".to_owned();
+            let (record, text) = (held.record(), held.wanted.text.clone());
+            let (updates, last) = (held.unkept_in_all(), held.last_unkept);
+            self.report.dropped.push(Dropped { record, text, updates, last });
             self.end(held, Verdict::DeadLetter { reason }, None);
             return;
         }
@@ -345,12 +364,22 @@ impl Turn<'_> {
             }
             Some(Err(error)) => {
                 self.report.trouble = Some(Trouble::of(&error, texts.len()));
-                let may_be_done = !error.surely_not_processed();
-                self.report.again.extend(held.into_iter().map(|mut held| {
-                    held.look_first |= may_be_done;
-                    held
-                }));
+                self.give_up_batch(held, &error);
             }
+        }
+    }
+
+    /// Deals with updates of which only the next look tells. The portal may go on with what was cut off.
+    fn give_up_batch(&mut self, held: Vec<Held<Delivery>>, error: &Error) {
+        let may_be_done = !error.surely_not_processed();
+        let goes_on = is_cut_off(error) || matches!(error, Error::Broken { .. });
+        for mut held in held {
+            // What a batch would take for one of its results went alone, before it.
+            held.look_first |= may_be_done || bitrix24::looks_like_reference(&held.wanted.text);
+            if goes_on {
+                self.report.in_doubt.push((held.record(), held.wanted.text.clone()));
+            }
+            self.report.again.push(held);
         }
     }
 
@@ -409,6 +438,7 @@ impl Turn<'_> {
             ErrorClass::RateLimited { retry_after } => Some(Trouble::RateLimited(retry_after)),
             ErrorClass::OperatingLimit { .. } => Some(Trouble::OutOfOperating),
             ErrorClass::Refused => Some(Trouble::Refused(error.to_string())),
+            ErrorClass::Transient => return self.note_server_error(held, error),
             _ if is_about_rights(error) => return self.refuse(held, error),
             _ => None,
         };
@@ -436,6 +466,25 @@ impl Turn<'_> {
         self.report.again.push(held);
     }
 
+    /// Deals with an update on which the portal itself failed, as the look beside it tells: it passes, or is the record's
+    /// own if others are written meanwhile.
+    fn note_server_error(&mut self, mut held: Held<Delivery>, error: &ApiError) {
+        let now = Instant::now();
+        let whose = whose_refusal(held.refused, held.failures, self.last_kept);
+        held.refused = Some(now);
+        held.look_first = true;
+        if whose == Whose::Own || self.report.kept > 0 {
+            held.failures = held.failures.saturating_add(1);
+        }
+        if held.failures >= MOST_SERVER_ERRORS {
+            let reason = format!("the portal fails on the status, though it writes others: {error}");
+            self.end(held, Verdict::DeadLetter { reason }, None);
+            return;
+        }
+        held.not_before = now + self.tools.real(SECOND_LOOK * 2_u32.pow(held.failures.into()));
+        self.report.again.push(held);
+    }
+
     fn count_failure(&mut self, mut held: Held<Delivery>, error: &ApiError) {
         held.failures = held.failures.saturating_add(1);
         if held.failures >= MOST_FAILURES {
@@ -454,8 +503,12 @@ impl Turn<'_> {
         let mut settlings = stream::iter(settlings).buffer_unordered(AT_ONCE);
         while let Some((end, how)) = settlings.next().await {
             match end {
-                End::Done(held) => {
+                End::Done(mut held) => {
                     self.report.already_shown += usize::from(how == StatusSettled::AlreadyShown);
+                    if how != StatusSettled::RecordGone && held.look_again() {
+                        self.report.again.push(*held);
+                        continue;
+                    }
                     let fence = held.fence.clone();
                     self.end(*held, Verdict::Done(Vec::new()), Some(fence));
                 }
@@ -529,9 +582,10 @@ async fn settle(
     how: StatusSettled,
     at: DateTime<FixedOffset>,
 ) -> (End, StatusSettled) {
-    let end = match held.newer_settled() {
-        Some(_) => repaired(tools, held, how).await,
-        None => settle_new(tools, held, how, at).await,
+    let end = if held.is_settled() {
+        repaired(tools, held, how).await
+    } else {
+        settle_new(tools, held, how, at).await
     };
     (end, how)
 }

@@ -10,8 +10,10 @@ use std::path::Path;
 use chrono::{DateTime, FixedOffset};
 use runtime::{Broker, BrokerError, DiskCache, Log, Outgoing, PublishError};
 use schemas::problem::SUCCESS;
-use schemas::streams::STATUSES;
-use schemas::{Envelope, RecordRef, StatusSettled, StatusWritten, Version, subjects};
+use schemas::streams::{RESULTS, STATUSES};
+use schemas::{
+    Envelope, Outcome, RecordProcessed, RecordRef, StatusSettled, StatusWritten, Version, subjects,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::decide::{Settled, Wanted};
@@ -21,6 +23,7 @@ use crate::desk::Fence;
 pub struct Store {
     broker: Broker,
     log: Log,
+    results: Log,
     cache: DiskCache<Cached>,
 }
 
@@ -52,7 +55,8 @@ impl Store {
         let state = broker.state(&log).await?;
         // The number sets it apart from earlier caches, which held all texts.
         let stamp = format!("{} made {}, 2", STATUSES.name, state.created.to_rfc3339());
-        Ok(Store { broker: broker.clone(), log, cache: DiskCache::open(state_dir, CACHE, &stamp) })
+        let results = broker.log(RESULTS.name).await?;
+        Ok(Store { broker: broker.clone(), log, results, cache: DiskCache::open(state_dir, CACHE, &stamp) })
     }
 
     /// Returns the newest settled status of a record as remembered here.
@@ -85,6 +89,14 @@ impl Store {
         let fence = Fence { sequence: message.sequence, last };
         self.remember(record, &fence);
         Ok(fence)
+    }
+
+    /// Returns the version of a record's newest outcome, if that one asks for a status.
+    pub async fn newest_wanted(&self, record: RecordRef) -> Result<Option<Version>, BrokerError> {
+        let newest = self.broker.newest(&self.results, &subjects::result(record)).await?;
+        let read = newest.and_then(|message| message.decode::<RecordProcessed>().ok());
+        let wanted = read.filter(|(_, processed)| processed.outcome != Outcome::Superseded);
+        Ok(wanted.and_then(|(envelope, _)| envelope.version))
     }
 
     /// Publishes that a status is settled, behind the fence that is known.

@@ -14,7 +14,8 @@ use runtime::{
 };
 use schemas::problem::STATUS_MAX_CHARS;
 use schemas::streams::{
-    ATTEMPTS, BUDGET, ConsumerDefinition, DEAD_LETTERS, LEASES, RESULTS, STATUSES, status_writer_consumer,
+    ACK_WAIT, ATTEMPTS, BUDGET, ConsumerDefinition, DEAD_LETTERS, LEASES, RESULTS, STATUSES,
+    status_writer_consumer,
 };
 use schemas::{Entity, Outcome, RecordProcessed, RecordRef};
 use tokio::sync::mpsc;
@@ -24,7 +25,7 @@ use tokio::time::Instant;
 use crate::StatusWriter;
 use crate::allowance::{self, unless_stopped};
 use crate::config::{Config, StatusFields};
-use crate::decide::{Decision, Wanted};
+use crate::decide::{Decision, LATEST_UPDATE, REMEMBERED_UNKEPT, Wanted};
 use crate::desk::{Desk, Displaced, Held, Picked};
 use crate::field::{self, Unusable};
 use crate::line::{Gate, Line, MINUTE, Word};
@@ -41,6 +42,13 @@ const GULP: usize = 256;
 
 /// Outcomes in sight above which a status is no answer to a single edit any more.
 const BACKFILL_FROM: u64 = 200;
+
+/// Largest answer that is read: the fields of a portal that has hundreds of them with long lists, and more. Several
+/// requests are under way at once, and what an allocator was given for large bodies it keeps.
+const LARGEST_ANSWER: usize = 4 << 20;
+
+/// Longest wait for the answer to a question that spares a write at most.
+const LONGEST_QUESTION: Duration = Duration::from_secs(5);
 
 /// Panics over one record after which it is a dead letter.
 const MOST_PANICS: u8 = 3;
@@ -60,7 +68,7 @@ pub async fn run(config: Config, context: Context) -> anyhow::Result<()> {
     let budget = SharedBudget::open(&broker, config.bucket).await?.behind_door().await?;
     let office = Office {
         // One for all the times at work: what it learned of the portal stays true.
-        client: allowance::share(config.portal, budget).build()?,
+        client: allowance::share(config.portal, budget).max_body_bytes(LARGEST_ANSWER).build()?,
         fields: config.fields,
         clock_speed: config.bucket.clock_speed,
         metrics: WriterMetrics::register(broker.metrics()),
@@ -288,7 +296,13 @@ impl Writer {
                     }
                     ends.extend(self.desk.insert(*held).and_then(end_of_older));
                 }
-                Prepared::Ended(end) => ends.push(*end),
+                Prepared::Ended(end) => {
+                    let given_up = end.0.record().filter(|record| self.desk.panics(*record) >= MOST_PANICS);
+                    if let Some(record) = given_up {
+                        self.desk.forgive(record);
+                    }
+                    ends.push(*end);
+                }
                 Prepared::Lost => {}
             }
         }
@@ -331,16 +345,41 @@ async fn prepare(tools: &Tools, desk: &Desk<Delivery>, delivery: Delivery) -> Pr
     if desk.panics(wanted.envelope.record) >= MOST_PANICS {
         return Prepared::ended(delivery, Verdict::deadly());
     }
-    let is_redelivered = delivery.deliveries > 1;
     let Ok(is_suspect) = tools.settler.is_suspect(&delivery).await else { return Prepared::Lost };
-    let held = with_fence(tools, wanted, delivery).await;
-    match held.map(|held| if is_redelivered { held.redelivered() } else { held }) {
-        None => Prepared::Lost,
-        Some(held) if held.decide() == Decision::Superseded => {
-            Prepared::ended(held.delivery, Verdict::Done(Vec::new()))
-        }
-        Some(held) => Prepared::Held { held: Box::new(held), is_suspect },
+    let is_redelivered = delivery.deliveries > 1;
+    let Some(mut held) = with_fence(tools, wanted, delivery).await else { return Prepared::Lost };
+    if is_redelivered {
+        held = held.redelivered();
     }
+    if held.decide() == Decision::Superseded {
+        return Prepared::ended(held.delivery, Verdict::Done(Vec::new()));
+    }
+    if is_redelivered {
+        match is_behind_a_newer_one(tools, &held).await {
+            Ok(true) => held.not_before = Instant::now() + ACK_WAIT,
+            Ok(false) => {}
+            Err(_) => return Prepared::Lost,
+        }
+    }
+    Prepared::Held { held: Box::new(held), is_suspect }
+}
+
+/// Tells whether a redelivery has to wait for the delivery of a newer outcome, one that is not settled.
+///
+/// Whoever had it may have written the newer one and told nobody. That one is in hand here, or comes within the ack wait.
+async fn is_behind_a_newer_one(tools: &Tools, held: &Held<Delivery>) -> Result<bool, BrokerError> {
+    let asking = tools.store.newest_wanted(held.record());
+    let Ok(newest) = tokio::time::timeout(LONGEST_QUESTION, asking).await else {
+        tracing::warn!(
+            "Nobody answers what the newest outcome of {} is. If that goes on although NATS is well, our user may not \
+             read {}: run `rollcall credentials` and have NATS read its users again",
+            held.record(),
+            RESULTS.name
+        );
+        return Ok(true);
+    };
+    let known = held.newer_settled().map_or(held.wanted.version, |newer| newer.version);
+    Ok(newest?.is_some_and(|newest| newest > known))
 }
 
 /// Asks the stream where the cache knows nothing or would leave something undone, and for redeliveries.
@@ -586,6 +625,14 @@ impl Writer {
         note_counts(&report);
         for (record, fence) in report.done {
             self.desk.finish(record, fence, now);
+        }
+        let doubted_until = now + self.tools.real(LATEST_UPDATE);
+        for (record, text) in report.in_doubt {
+            self.desk.doubt(record, text, doubted_until, now);
+        }
+        let remembered_until = now + self.tools.real(REMEMBERED_UNKEPT);
+        for dropped in report.dropped {
+            self.desk.note_dropped(dropped, remembered_until, now);
         }
         let displaced = report.again.into_iter().filter_map(|held| self.desk.give_back(held));
         let ends = displaced.filter_map(end_of_older).collect();

@@ -257,22 +257,27 @@ async fn two_hundred_requests_fill_no_bucket() {
 }
 
 #[tokio::test]
-async fn a_foreign_budget_is_asked_before_every_request() {
+async fn a_foreign_budget_is_asked_before_every_request_and_told_of_refusals() {
     let portal = Portal::start(|number, _| match number {
         0 => failure(503, "QUERY_LIMIT_EXCEEDED", ""),
         _ => success(json!(true)),
     })
     .await;
-    let asked = Arc::new(Mutex::new(Vec::new()));
-    let budget = asked.clone();
+    // A refusal is noted as `None`.
+    let noted = Arc::new(Mutex::new(Vec::new()));
+    let (budget, refusals) = (noted.clone(), noted.clone());
     let client = portal.builder().budget(move |lane| {
         let budget = budget.clone();
-        Box::pin(async move { budget.lock().expect("no panic").push(lane) })
+        Box::pin(async move { budget.lock().expect("no panic").push(Some(lane)) })
+    });
+    let client = client.refused(move || {
+        let refusals = refusals.clone();
+        Box::pin(async move { refusals.lock().expect("no panic").push(None) })
     });
     let client = client.build().expect("a client");
     client.call("profile", &json!({}), Lane::Backfill).await.expect("an answer");
     assert_eq!(portal.calls().len(), 2);
-    assert_eq!(*asked.lock().expect("no panic"), [Lane::Backfill; 2]);
+    assert_eq!(*noted.lock().expect("no panic"), [Some(Lane::Backfill), None, Some(Lane::Backfill)]);
 }
 
 #[tokio::test]

@@ -51,7 +51,7 @@ async fn faults_of_the_portal_are_not_tried_again() {
 }
 
 /// Accepts connections, reads something and closes them; returns how many there were.
-async fn breaking_portal(connections: usize) -> (String, tokio::task::JoinHandle<usize>) {
+pub async fn breaking_portal(connections: usize) -> (String, tokio::task::JoinHandle<usize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("an address");
     let task = tokio::spawn(async move {

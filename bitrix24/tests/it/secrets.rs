@@ -9,6 +9,7 @@ use bitrix24::{Client, Error, Lane, Listing};
 use serde_json::{Map, json};
 use tracing_subscriber::fmt::MakeWriter;
 
+use crate::calls::breaking_portal;
 use crate::portal::{CODE, Portal, body, failure, redirect, webhook};
 
 /// Everything that has been logged or shown.
@@ -88,6 +89,11 @@ async fn every_kind_of_error() -> Vec<Error> {
         let client = builder.clock_speed(1_000.0).build().expect("a client");
         errors.extend(client.call("profile", &json!({}), Lane::Live).await.err());
     }
+    let (breaking, _connections) = breaking_portal(2).await;
+    let client = Client::builder(webhook(&breaking)).clock_speed(1_000.0).build().expect("a client");
+    errors.extend(client.call("profile", &json!({}), Lane::Live).await.err());
+    // Like an untrusted portal, it holds the method and words of our own.
+    errors.push(Error::OperatingBudget { method: "profile".into(), reset_at: None });
     errors
 }
 
@@ -111,9 +117,19 @@ async fn neither_errors_nor_logs_show_the_webhook() {
     // For the whole process, since connections live in tasks of their own.
     subscriber.init();
     let errors = every_kind_of_error().await;
-    for kind in
-        ["Api", "Status", "TooLarge", "Redirect", "Answer", "Listing", "Request", "Connect", "Timeout"]
-    {
+    for kind in [
+        "Api",
+        "Status",
+        "TooLarge",
+        "Redirect",
+        "Answer",
+        "Listing",
+        "Request",
+        "Connect",
+        "Timeout",
+        "Broken",
+        "OperatingBudget",
+    ] {
         let found = errors.iter().any(|error| format!("{error:?}").starts_with(kind));
         assert!(found, "no error of kind {kind}: {errors:?}");
     }

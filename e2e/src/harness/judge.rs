@@ -42,14 +42,14 @@ const SLOW_MACHINE: f64 = 3.0;
 /// What is known besides the histories.
 #[derive(Debug, Default)]
 pub struct Tally {
-    /// How often stages were started anew.
-    pub restarts: u64,
     /// How many versions an operator sent round again, of any record.
     pub sent_again: usize,
     /// What the witness saw.
     pub suspects: Suspects,
     /// The highest memory and numbers of open files.
     pub peaks: Peaks,
+    /// The largest body that a CRM sent, in KiB: up to a limit it is read, and may be in memory besides.
+    pub largest_body_kib: u64,
     /// Subjects of the dead letters that have to be there, and no others. What becomes of their records is not judged.
     pub letters: Vec<String>,
     /// When everything was mended; from then on it has to come back by itself, and soon.
@@ -128,13 +128,13 @@ pub async fn judge(school: &School, tally: &Tally) -> anyhow::Result<()> {
 pub async fn standing(school: &School, tally: &Tally) -> anyhow::Result<Vec<String>> {
     let suspects: Vec<Value> = tally.suspects.iter().map(|(entity, id)| json!([entity, id])).collect();
     let buried: Vec<Value> = tally.letters.iter().filter_map(|subject| record_of(subject)).collect();
-    let more = json!({"order": true, "suspects": suspects, "buried": buried});
+    let more = json!({"order": true, "suspects": suspects, "buried": buried, "sent_again": tally.sent_again});
     let mut findings = school.judged(more).await?;
     findings.extend(echoes(school, tally.sent_again).await?);
-    findings.extend(manners(school, tally.restarts).await?);
+    findings.extend(manners(school).await?);
     let mut peaks = tally.peaks.clone();
     peaks.note(&curves::measure(school));
-    findings.extend(peaks.above(MOST_MEMORY_KIB, MOST_FILES));
+    findings.extend(peaks.above(MOST_MEMORY_KIB + tally.largest_body_kib, MOST_FILES));
     findings.extend(letters(school, &tally.letters).await?);
     if let Some(mended) = &tally.mended {
         findings.extend(late_return(school, mended).await?);
@@ -211,17 +211,14 @@ fn versions(history: &Value) -> anyhow::Result<BTreeMap<String, usize>> {
 }
 
 /// Finds requests that Bitrix24 had to refuse.
-async fn manners(school: &School, restarts: u64) -> anyhow::Result<Vec<String>> {
-    let requests = school.bitrix24.requests().await?;
-    let spoiled = |kind: &str| requests["faults"][kind].as_u64().unwrap_or(0);
-    let refused =
-        requests["refused_503"].as_u64().context("refused_503")?.saturating_sub(spoiled("query_limit_503"));
+async fn manners(school: &School) -> anyhow::Result<Vec<String>> {
+    let (refused, restarts) = (school.bitrix24.refusals().await?, school.restarts());
     let mut findings = Vec::new();
-    if refused > restarts * REFUSALS_AFTER_START {
-        findings.push(format!("{refused} requests were refused after {restarts} restarts"));
+    if refused.requests > restarts * REFUSALS_AFTER_START {
+        findings.push(format!("{} requests were refused after {restarts} restarts", refused.requests));
     }
-    if requests["refused_operating"].as_u64().context("refused_operating")? > spoiled("operating_429") {
-        findings.push(format!("methods were used for too long: {}", requests["refused_operating_by_method"]));
+    if refused.methods > 0 {
+        findings.push(format!("{} times a method had been used for too long", refused.methods));
     }
     Ok(findings)
 }
@@ -231,7 +228,7 @@ async fn silence(school: &School) -> anyhow::Result<Vec<String>> {
     school.bitrix24.reset_requests().await?;
     let before = calls(school).await?;
     school.after_polls(SILENT_POLLS).await?;
-    let mut findings = Vec::new();
+    let mut findings = manners(school).await?;
     let updates = &school.bitrix24.requests().await?["updates"];
     if *updates != 0 {
         findings.push(format!("{updates} updates though nobody edits"));

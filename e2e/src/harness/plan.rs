@@ -128,9 +128,64 @@ pub enum Trouble {
     Late,
     /// Every message of every stream is delivered again.
     Redeliver,
+    /// One of three servers is killed and started; by its number.
+    ServerDies(usize),
+    /// One of three servers stands still and keeps its connections.
+    ServerStill(usize),
+    /// One of three servers is cut off from the others, and not from the stages.
+    ServerCutOff(usize),
+    /// All servers but one are killed and started.
+    MajorityDies(usize),
 }
 
 impl Trouble {
+    /// Tells whether it takes three servers.
+    fn is_of_a_cluster(self) -> bool {
+        use Trouble::{MajorityDies, ServerCutOff, ServerDies, ServerStill};
+        matches!(self, ServerDies(_) | ServerStill(_) | ServerCutOff(_) | MajorityDies(_))
+    }
+
+    /// Tells whether it may go on while another begins, and the other while it ends.
+    fn may_overlap(self, other: Trouble) -> bool {
+        use Trouble::{Bitrix24, Broker, Otmechalka, Redeliver, Zombie};
+        let of_servers = |trouble: Trouble| trouble == Broker || trouble.is_of_a_cluster();
+        let is_same = match (self, other) {
+            // Each waits for something that only a sound school does.
+            (Zombie(_) | Redeliver, _) | (_, Zombie(_) | Redeliver) => return false,
+            (Bitrix24(..), Bitrix24(..)) | (Otmechalka(..), Otmechalka(..)) => true,
+            _ => of_servers(self) && of_servers(other),
+        };
+        let befall_one_stage = self.stage().is_some() && self.stage() == other.stage();
+        let befall_one_link = self.link().is_some() && self.link() == other.link();
+        !is_same && !befall_one_stage && !befall_one_link
+    }
+
+    /// Returns the stage that it befalls.
+    fn stage(self) -> Option<Stage> {
+        match self {
+            Trouble::Kill(stage)
+            | Trouble::KillTwice(stage)
+            | Trouble::Doom(stage, _)
+            | Trouble::Freeze(stage)
+            | Trouble::Zombie(stage)
+            | Trouble::Forget(stage)
+            | Trouble::Tear(stage) => Some(stage),
+            _ => None,
+        }
+    }
+
+    /// Returns the stretch of network that it befalls.
+    fn link(self) -> Option<Link> {
+        match self {
+            Trouble::Cut(link)
+            | Trouble::Silence(link)
+            | Trouble::Slow(link)
+            | Trouble::Lossy(link)
+            | Trouble::HalfOpen(link) => Some(link),
+            _ => None,
+        }
+    }
+
     /// Tells whether polls surely go on meanwhile.
     fn lets_polls_pass(self) -> bool {
         match self {
@@ -150,7 +205,11 @@ impl Trouble {
             | Trouble::Bitrix24(..)
             | Trouble::Cut(_)
             | Trouble::HalfOpen(_)
-            | Trouble::Silence(_) => false,
+            | Trouble::Silence(_)
+            | Trouble::ServerDies(_)
+            | Trouble::ServerStill(_)
+            | Trouble::ServerCutOff(_)
+            | Trouble::MajorityDies(_) => false,
         }
     }
 }
@@ -189,10 +248,21 @@ pub enum Kind {
     HalfOpen,
     Late,
     Redeliver,
+    ServerDies,
+    ServerStill,
+    ServerCutOff,
+    MajorityDies,
 }
 
+/// Of so many seeds one plays on three servers.
+const SEEDS_A_CLUSTER: u64 = 4;
+
 impl Kind {
-    /// All of them.
+    /// Those that take three servers.
+    pub const OF_A_CLUSTER: [Kind; 4] =
+        [Kind::ServerDies, Kind::ServerStill, Kind::ServerCutOff, Kind::MajorityDies];
+
+    /// All that a single server is enough for.
     pub const ALL: [Kind; 17] = [
         Kind::Kill,
         Kind::Doom,
@@ -293,7 +363,7 @@ pub struct Plan {
 impl Plan {
     /// Makes the script in which each of these kinds of trouble comes once.
     pub fn new(seed: u64, kinds: &[Kind]) -> Plan {
-        let mut writer = Writer::new(seed);
+        let mut writer = Writer::new(seed, kinds);
         let mut kinds = kinds.to_vec();
         writer.shuffle(&mut kinds);
         // Somebody to edit before anything breaks.
@@ -303,6 +373,7 @@ impl Plan {
         for kind in kinds {
             writer.trouble(kind);
         }
+        writer.end_what_lingers();
         writer.mend_all();
         Plan { seed, acts: writer.acts }
     }
@@ -311,19 +382,18 @@ impl Plan {
     pub fn of_seed(seed: u64) -> Plan {
         let mut dice = ChaCha8Rng::seed_from_u64(seed ^ 0x5eed);
         let count = dice.random_range(6..=12);
-        let kinds: Vec<Kind> = (0..count).map(|_| Kind::ALL[dice.random_range(0..Kind::ALL.len())]).collect();
+        let mut kinds: Vec<Kind> =
+            (0..count).map(|_| Kind::ALL[dice.random_range(0..Kind::ALL.len())]).collect();
+        if seed % SEEDS_A_CLUSTER == SEEDS_A_CLUSTER - 1 {
+            kinds.truncate(6);
+            kinds.extend((0..3).map(|_| Kind::OF_A_CLUSTER[dice.random_range(0..Kind::OF_A_CLUSTER.len())]));
+        }
         Plan::new(seed, &kinds)
     }
 
-    /// Tells how often a stage is started anew, by any trouble.
-    pub fn restarts(&self) -> u64 {
-        let restarts = |act: &Act| match act {
-            Act::Begin(Trouble::KillTwice(_)) => 2,
-            Act::Begin(Trouble::Kill(_) | Trouble::Forget(_) | Trouble::Tear(_) | Trouble::Zombie(_)) => 1,
-            Act::Begin(Trouble::Doom(..)) => 2,
-            _ => 0,
-        };
-        self.acts.iter().map(restarts).sum()
+    /// Tells whether it is played on three servers.
+    pub fn is_of_a_cluster(&self) -> bool {
+        self.acts.iter().any(|act| matches!(act, Act::Begin(trouble) if trouble.is_of_a_cluster()))
     }
 }
 
@@ -344,6 +414,9 @@ struct Writer {
     pupils: Vec<Pupil>,
     deals: Vec<Deal>,
     surnames: u32,
+    is_of_a_cluster: bool,
+    /// A trouble that goes on while the next one begins.
+    lingering: Option<Trouble>,
 }
 
 struct Pupil {
@@ -356,9 +429,11 @@ struct Deal {
 }
 
 impl Writer {
-    fn new(seed: u64) -> Writer {
+    fn new(seed: u64, kinds: &[Kind]) -> Writer {
         let dice = ChaCha8Rng::seed_from_u64(seed);
-        Writer { dice, acts: Vec::new(), pupils: Vec::new(), deals: Vec::new(), surnames: 0 }
+        let is_of_a_cluster = kinds.iter().any(|kind| Kind::OF_A_CLUSTER.contains(kind));
+        let (acts, pupils, deals) = (Vec::new(), Vec::new(), Vec::new());
+        Writer { dice, acts, pupils, deals, surnames: 0, is_of_a_cluster, lingering: None }
     }
 
     fn shuffle(&mut self, kinds: &mut [Kind]) {
@@ -367,20 +442,32 @@ impl Writer {
         }
     }
 
-    /// Has a trouble begin, life go on, and the trouble end.
+    /// Has a trouble begin, life go on, and the trouble end: perhaps only when the next one is in full swing.
     fn trouble(&mut self, kind: Kind) {
         let trouble = self.choose(kind);
+        if self.lingering.is_some_and(|other| !other.may_overlap(trouble)) {
+            self.end_what_lingers();
+        }
         self.acts.push(Act::Begin(trouble));
         for _ in 0..self.dice.random_range(2..=4) {
             self.edit();
         }
-        if trouble.lets_polls_pass() {
+        if trouble.lets_polls_pass() && self.lingering.is_none_or(Trouble::lets_polls_pass) {
             self.acts.push(Act::Polls(1));
         }
-        self.acts.push(Act::End(trouble));
+        self.end_what_lingers();
+        if self.dice.random_bool(0.5) {
+            self.lingering = Some(trouble);
+        } else {
+            self.acts.push(Act::End(trouble));
+        }
         if self.dice.random_bool(0.5) {
             self.edit();
         }
+    }
+
+    fn end_what_lingers(&mut self) {
+        self.acts.extend(self.lingering.take().map(Act::End));
     }
 
     fn choose(&mut self, kind: Kind) -> Trouble {
@@ -389,10 +476,17 @@ impl Writer {
         let link = match self.dice.random_range(0..6) {
             0 => Link::Bitrix24,
             1 => Link::Otmechalka,
+            // Stages of a cluster go to any of its servers.
+            place if self.is_of_a_cluster => Link::Server(place % 3),
             place => Link::Nats(Stage::ALL[place - 2]),
         };
         let times = self.dice.random_range(1..=3);
+        let server = times as usize - 1;
         match kind {
+            Kind::ServerDies => Trouble::ServerDies(server),
+            Kind::ServerStill => Trouble::ServerStill(server),
+            Kind::ServerCutOff => Trouble::ServerCutOff(server),
+            Kind::MajorityDies => Trouble::MajorityDies(server),
             Kind::Kill => Trouble::Kill(stage),
             Kind::KillTwice => Trouble::KillTwice(stage),
             Kind::Doom => {
@@ -562,6 +656,43 @@ mod tests {
     }
 
     #[test]
+    fn troubles_come_together_where_they_do_not_exclude_each_other() {
+        let mut together = BTreeSet::new();
+        for seed in 0..300 {
+            let mut under_way: Vec<Trouble> = Vec::new();
+            for act in &Plan::of_seed(seed).acts {
+                match act {
+                    Act::Begin(trouble) => {
+                        for other in &under_way {
+                            assert!(
+                                other.may_overlap(*trouble) && trouble.may_overlap(*other),
+                                "seed {seed}"
+                            );
+                            together.insert(format!("{other:?} {trouble:?}"));
+                        }
+                        under_way.push(*trouble);
+                    }
+                    Act::End(trouble) => under_way.retain(|other| other != trouble),
+                    Act::Polls(_) => assert!(under_way.iter().all(|trouble| trouble.lets_polls_pass())),
+                    Act::Edit(_) => {}
+                }
+                assert!(under_way.len() <= 2, "seed {seed}: {under_way:?}");
+            }
+            assert!(under_way.is_empty(), "seed {seed}: {under_way:?}");
+        }
+        assert!(together.len() > 300, "{}", together.len());
+        let excluded = [
+            (Trouble::Freeze(Stage::Pusher), Trouble::Kill(Stage::Pusher)),
+            (Trouble::Broker, Trouble::Redeliver),
+            (Trouble::Cut(Link::Bitrix24), Trouble::Slow(Link::Bitrix24)),
+            (Trouble::MajorityDies(0), Trouble::ServerStill(1)),
+        ];
+        for (one, other) in excluded {
+            assert!(!one.may_overlap(other) && !other.may_overlap(one), "{one:?} {other:?}");
+        }
+    }
+
+    #[test]
     fn only_what_is_there_is_edited() {
         for seed in 0..200 {
             let (mut pupils, mut deals) = (Vec::new(), 0);
@@ -610,7 +741,7 @@ mod tests {
                 _ => None,
             }));
         }
-        assert_eq!(troubles.len(), Kind::ALL.len(), "{troubles:?}");
+        assert_eq!(troubles.len(), Kind::ALL.len() + Kind::OF_A_CLUSTER.len(), "{troubles:?}");
         assert_eq!(edits.len(), 12, "{edits:?}");
     }
 }

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use async_nats::jetstream::consumer::PullConsumer;
+use nix::sys::signal::Signal;
 use runtime::bootstrap::{self, Mode};
+use runtime::local_nats::LocalNats;
 use schemas::streams::consumers;
 use serde_json::{Value, json};
 
@@ -50,8 +52,9 @@ async fn play_in_school(plan: &Plan, note: impl FnMut(&[curves::Sample])) -> any
         // A call that gets no answer must not take longer than the rest of the script.
         .env("OTMECHALKA_TIMEOUT", "5s")
         .networked()
-        .start()
-        .await?;
+        .observed();
+    let school = if plan.is_of_a_cluster() { school.cluster() } else { school };
+    let school = school.start().await?;
     let witness = Witness::of(&school);
     let mut player = Player { school, pupils: Vec::new(), deals: Vec::new(), peaks: Peaks::default(), note };
     for (number, act) in plan.acts.iter().enumerate() {
@@ -62,8 +65,8 @@ async fn play_in_school(plan: &Plan, note: impl FnMut(&[curves::Sample])) -> any
     player.school.caught_up().await?;
     player.measure();
     let suspects = witness.tell().await?;
-    let (restarts, peaks) = (plan.restarts(), player.peaks.clone());
-    let tally = Tally { restarts, suspects, peaks, mended, ..Tally::default() };
+    let peaks = player.peaks.clone();
+    let tally = Tally { suspects, peaks, mended, ..Tally::default() };
     judge::judge(&player.school, &tally).await?;
     Ok(player.peaks)
 }
@@ -175,6 +178,17 @@ impl<N: FnMut(&[curves::Sample])> Player<N> {
             Trouble::HalfOpen(link) => school.weather(link, Weather::HalfOpen),
             Trouble::Late => school.bitrix24.set(json!({"list_delay_seconds": LATE})).await,
             Trouble::Redeliver => redeliver(school).await,
+            Trouble::ServerDies(number) => Ok(server(school, number)?.kill().await?),
+            Trouble::ServerStill(number) => signal_server(school, number, Signal::SIGSTOP),
+            Trouble::ServerCutOff(number) => school.weather_between_servers(number, Weather::Cut),
+            Trouble::MajorityDies(survivor) => {
+                for (number, server) in school.servers().enumerate() {
+                    if number != survivor {
+                        server.kill().await?;
+                    }
+                }
+                Ok(())
+            }
         }
     }
 
@@ -201,6 +215,14 @@ impl<N: FnMut(&[curves::Sample])> Player<N> {
             | Trouble::Lossy(link)
             | Trouble::HalfOpen(link) => school.weather(link, Weather::Clear),
             Trouble::Late => school.bitrix24.set(json!({"list_delay_seconds": 0.0})).await,
+            Trouble::ServerDies(number) => Ok(server(school, number)?.restart().await?),
+            Trouble::ServerStill(number) => signal_server(school, number, Signal::SIGCONT),
+            Trouble::ServerCutOff(number) => school.weather_between_servers(number, Weather::Clear),
+            Trouble::MajorityDies(survivor) => {
+                let mut dead = school.servers().enumerate().filter(|(number, _)| *number != survivor);
+                // Neither is ready without the other.
+                dead.try_for_each(|(_, server)| Ok(server.revive()?))
+            }
             Trouble::Kill(_)
             | Trouble::KillTwice(_)
             | Trouble::Forget(_)
@@ -219,6 +241,14 @@ impl<N: FnMut(&[curves::Sample])> Player<N> {
         }
         Ok(())
     }
+}
+
+fn server(school: &mut School, number: usize) -> anyhow::Result<&mut LocalNats> {
+    school.servers().nth(number).context("a server of the cluster")
+}
+
+fn signal_server(school: &mut School, number: usize, signal: Signal) -> anyhow::Result<()> {
+    crate::signal(server(school, number)?.process_id().context("a running server")?, signal)
 }
 
 fn with_flaw(mut contact: Value, flaw: Option<Flaw>) -> Value {
@@ -262,13 +292,24 @@ pub fn tear(folder: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-async fn redeliver(school: &School) -> anyhow::Result<()> {
+async fn redeliver(school: &mut School) -> anyhow::Result<()> {
+    let replicas = school.servers().count();
+    // Leaders of a cluster may just be changing.
     for definition in consumers() {
-        let stream = school.broker.jetstream().get_stream(definition.stream).await?;
-        stream.delete_consumer(&definition.name).await?;
+        eventually("a consumer to be deleted", PATIENCE, || async {
+            let Ok(stream) = school.broker.jetstream().get_stream(definition.stream).await else {
+                return Ok(None);
+            };
+            let told = stream.delete_consumer(&definition.name).await;
+            let is_gone = told.map_or_else(|error| error.to_string().contains("not found"), |_| true);
+            Ok(is_gone.then_some(()))
+        })
+        .await?;
     }
-    bootstrap::apply(&school.broker, 1, Mode::Make).await?;
-    Ok(())
+    eventually("consumers to be made anew", PATIENCE, || async {
+        Ok(bootstrap::apply(&school.broker, replicas, Mode::Make).await.ok().map(drop))
+    })
+    .await
 }
 
 /// Waits until the successor of a frozen stage has everything that the frozen one held.
@@ -279,11 +320,9 @@ pub async fn until_relieved(school: &School, stage: Stage) -> anyhow::Result<()>
     eventually("the successor's work", PATIENCE, || async {
         let mut held = 0;
         for definition in &own {
-            let consumer: PullConsumer = school
-                .broker
-                .jetstream()
-                .get_consumer_from_stream(&definition.name, definition.stream)
-                .await?;
+            let found =
+                school.broker.jetstream().get_consumer_from_stream(&definition.name, definition.stream).await;
+            let Ok::<PullConsumer, _>(consumer) = found else { return Ok(None) };
             held += consumer.cached_info().num_ack_pending;
         }
         Ok((held == 0).then_some(()))

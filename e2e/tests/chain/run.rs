@@ -12,6 +12,7 @@ use e2e::harness::people;
 use mapper::Mapper;
 use producer::Producer;
 use pusher::Pusher;
+use runtime::broker::StoredMessage;
 use runtime::simulated::{Beginning, Disk, Seat, Standing, World};
 use runtime::{Broker, CancellationToken, Context, Source};
 use status_writer::StatusWriter;
@@ -20,7 +21,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::chance::Chance;
 use crate::judge::{self, Statuses};
-use crate::portal::{Content, Portal, StatusWrite};
+use crate::portal::{Content, Key, Portal, StatusWrite};
 use crate::script::{Cache, Event, Link, Script};
 use crate::shop::{Came, Shop};
 
@@ -213,7 +214,8 @@ impl School {
                     let before = portal.writes.len();
                     let outcome = portal.answer(&method, &body, world.now(), &chance);
                     if portal.writes.len() > before {
-                        locked(&lies).extend(locked(&statuses).lie(&portal, &locked(&shop)));
+                        let repairs = |key| repairs(&world, key);
+                        locked(&lies).extend(locked(&statuses).lie(&portal, &locked(&shop), repairs));
                     }
                     outcome
                 };
@@ -536,4 +538,15 @@ fn stage_of(process: &str) -> Stage {
         number.is_some_and(|number| number.starts_with('-'))
     };
     Stage::ALL.into_iter().find(is_of).expect("a stage")
+}
+
+/// Counts the versions of a record that a pusher sent round again.
+fn repairs(world: &World, (entity, id): Key) -> usize {
+    let of_it = format!(".{entity}.{id}");
+    let commands = world.messages(schemas::streams::COMMANDS.name).into_iter();
+    let is_repair = |message: &StoredMessage| {
+        message.subject.ends_with(&of_it)
+            && message.header("ce-redrive").is_some_and(|redrive| redrive != "0")
+    };
+    commands.filter(is_repair).count()
 }

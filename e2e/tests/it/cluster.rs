@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use e2e::harness::witness::Witness;
 use e2e::harness::{Mended, Tally, judge};
-use e2e::{Link, PATIENCE, School, Stage, Weather, eventually};
+use e2e::{Link, PATIENCE, School, Stage, Weather, eventually, signal};
 use futures::TryStreamExt;
 use nix::sys::signal::Signal;
 use runtime::local_nats::LocalNats;
@@ -37,7 +37,7 @@ async fn travels(school: &School) -> anyhow::Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_three_servers_one_may_die_or_stand_still_and_two_may_be_away() -> anyhow::Result<()> {
-    let mut school = School::builder().demo(60, 80, 3).cluster().start().await?;
+    let mut school = School::builder().demo(60, 80, 3).guarded(&[]).cluster().start().await?;
     for stream in school.broker.jetstream().stream_names().try_collect::<Vec<_>>().await? {
         let info = school.broker.jetstream().get_stream(stream).await?.cached_info().clone();
         assert_eq!(info.config.num_replicas, 3, "{}", info.config.name);
@@ -115,7 +115,7 @@ async fn a_minority_that_is_cut_off_alive_is_left_and_a_slow_follower_holds_up_n
     has_led(&school, "n1").await?;
 
     // It goes on answering its clients, and believes for a while that it leads.
-    routes_of(&school, CUT_OFF, Weather::Cut)?;
+    school.weather_between_servers(CUT_OFF, Weather::Cut)?;
     let cut = Instant::now();
     let minority = async_nats::connect(school.nats.url()).await?;
     travels(&school).await?;
@@ -135,7 +135,7 @@ async fn a_minority_that_is_cut_off_alive_is_left_and_a_slow_follower_holds_up_n
     let leader = school.broker.client().server_info().server_name;
     has_led(&school, &leader).await?;
     let follower = school.servers().position(|server| server.name() != Some(&leader));
-    routes_of(&school, follower.context("a follower")?, SLOW)?;
+    school.weather_between_servers(follower.context("a follower")?, SLOW)?;
     travels(&school).await?;
     school.caught_up().await?;
     school.clear_up();
@@ -171,19 +171,6 @@ async fn has_led(school: &School, server: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Spoils all ways of a server to the others and back.
-fn routes_of(school: &School, server: usize, weather: Weather) -> anyhow::Result<()> {
-    for other in (0..3).filter(|other| *other != server) {
-        school.weather(Link::Route(server, other), weather)?;
-        school.weather(Link::Route(other, server), weather)?;
-    }
-    Ok(())
-}
-
 async fn statuses_written(school: &School) -> anyhow::Result<serde_json::Value> {
     Ok(school.bitrix24.requests().await?["updates"].clone())
-}
-
-fn signal(process: u32, signal: Signal) -> anyhow::Result<()> {
-    Ok(nix::sys::signal::kill(nix::unistd::Pid::from_raw(process as i32), signal)?)
 }

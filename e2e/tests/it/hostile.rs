@@ -6,8 +6,8 @@ use anyhow::Context;
 use e2e::harness::{Tally, judge};
 use e2e::{PATIENCE, School, Stage, eventually};
 use futures::TryStreamExt;
-use rand::seq::IndexedRandom;
-use rand::{RngExt, SeedableRng};
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use schemas::problem::STATUS_MAX_CHARS;
 use serde_json::{Value, json};
@@ -15,8 +15,8 @@ use serde_json::{Value, json};
 use crate::flow::{client, good_contact, good_deal, good_rows, status_of, ticket};
 use crate::harness::seed;
 
-/// Contacts, and as many deals, of which two of five are malformed; `ROLLCALL_RECORDS` asks for another number.
-const RECORDS: usize = 70;
+/// Contacts, and as many deals, of which two of five are malformed, each in another way; `ROLLCALL_RECORDS` asks for more.
+const RECORDS: usize = 105;
 
 /// Most memory of a stage: 64 MiB, and the 16 MiB of the longest answer that is read.
 const MOST_KIB: u64 = (64 + 16) << 10;
@@ -142,47 +142,78 @@ fn odd_row_fields() -> Vec<(&'static str, Vec<Value>)> {
     ]
 }
 
-/// Makes two of five values odd, by a seed.
-struct Spoiler(ChaCha8Rng);
+/// What is odd about a deal.
+enum OddDeal {
+    /// A field of it.
+    Field(&'static str, Value),
+    /// A field of its product row.
+    Row(&'static str, Value),
+    /// How many rows it has.
+    Rows(usize),
+}
 
-impl Spoiler {
-    fn wants(&mut self) -> bool {
-        self.0.random_ratio(2, 5)
+fn values(fields: Vec<(&'static str, Vec<Value>)>) -> impl Iterator<Item = (&'static str, Value)> {
+    fields.into_iter().flat_map(|(field, values)| values.into_iter().map(move |value| (field, value)))
+}
+
+/// Odd values in an order that a seed chooses: each comes once before any comes again, so that which of them a run of a
+/// given length tries does not depend on the seed.
+struct Deck<T> {
+    values: Vec<T>,
+    dealt: usize,
+}
+
+impl<T> Deck<T> {
+    fn of(values: impl Iterator<Item = T>) -> Self {
+        Self { values: values.collect(), dealt: 0 }
     }
 
-    fn spoil(&mut self, record: &mut Value, fields: &[(&'static str, Vec<Value>)]) {
-        let Some((field, values)) = fields.choose(&mut self.0) else { return };
-        if let Some(value) = values.choose(&mut self.0) {
-            record[*field] = value.clone();
+    fn next(&mut self, rng: &mut ChaCha8Rng) -> &T {
+        let place = self.dealt % self.values.len();
+        if place == 0 {
+            self.values.shuffle(rng);
         }
+        self.dealt += 1;
+        &self.values[place]
     }
 }
 
 /// Fills the portal with contacts and their deals; returns their ids.
 async fn fill(school: &School, seed: u64, records: usize) -> anyhow::Result<Vec<u64>> {
-    let (contacts, deals, rows) = (odd_contact_fields(), odd_deal_fields(), odd_row_fields());
-    let mut spoiler = Spoiler(ChaCha8Rng::seed_from_u64(seed));
+    let mut contacts = Deck::of(values(odd_contact_fields()));
+    let fields = values(odd_deal_fields()).map(|(field, value)| OddDeal::Field(field, value));
+    let rows = values(odd_row_fields()).map(|(field, value)| OddDeal::Row(field, value));
+    let mut deals = Deck::of(fields.chain(rows).chain([0, 2, 60].map(OddDeal::Rows)));
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let odd = |rng: &mut ChaCha8Rng| {
+        let mut odd: Vec<bool> = (0..records).map(|number| number % 5 < 2).collect();
+        odd.shuffle(rng);
+        odd
+    };
     let mut pupils = Vec::new();
-    for _ in 0..records {
+    for (odd_contact, odd_deal) in odd(&mut rng).into_iter().zip(odd(&mut rng)) {
         let mut contact = good_contact();
-        if spoiler.wants() {
-            spoiler.spoil(&mut contact, &contacts);
+        if odd_contact {
+            let (field, value) = contacts.next(&mut rng);
+            contact[*field] = value.clone();
         }
         let pupil = school.bitrix24.create_contact(contact).await?;
         let (mut deal, mut product) = (good_deal(pupil), good_rows());
-        if spoiler.wants() {
-            match spoiler.0.random_range(0..5) {
-                0..=2 => spoiler.spoil(&mut deal, &deals),
-                3 => spoiler.spoil(&mut product[0], &rows),
-                _ => {
-                    product =
-                        Value::Array(vec![product[0].clone(); [0, 2, 60][spoiler.0.random_range(0..3)]]);
-                }
+        if odd_deal {
+            match deals.next(&mut rng) {
+                OddDeal::Field(field, value) => deal[*field] = value.clone(),
+                OddDeal::Row(field, value) => product[0][*field] = value.clone(),
+                OddDeal::Rows(count) => product = Value::Array(vec![product[0].clone(); *count]),
             }
         }
         school.bitrix24.create_deal(deal, product).await?;
         pupils.push(pupil);
     }
+    let is_short = |odd: usize| odd > records * 2 / 5;
+    anyhow::ensure!(
+        !is_short(contacts.values.len()) && !is_short(deals.values.len()),
+        "too few for each oddity"
+    );
     Ok(pupils)
 }
 
@@ -247,7 +278,10 @@ async fn a_school_with_malformed_records_ends_as_the_oracle_says() -> anyhow::Re
 }
 
 async fn malformed_school(seed: u64, records: usize) -> anyhow::Result<()> {
-    let mut school = School::builder().env("RUST_LOG", "debug").open().await?;
+    let interval = if records > RECORDS { "5s" } else { "1s" };
+    let mut school = School::builder().env("RUST_LOG", "debug").polled_each(interval).open().await?;
+    // Computing time for thousands of statuses.
+    school.bitrix24.set(json!({"costs": {"seconds": {"crm.*.update": 0.04}}})).await?;
     let pupils = fill(&school, seed, records).await?;
     let (heavy, heavy_deal) = heavy_records(&school).await?;
     let mut named = Vec::new();

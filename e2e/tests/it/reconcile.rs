@@ -114,9 +114,11 @@ async fn a_synchronised_school_gives_no_finding_and_a_broken_off_run_goes_on() -
     assert_eq!(answer["result"], again["result"], "from the start it says the same");
     let requests = school.bitrix24.requests().await?;
     assert_eq!((&requests["refused_503"], &requests["updates"]), (&json!(0), &json!(0)), "{requests}");
-    // Each request was booked in the bucket that all share, and left live work its reserve.
+    // Each request was booked in the bucket that all share, and left live work its reserve. Either run stores the level once more
+    // to learn what time it is for NATS.
     let (level, booked) = budget.get("bitrix24").await?.expect("the budget");
-    assert_eq!(json!(booked - before), requests["requests"], "{requests}");
+    let made = requests["requests"].as_u64().expect("a number");
+    assert!((made..=made + 2).contains(&(booked - before)), "{booked} {before} {requests}");
     let level: Level = serde_json::from_slice(&level)?;
     assert!(level.level <= 2.0, "{level:?}");
     Ok(())

@@ -26,7 +26,6 @@ struct Crowd {
     contacts: Vec<u64>,
     deals: Vec<u64>,
     round: usize,
-    restarts: u64,
     peaks: Peaks,
 }
 
@@ -47,8 +46,7 @@ impl Crowd {
             contacts.push(contact);
             deals.push(school.bitrix24.create_deal(good_deal(contact), good_rows()).await?);
         }
-        let (restarts, peaks) = (0, Peaks::default());
-        Ok(Crowd { school, witness, replicas, contacts, deals, round: 0, restarts, peaks })
+        Ok(Crowd { school, witness, replicas, contacts, deals, round: 0, peaks: Peaks::default() })
     }
 
     fn replica(&mut self, stage: Stage, number: usize) -> &mut Program {
@@ -57,7 +55,6 @@ impl Crowd {
 
     async fn kill_and_replace(&mut self, stage: Stage, number: usize) -> anyhow::Result<()> {
         self.measure();
-        self.restarts += 1;
         self.replica(stage, number).kill().await?;
         let program = self.school.replica(stage, &format!("{}-{number}", stage.program()))?;
         self.replicas.insert((stage, number), program);
@@ -74,10 +71,10 @@ impl Crowd {
     /// Judges everything that was seen, `mended` being when the last of them was replaced.
     async fn judge(mut self, mended: Mended) -> anyhow::Result<()> {
         self.measure();
-        let Crowd { school, witness, restarts, peaks, .. } = self;
+        let Crowd { school, witness, peaks, .. } = self;
         let suspects = witness.tell().await?;
         let mended = Some(mended);
-        judge::judge(&school, &Tally { restarts, suspects, peaks, mended, ..Tally::default() }).await
+        judge::judge(&school, &Tally { suspects, peaks, mended, ..Tally::default() }).await
     }
 
     /// Edits every contact, and has a deal change its pupil.

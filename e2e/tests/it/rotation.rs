@@ -11,6 +11,7 @@ use serde_json::json;
 
 use crate::flow::{client, good_contact, status_of};
 use crate::secrets::{CODE, TOKEN, assert_told_no_secret, watched};
+use crate::tls::{Authority, GOOD_UNTIL};
 
 const PATIENCE: Duration = Duration::from_secs(90);
 
@@ -71,7 +72,7 @@ async fn every_secret_is_replaced_during_a_run_without_a_restart_or_a_lost_recor
     // Who works with NATS gets new keys meanwhile.
     let (_page, page) = school.serve().await?;
     let mut secrets = NEW.map(str::to_owned).to_vec();
-    for user in Stage::ALL.map(Stage::program).into_iter().chain(["page"]) {
+    for user in Stage::ALL.map(Stage::program).into_iter().chain(["page", "ops"]) {
         let seed = school.seed(user);
         secrets.push(std::fs::read_to_string(&seed)?.trim().to_owned());
         std::fs::remove_file(seed)?;
@@ -90,6 +91,9 @@ async fn every_secret_is_replaced_during_a_run_without_a_restart_or_a_lost_recor
         Ok(told.contains("Успешно").then_some(()))
     })
     .await?;
+
+    let told = school.rollcall(&["history", "contact", &newest.to_string()]).await?;
+    assert_eq!(told.code, 0, "the operator's new key: {told:?}");
 
     for pupil in pupils {
         assert!(client(&school, pupil).await?.is_some(), "contact {pupil}");
@@ -139,6 +143,81 @@ async fn a_password_for_nats_is_replaced_by_its_file_alone() -> anyhow::Result<(
         assert_eq!(status_of(&school, "contact", pupil).await?, "Успешно");
     }
     assert_told_no_secret(&school, &PASSWORDS).await?;
+    judge::judge(&school, &Tally::default()).await
+}
+
+/// Has NATS show a certificate that this authority has signed, from its next reading on.
+fn install(authority: &Authority, folder: &Path) -> anyhow::Result<()> {
+    let signed = authority.sign(folder, "127.0.0.1", GOOD_UNTIL)?;
+    for (from, to) in [(signed.certificate, "server.pem"), (signed.key, "key.pem")] {
+        std::fs::rename(from, folder.join(to))?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nats_gets_a_certificate_of_another_authority_in_mid_run() -> anyhow::Result<()> {
+    const TRUSTED: &str = "trusted.pem";
+    let folder = tempfile::tempdir()?;
+    let folder = folder.path();
+    let (old, new) = (Authority::make()?, Authority::make()?);
+    let old_alone = old.write(folder, "old.pem")?;
+    let trusted = old.write(folder, TRUSTED)?;
+    let mut school =
+        watched(School::builder()).brisk().guarded(&[]).env("NATS_CA_FILE", &trusted).open().await?;
+    install(&old, folder)?;
+    let users = school.folder().join("credentials/server/users.conf");
+    // Who plays and judges here speaks no TLS.
+    let secured = format!(
+        "{}\nallow_non_tls: true\ntls {{ cert_file: \"{folder}/server.pem\", key_file: \"{folder}/key.pem\" }}\n",
+        std::fs::read_to_string(&users)?,
+        folder = folder.display()
+    );
+    std::fs::write(&users, secured)?;
+    for server in school.servers() {
+        server.kill().await?;
+        server.restart().await?;
+    }
+    school.set_env("NATS_URL", &school.nats.url().replace("nats://", "tls://"));
+    for stage in Stage::ALL {
+        school.start(stage)?;
+    }
+    let mut pupils = vec![school.bitrix24.create_contact(good_contact()).await?];
+    school.caught_up().await?;
+
+    // Both authorities are trusted first, which takes a restart; then comes the certificate.
+    std::fs::write(folder.join(TRUSTED), format!("{}{}", old.pem(), new.pem()))?;
+    for stage in Stage::ALL {
+        school.kill_and_start(stage).await?;
+    }
+    pupils.push(school.bitrix24.create_contact(good_contact()).await?);
+    school.caught_up().await?;
+    install(&new, folder)?;
+    school.reload().await?;
+    pupils.push(school.bitrix24.create_contact(good_contact()).await?);
+    school.caught_up().await?;
+    // What was connected stays; what comes anew, as after a crash of the server, sees the new one.
+    for server in school.servers() {
+        server.kill().await?;
+        server.restart().await?;
+    }
+    pupils.push(school.bitrix24.create_contact(good_contact()).await?);
+    school.caught_up().await?;
+
+    // The old authority goes, and nobody needs it any more.
+    new.write(folder, TRUSTED)?;
+    for stage in Stage::ALL {
+        school.kill_and_start(stage).await?;
+    }
+    pupils.push(school.bitrix24.create_contact(good_contact()).await?);
+    school.caught_up().await?;
+    school.start_with(Stage::Mapper, &[("NATS_CA_FILE", &old_alone)])?;
+    said(&school, Stage::Mapper, "PEM file in NATS_CA_FILE", 1).await?;
+    school.start(Stage::Mapper)?;
+    for pupil in pupils {
+        assert_eq!(status_of(&school, "contact", pupil).await?, "Успешно");
+    }
+    assert_told_no_secret(&school, &[]).await?;
     judge::judge(&school, &Tally::default()).await
 }
 

@@ -171,6 +171,33 @@ async fn every_container_is_shut_in_and_published_on_this_machine_only() -> anyh
 }
 
 #[tokio::test]
+async fn secrets_from_files_stand_in_nobodys_environment() -> anyhow::Result<()> {
+    let (whole, more) = (compose().await?, compose_file("deploy/secrets.yml").await?);
+    for secret in ["BITRIX24_WEBHOOK_URL", "OTMECHALKA_TOKEN"] {
+        let file = secret.to_lowercase();
+        let mut holders = BTreeSet::new();
+        for (name, service) in whole["services"].as_object().context("services")? {
+            if service["environment"][secret].is_null() {
+                continue;
+            }
+            holders.insert(name.as_str());
+            let service = &more["services"][name];
+            assert_eq!(service["environment"][secret], "", "{name} keeps {secret} in its environment");
+            let path = format!("/run/secrets/{file}");
+            assert_eq!(service["environment"][format!("{secret}_FILE")], path, "{name}");
+            assert!(texts(&service["secrets"]).contains(&file.as_str()), "{name} cannot read {path}");
+        }
+        assert!(holders.len() > 1, "{holders:?}");
+        // Nobody else gets to see it.
+        for (name, service) in more["services"].as_object().context("services")? {
+            let is_let_in = texts(&service["secrets"]).contains(&file.as_str());
+            assert_eq!(is_let_in, holders.contains(name.as_str()), "{name}");
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn subscribers_reach_nats_from_this_machine_only() -> anyhow::Result<()> {
     let (whole, more) = (compose().await?, compose_file("deploy/subscribers.yml").await?);
     let services = more["services"].as_object().context("services")?;
@@ -197,6 +224,7 @@ fn assert_shut_in(name: &str, service: &Value) {
     assert_eq!(service["read_only"], true, "{name}");
     assert_eq!(texts(&service["cap_drop"]), ["ALL"], "{name}");
     assert_eq!(texts(&service["security_opt"]), ["no-new-privileges:true"], "{name}");
+    assert_eq!(service["ulimits"]["core"], 1, "{name}");
     for forbidden in ["privileged", "cap_add", "devices", "pid", "ipc", "userns_mode"] {
         assert!(service[forbidden].is_null(), "{name} has {forbidden}");
     }
@@ -205,10 +233,17 @@ fn assert_shut_in(name: &str, service: &Value) {
         assert!(port.starts_with("127.0.0.1:"), "{name} publishes {port}");
     }
     assert!(service["ports"].as_array().is_none_or(|ports| ports.iter().all(Value::is_string)), "{name}");
-    for volume in texts(&service["volumes"]) {
-        assert!(!volume.contains("docker.sock"), "{name} mounts {volume}");
+    for volume in service["volumes"].as_array().into_iter().flatten() {
+        assert!(!volume.to_string().contains("docker.sock"), "{name} mounts {volume}");
         // What comes from the host is only looked at.
-        assert!(!volume.starts_with(['.', '/']) || volume.ends_with(":ro"), "{name} mounts {volume}");
+        match volume {
+            Value::String(volume) => {
+                assert!(!volume.starts_with(['.', '/']) || volume.ends_with(":ro"), "{name} mounts {volume}");
+            }
+            volume => {
+                assert!(volume["type"] == "bind" && volume["read_only"] == true, "{name} mounts {volume}");
+            }
+        }
     }
 }
 

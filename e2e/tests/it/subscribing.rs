@@ -82,6 +82,51 @@ async fn next(subscriber: &mut Subscriber) -> anyhow::Result<async_nats::Message
     tokio::time::timeout(PATIENCE, subscriber.next()).await.context("nothing came")?.context("it ended")
 }
 
+/// Takes the next message as the program does, one at a time, which is to be of this version.
+async fn take(client: &Client, ask_next: &str, version: &str) -> anyhow::Result<()> {
+    let inbox = client.new_inbox();
+    let mut answers = client.subscribe(inbox.clone()).await?;
+    let request = serde_json::to_vec(&json!({"batch": 1, "expires": 60_000_000_000_u64}))?;
+    client.publish_with_reply(ask_next.to_owned(), inbox, request.into()).await?;
+    let message = next(&mut answers).await?;
+    let headers = message.headers.context("headers")?;
+    assert_eq!(headers.get("ce-rawsequence").map(async_nats::HeaderValue::as_str), Some(version));
+    assert!(message.subject.starts_with("crm.result."), "{}", message.subject);
+    // Confirmed, so that nothing is in doubt afterwards.
+    let confirmed = client.request(message.reply.context("where to ack")?, "+ACK".into());
+    tokio::time::timeout(PATIENCE, confirmed).await.context("the ack is not confirmed")??;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_key_of_an_extra_consumer_is_replaced_and_its_place_stays() -> anyhow::Result<()> {
+    const NAME: &str = "report";
+    let add = documented("nats consumer add")?;
+    let stream = &add.words[3];
+    let prefix = documented("nats context save")?.flags["js-api-prefix"].clone();
+    let school = School::builder().guarded(&[NAME]).open().await?;
+    for version in [1, 2] {
+        publish_outcome(&school, 7, version).await?;
+    }
+    let user = format!("consumers/{NAME}");
+    let ask_next = format!("{prefix}.CONSUMER.MSG.NEXT.{stream}.{NAME}");
+    let before = Guest::enter(&school, &user, NAME).await?;
+    let body = json!({"stream_name": stream, "action": "create", "config": {
+        "durable_name": NAME, "name": NAME, "ack_policy": "explicit", "deliver_policy": "all",
+    }});
+    ask(&before.client, format!("{prefix}.CONSUMER.DURABLE.CREATE.{stream}.{NAME}"), &body).await?;
+    take(&before.client, &ask_next, "1").await?;
+
+    let seed = school.seed(&user);
+    let old = std::fs::read_to_string(&seed)?;
+    std::fs::remove_file(&seed)?;
+    school.admit(NAME).await?;
+    assert_ne!(std::fs::read_to_string(&seed)?, old);
+    let refused = ConnectOptions::with_nkey(old.trim().to_owned()).connect(school.nats.url()).await;
+    assert!(refused.is_err_and(|error| error.to_string().contains("authorization violation")));
+    take(&Guest::enter(&school, &user, NAME).await?.client, &ask_next, "2").await
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_documented_commands_of_the_nats_program_work_on_the_wire() -> anyhow::Result<()> {
     let context = documented("nats context save")?;
@@ -120,21 +165,10 @@ async fn the_documented_commands_of_the_nats_program_work_on_the_wire() -> anyho
     ask(&client, format!("{prefix}.{subject}"), &body).await?;
     ask(&client, format!("{prefix}.CONSUMER.INFO.{stream}.{name}"), &Value::Null).await?;
     assert!(get.flags.contains_key("ack") && get.flags["count"].parse::<u32>()? >= 3);
-    let inbox = client.new_inbox();
-    assert!(inbox.starts_with(&context.flags["inbox-prefix"]), "{inbox}");
-    let mut answers = client.subscribe(inbox.clone()).await?;
+    assert!(client.new_inbox().starts_with(&context.flags["inbox-prefix"]));
+    let ask_next = format!("{prefix}.CONSUMER.MSG.NEXT.{stream}.{name}");
     for version in ["1", "2", "3"] {
-        // The program asks for one message at a time.
-        let request = json!({"batch": 1, "expires": 60_000_000_000_u64});
-        let subject = format!("{prefix}.CONSUMER.MSG.NEXT.{stream}.{name}");
-        client.publish_with_reply(subject, inbox.clone(), serde_json::to_vec(&request)?.into()).await?;
-        let message = next(&mut answers).await?;
-        let headers = message.headers.context("headers")?;
-        assert_eq!(headers.get("ce-rawsequence").map(async_nats::HeaderValue::as_str), Some(version));
-        assert!(message.subject.starts_with("crm.result."), "{}", message.subject);
-        // Confirmed, so that nothing is in doubt when the state is asked for below.
-        let confirmed = client.request(message.reply.context("where to ack")?, "+ACK".into());
-        tokio::time::timeout(PATIENCE, confirmed).await.context("the ack is not confirmed")??;
+        take(&client, &ask_next, version).await?;
     }
     let info = ask(&client, format!("{prefix}.CONSUMER.INFO.{stream}.{name}"), &Value::Null).await?;
     assert_eq!((&info["num_pending"], &info["num_ack_pending"]), (&json!(0), &json!(0)), "{info}");

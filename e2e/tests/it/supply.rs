@@ -84,7 +84,7 @@ async fn the_bill_of_materials_is_cyclonedx_and_complete() -> anyhow::Result<()>
     for name in ["tokio", "rustls", "async-nats", "sled", "producer", "pusher"] {
         assert!(find(name).is_some(), "{name}");
     }
-    for name in ["proptest", "e2e", "rcgen"] {
+    for name in ["proptest", "e2e", "rcgen", "fuzz", "benches"] {
         assert!(find(name).is_none(), "{name} is not shipped");
     }
     let own: BTreeSet<String> = metadata()?.workspace_packages().iter().map(|p| p.name.to_string()).collect();

@@ -3,6 +3,7 @@
 mod answers;
 mod events;
 mod records;
+mod rows;
 mod settings;
 mod texts;
 
@@ -21,6 +22,7 @@ pub const TARGETS: &[Target] = &[
     events::DEAD_LETTER,
     events::CHECKPOINT,
     records::RECORD,
+    rows::PRODUCER_ROW,
     settings::MAPPING_FILE,
     settings::SETTINGS,
     texts::PHONE,

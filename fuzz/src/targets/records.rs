@@ -23,7 +23,7 @@ struct Fixture {
     seller: Option<Box<RawValue>>,
 }
 
-fn seeds() -> Vec<Vec<u8>> {
+pub(super) fn seeds() -> Vec<Vec<u8>> {
     let mut seeds = Vec::new();
     for entity in Entity::ALL {
         for file in files(&format!("mapper/fixtures/{entity}"), ".json") {

@@ -58,6 +58,7 @@ fuzzed! {
     dead_letter
     checkpoint
     record
+    producer_row
     mapping_file
     settings_of_all_stages
     phone

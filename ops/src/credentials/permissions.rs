@@ -157,7 +157,7 @@ fn pusher() -> User {
 fn status_writer() -> User {
     User::new("status-writer")
         .publishes(&["b24.status.>", "dlq.status-writer.>"])
-        .looks_at(RESULTS.name)
+        .reads_from_leader(RESULTS.name)
         .looks_at(DEAD_LETTERS.name)
         .reads_from_leader(STATUSES.name)
         .leads("status-writer")

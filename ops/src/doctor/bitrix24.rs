@@ -68,6 +68,11 @@ pub async fn look(settings: &PortalSettings, broker: Option<&Broker>, fix: Fix) 
 async fn client(settings: &PortalSettings, broker: Option<&Broker>) -> Result<Client, String> {
     let mut builder = settings.builder();
     if let Some(budget) = shared_budget(settings, broker).await {
+        let overrun = budget.clone();
+        builder = builder.refused(move || {
+            let overrun = overrun.clone();
+            Box::pin(async move { overrun.overrun().await })
+        });
         builder = builder.budget(move |_| {
             let budget = budget.clone();
             Box::pin(async move {

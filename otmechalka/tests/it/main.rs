@@ -195,11 +195,11 @@ async fn truncated_and_endless_answers_are_transient() {
 
 #[tokio::test]
 async fn refusals_bring_their_text_and_fields() {
-    let body = json!({"phone": ["Только цифры."], "courses": ["Нет такого направления: «7»."]});
+    let body = json!({"phone": ["Только цифры."], "courses": ["Нет такого направления: «7»."], "detail": "Не принято."});
     let recorder = Recorder::start(move || Canned::json(StatusCode::BAD_REQUEST, &body)).await;
     let error = client(&recorder.url).create_client(&pupil()).await.expect_err("refused");
     let ErrorClass::Refused { text, fields } = error.class() else { panic!("not a refusal: {error:?}") };
-    assert_eq!(text, "courses: Нет такого направления: «7».; phone: Только цифры.");
+    assert_eq!(text, "Не принято.");
     assert_eq!(fields[1], ("phone".to_owned(), "Только цифры.".to_owned()));
     assert_eq!(
         error.to_string(),

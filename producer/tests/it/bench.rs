@@ -31,6 +31,8 @@ pub struct Bench {
     portal: Simulator,
     http: reqwest::Client,
     producer: Option<Replica>,
+    /// Where reading begins.
+    pub first_watermark: &'static str,
 }
 
 /// A running producer, and what tells it to stop.
@@ -53,7 +55,7 @@ impl Bench {
         bootstrap::apply(&broker, 1, Mode::Make).await.unwrap();
         let portal = Simulator::start(Options { clock_speed: CLOCK_SPEED, ..options }).await.unwrap();
         let http = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().unwrap();
-        Bench { nats, broker, folder, portal, http, producer: None }
+        Bench { nats, broker, folder, portal, http, producer: None, first_watermark: "2015-01-01" }
     }
 
     pub fn state_dir(&self) -> PathBuf {
@@ -85,8 +87,8 @@ impl Bench {
             ("STATE_DIR", &state_dir),
             ("PORTAL_CLOCK_SPEED", &speed),
             ("SYNC_START_DATE", "2015-01-01"),
-            ("SYNC_CONTACTS_LAST_MODIFY_TIMESTAMP", "2015-01-01"),
-            ("SYNC_DEAL_LAST_MODIFY_TIMESTAMP", "2015-01-01"),
+            ("SYNC_CONTACTS_LAST_MODIFY_TIMESTAMP", self.first_watermark),
+            ("SYNC_DEAL_LAST_MODIFY_TIMESTAMP", self.first_watermark),
             ("CONTACT_SYNC_INTERVAL", interval),
             ("DEAL_SYNC_INTERVAL", interval),
         ];

@@ -71,6 +71,28 @@ async fn deals_wait_while_contacts_cannot_be_read() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn contacts_travel_while_a_method_of_deals_has_no_computing_time_left() {
+    let mut bench = Bench::plain(2, 2).await;
+    bench.start_producer();
+    bench.settles_at(4).await;
+    let out_of_time =
+        json!({"kind": "command_error", "method": "*productrow*", "error": "OPERATION_TIME_LIMIT"});
+    bench.admin("faults", out_of_time).await;
+    let fields = json!({"TITLE": "Абонемент", "STAGE_ID": "WON"});
+    bench.admin("deals", json!({"fields": fields})).await;
+    eventually("a failed poll of deals", || async { spoilt(&bench).await >= 1 }).await;
+    let before = spoilt(&bench).await;
+    for name in ["Анна", "Вера", "Нина", "Ольга", "Яна"] {
+        let id = bench.create_contact(name).await;
+        bench.shows_name(id, name).await;
+    }
+    assert!(spoilt(&bench).await <= before + 1, "not one contact after each try for the deal");
+    assert_eq!(bench.messages().await, 9);
+    bench.end_faults().await;
+    bench.settles_at(10).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn rows_that_cannot_be_read_hold_their_deal_back_without_losing_it() {
     let mut bench = Bench::plain(2, 2).await;
     bench.admin("faults", json!({"kind": "html_502", "method": "*productrow*"})).await;

@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use schemas::Entity;
+use schemas::streams::{CHECKPOINTS, RAW};
+use schemas::{Checkpoint, Entity, Window, subjects};
 use serde_json::json;
 
 use crate::bench::{Bench, STATUS, contact, eventually};
@@ -51,6 +52,44 @@ async fn a_window_is_resumed_where_it_was_left() {
     bench.start_producer();
     bench.settles_at(400).await;
     assert!(bench.counts().await.values().all(|count| *count == 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn deals_wait_for_the_first_contacts_also_where_another_producer_began_to_read_these() {
+    let mut bench = Bench::plain(20, 600).await;
+    // Less than a year before all that the portal starts with.
+    bench.first_watermark = "2025-12-01";
+    // That one died after the first of several requests.
+    let first = "2025-12-01T00:00:00+03:00".parse().unwrap();
+    let window = Window { from: first, until: "2100-01-01T00:00:00+03:00".parse().unwrap(), cursor: 0 };
+    let checkpoint = Checkpoint { watermark: first, window: Some(window), polls: 0, poll: None };
+    let contacts = bench.broker.bucket(&CHECKPOINTS).await.unwrap();
+    contacts.put(Entity::Contact.token(), serde_json::to_vec(&checkpoint).unwrap().into()).await.unwrap();
+    bench.admin("faults", json!({"kind": "html_502", "method": "crm.contact.list", "count": 1})).await;
+    bench.start_producer();
+    bench.settles_at(620).await;
+    let entities: Vec<Entity> = bench.events().await.iter().map(|(event, _)| event.record.entity).collect();
+    assert!(entities.is_sorted(), "clients come before their tickets");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_is_erased_again_and_again_stops_nobody() {
+    let mut bench = Bench::plain(2, 0).await;
+    bench.start_producer();
+    bench.settles_at(2).await;
+    let ids = bench.ids().await;
+    let raw = bench.broker.jetstream().get_stream(RAW.name).await.unwrap();
+    // It is read with every poll, and published whenever neither the stream nor the cache has anything of it.
+    for _ in 0..7 {
+        bench.edit_contact(ids[0], json!({"COMMENTS": "ещё раз"})).await;
+        bench.stop_producer().await;
+        raw.purge().filter(subjects::raw(contact(ids[0]))).await.unwrap();
+        std::fs::remove_dir_all(bench.state_dir()).unwrap();
+        bench.start_producer();
+        eventually("an event", || async { bench.newest(contact(ids[0])).await.is_some() }).await;
+    }
+    bench.edit_contact(ids[1], json!({"NAME": "Вера"})).await;
+    bench.shows_name(ids[1], "Вера").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

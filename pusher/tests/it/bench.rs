@@ -14,7 +14,7 @@ use runtime::local_nats::LocalNats;
 use runtime::{Broker, CancellationToken, Outgoing};
 use schemas::streams::{CHECKPOINTS, COMMANDS, RESULTS, StreamDefinition};
 use schemas::{
-    Checkpoint, Client, Envelope, Mapping, Outcome, Problem, RecordChanged, RecordId, RecordMapped,
+    Checkpoint, Client, Entity, Envelope, Mapping, Outcome, Problem, RecordChanged, RecordId, RecordMapped,
     RecordProcessed, RecordRef, Shown, Ticket, Version, subjects,
 };
 use serde_json::{Value, json};
@@ -30,6 +30,8 @@ pub struct Bench {
     pub otmechalka: Simulator,
     http: reqwest::Client,
     folder: tempfile::TempDir,
+    /// Longest call of the programs that are started from now on.
+    pub timeout: &'static str,
 }
 
 pub fn contact(id: u64) -> RecordRef {
@@ -91,7 +93,8 @@ fn envelope(record: RecordRef, pupil: RecordRef, version: Option<Version>) -> En
     Envelope {
         record,
         source: "/rollcall/mapper".into(),
-        pupil: Some(pupil.id),
+        // A deal that names itself has none.
+        pupil: (pupil.entity == Entity::Contact).then_some(pupil.id),
         modified: moment("2026-01-10T12:00:00+03:00"),
         fingerprint: "ab".into(),
         version,
@@ -109,7 +112,7 @@ impl Bench {
             Broker::connect("test", &settings, Health::default(), CancellationToken::new()).await.unwrap();
         bootstrap::apply(&broker, 1, Mode::Make).await.unwrap();
         let otmechalka = otmechalka::start(Options::default()).await.unwrap();
-        Bench { server, broker, otmechalka, http: reqwest::Client::new(), folder }
+        Bench { server, broker, otmechalka, http: reqwest::Client::new(), folder, timeout: "3s" }
     }
 
     pub fn state_dir(&self) -> std::path::PathBuf {
@@ -127,7 +130,7 @@ impl Bench {
             .env("NATS_URL", self.server.url())
             .env("OTMECHALKA_URL", self.otmechalka.url.as_str())
             .env("OTMECHALKA_CLOCK_SPEED", speed)
-            .env("OTMECHALKA_TIMEOUT", "3s")
+            .env("OTMECHALKA_TIMEOUT", self.timeout)
             .env("STATE_DIR", state_dir)
             .env("RUST_LOG", std::env::var("PUSHER_LOG").unwrap_or_else(|_| "error".into()))
             .stdin(Stdio::null())

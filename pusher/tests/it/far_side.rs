@@ -175,7 +175,7 @@ async fn a_refusal_goes_to_that_record_and_the_others_go_on() {
     }
     let refused = bench.settled(pupils[0], version(pupils[0].id.get())).await;
     assert_eq!(refused.outcome, Outcome::Refused);
-    assert!(refused.status.contains("Номер уже занят"), "{}", refused.status);
+    assert!(refused.status.contains("«телефон: Номер уже занят»"), "{}", refused.status);
     assert_success(&bench.settled(pupils[1], version(pupils[1].id.get())).await, Outcome::Created);
 }
 

@@ -135,7 +135,9 @@ async fn an_answer_lost_after_the_create_causes_no_second_create() {
 #[tokio::test(flavor = "multi_thread")]
 async fn five_hundred_creates_whose_answers_are_lost_make_no_second_one() {
     const PUPILS: u64 = 250;
-    let bench = Bench::start().await;
+    let mut bench = Bench::start().await;
+    // Each waits for as long before its next try.
+    bench.timeout = "1s";
     for path in ["/api/clients/", "/api/tickets/"] {
         let fault = |kind: &str, count: u64| json!({"kind": kind, "method": "POST", "path": path, "count": count, "seconds": 5, "apply": true});
         for (kind, count) in [

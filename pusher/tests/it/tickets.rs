@@ -1,9 +1,16 @@
 //! Tickets and their clients.
 
 use schemas::streams::{COMMANDS, RESULTS, WAITING};
-use schemas::{Answered, Mapping, Outcome, Version, subjects};
+use schemas::{Answered, Mapping, Outcome, RecordRef, Version, subjects};
+use serde_json::json;
 
 use crate::bench::{Bench, assert_success, client, contact, deal, eventually, refused, ticket, version};
+
+/// Has a deal's ticket be made.
+async fn sell(bench: &Bench, sale: RecordRef, pupil: RecordRef, raw_sequence: u64) {
+    bench.command(sale, pupil, version(raw_sequence), "", ticket(pupil)).await;
+    assert_success(&bench.settled(sale, version(raw_sequence)).await, Outcome::Created);
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_ticket_waits_for_its_client_and_follows_it() {
@@ -104,8 +111,7 @@ async fn a_ticket_that_is_there_is_left_alone() {
     let _pusher = bench.pusher();
     let (pupil, sale) = (contact(17), deal(18));
     bench.command(pupil, pupil, version(1), "", client("Иван")).await;
-    bench.command(sale, pupil, version(2), "", ticket(pupil)).await;
-    assert_success(&bench.settled(sale, version(2)).await, Outcome::Created);
+    sell(&bench, sale, pupil, 2).await;
     let calls = bench.history().await.len();
     bench.command(sale, pupil, version(3), "Успешно", ticket(pupil)).await;
     assert_success(&bench.settled(sale, version(3)).await, Outcome::AlreadyThere);
@@ -141,8 +147,7 @@ async fn a_deal_with_a_ticket_stays_a_success_when_a_later_edit_does_not_map() {
     let (pupil, sale) = (contact(22), deal(23));
     bench.command(pupil, pupil, version(1), "", client("Иван")).await;
     bench.settled(pupil, version(1)).await;
-    bench.command(sale, pupil, version(2), "", ticket(pupil)).await;
-    assert_success(&bench.settled(sale, version(2)).await, Outcome::Created);
+    sell(&bench, sale, pupil, 2).await;
     let calls = bench.history().await.len();
     for (raw_sequence, mapping) in [(3, refused()), (4, Mapping::OutOfScope), (5, refused())] {
         bench.command(sale, pupil, version(raw_sequence), "Успешно", mapping).await;
@@ -164,6 +169,40 @@ async fn a_deal_with_a_ticket_stays_a_success_when_a_later_edit_does_not_map() {
         assert_eq!(bench.settled(sale, version(7)).await.problems[0].code, "phone.missing");
     }
     assert_eq!(bench.history().await.len(), calls + 2, "a new deal is not looked up");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_deal_without_a_pupil_is_looked_up_again_where_the_first_look_fails() {
+    let bench = Bench::start().await;
+    let (pupil, sale) = (contact(22), deal(23));
+    let _pusher = bench.pusher();
+    bench.new_client(pupil).await;
+    sell(&bench, sale, pupil, 30).await;
+    bench
+        .fault(json!({"kind": "internal_500", "method": "GET", "path": "/api/tickets/23/", "count": 1}))
+        .await;
+    bench.command(sale, sale, version(31), "", refused()).await;
+    assert_success(&bench.settled(sale, version(31)).await, Outcome::AlreadyThere);
+    assert_eq!(bench.faults_fired().await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_that_is_sent_round_again_looks_whether_the_ticket_came_meanwhile() {
+    let bench = Bench::start().await;
+    let (pupil, sale) = (contact(39912), deal(96040));
+    let pusher = bench.pusher();
+    bench.new_client(pupil).await;
+    sell(&bench, sale, pupil, 4).await;
+    assert!(pusher.stop().await.success());
+    // As a replica sees it that does not know of the older version, whose ticket is just being made.
+    bench.forget(sale).await;
+    std::fs::remove_dir_all(bench.state_dir()).unwrap();
+    let _pusher = bench.pusher();
+    bench.command(sale, pupil, version(5), "", refused()).await;
+    assert_eq!(bench.settled(sale, version(5)).await.outcome, Outcome::Refused);
+    let again = Version { raw_sequence: 5, redrive: 1 };
+    bench.command(sale, pupil, again, "Телефон", refused()).await;
+    assert_success(&bench.settled(sale, again).await, Outcome::AlreadyThere);
 }
 
 #[tokio::test(flavor = "multi_thread")]

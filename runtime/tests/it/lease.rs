@@ -141,6 +141,24 @@ async fn a_webhook_that_is_refused_is_tried_once_a_minute_by_all_together() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_the_portal_refuses_to_one_all_wait_for() {
+    let bench = Bench::bootstrapped().await;
+    let size = BucketSize { capacity: 20.0, leak_per_second: 0.001, clock_speed: 1.0 };
+    let budgets = [
+        SharedBudget::open(&bench.broker, size).await.unwrap(),
+        SharedBudget::open(&bench.broker, size).await.unwrap(),
+    ];
+    for budget in &budgets {
+        budget.acquire(Lane::Live).await.unwrap();
+    }
+    budgets[0].overrun().await;
+    let turn = tokio::time::timeout(Duration::from_secs(1), budgets[1].acquire(Lane::Live)).await;
+    assert!(turn.is_err(), "two of twenty were booked, and yet nobody gets one");
+    let level = SharedBudget::look(&bench.broker).await.unwrap().unwrap();
+    assert!(level.level > 19.9, "{level:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn replicas_on_different_hosts_take_from_one_bucket() {
     let bench = Bench::bootstrapped().await;
     let size = BucketSize { capacity: 20.0, leak_per_second: 0.001, clock_speed: 1.0 };

@@ -13,7 +13,7 @@ use runtime::broker::NatsSettings;
 use runtime::health::Health;
 use runtime::local_nats::LocalNats;
 use runtime::{Broker, CancellationToken, Delivery, Handler, Outgoing, PublishError, Verdict, consume};
-use schemas::streams::{ATTEMPTS, DEAD_LETTERS, RAW, mapper_consumer};
+use schemas::streams::{ATTEMPTS, COMMANDS, DEAD_LETTERS, RAW, mapper_consumer};
 use schemas::{DeadLetter, Envelope, RecordChanged, RecordId, RecordRef, subjects};
 
 struct Bench {
@@ -254,6 +254,35 @@ async fn a_count_of_an_earlier_version_is_gone_on_with() {
     let letter = letters.get_raw_message(1).await.unwrap().payload;
     let letter: DeadLetter = serde_json::from_slice(&letter).unwrap();
     assert_eq!(letter.first_failed, None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_verdict_that_finds_no_room_until_the_stage_stops_blames_no_message() {
+    let bench = Bench::bootstrapped().await;
+    let sequence = bench.publish_contact(1, "fine").await;
+    bench.broker.jetstream().delete_stream(COMMANDS.name).await.unwrap();
+    let attempts = bench.broker.bucket(&ATTEMPTS).await.unwrap();
+    let key = format!("mapper.{sequence}");
+    attempts.put(&key, "3".into()).await.unwrap();
+    let consumer: async_nats::jetstream::consumer::PullConsumer =
+        bench.broker.jetstream().get_consumer_from_stream("mapper", RAW.name).await.unwrap();
+    let first = consumer.fetch().max_messages(1).messages().await.unwrap().next().await.unwrap().unwrap();
+    first.ack_with(async_nats::jetstream::AckKind::Nak(None)).await.unwrap();
+    let handler = Counting(AtomicU64::new(0), |_, _: &Delivery| {
+        let Outgoing { encoded, .. } = changed(1, "a");
+        Verdict::Done(vec![Outgoing::new("crm.cmd.00.contact.1".to_owned(), encoded, "a".to_owned())])
+    });
+    let stage = consume(&bench.broker, "mapper", mapper_consumer(), &handler);
+    let watch = async {
+        eventually("it has nothing to blame the message for", || async {
+            handler.0.load(Ordering::SeqCst) > 0 && attempts.get(&key).await.unwrap().is_none()
+        })
+        .await;
+        bench.stopping.cancel();
+    };
+    let (ended, ()) = tokio::join!(stage, watch);
+    ended.unwrap();
+    assert_eq!(bench.unsettled().await, 1, "it comes again");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -135,6 +135,9 @@ pub struct Rule {
     /// Error code of `command_error`.
     #[serde(default)]
     pub error: Option<String>,
+    /// The record that `command_error` is about, by the ID in the call; any when absent.
+    #[serde(default)]
+    pub id: Option<i64>,
     /// Error text of `command_error`.
     #[serde(default)]
     pub description: Option<String>,
@@ -183,8 +186,10 @@ impl Faults {
     }
 
     /// Picks the fault of one command.
-    pub fn strike_command(&mut self, method: &str) -> Option<Rule> {
-        self.strike(&[method.to_owned()], |rule| rule.kind.is_per_command())
+    pub fn strike_command(&mut self, method: &str, id: Option<i64>) -> Option<Rule> {
+        self.strike(&[method.to_owned()], |rule| {
+            rule.kind.is_per_command() && (rule.id.is_none() || rule.id == id)
+        })
     }
 
     fn strike(&mut self, methods: &[String], applies: impl Fn(&Rule) -> bool) -> Option<Rule> {
@@ -251,8 +256,16 @@ mod tests {
     fn command_faults_leave_requests_alone() {
         let mut faults = faults(json!({"kind": "command_error", "method": "crm.deal.update", "count": 1}));
         assert!(faults.strike_request(&["crm.deal.update".to_owned()]).is_none());
-        assert!(faults.strike_command("crm.deal.update").is_some());
-        assert!(faults.strike_command("crm.deal.update").is_none());
+        assert!(faults.strike_command("crm.deal.update", None).is_some());
+        assert!(faults.strike_command("crm.deal.update", None).is_none());
+    }
+
+    #[test]
+    fn a_command_may_fail_for_one_record_alone() {
+        let mut faults = faults(json!({"kind": "command_error", "id": 7}));
+        assert!(faults.strike_command("crm.deal.update", Some(6)).is_none());
+        assert!(faults.strike_command("crm.deal.list", None).is_none());
+        assert!(faults.strike_command("crm.deal.update", Some(7)).is_some());
     }
 
     #[test]

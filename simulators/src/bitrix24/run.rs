@@ -173,7 +173,8 @@ impl Portal {
         direct: bool,
     ) -> Finished {
         let started = self.clock.now();
-        let cost = match self.admit(name, direct, started) {
+        let id = params.param("id").and_then(Node::integer);
+        let cost = match self.admit(name, id, direct, started) {
             Ok(cost) => cost,
             Err(error) => {
                 let operating = self.state().operating.state(name, started);
@@ -192,7 +193,7 @@ impl Portal {
     }
 
     /// Checks a call before it runs and returns its cost.
-    fn admit(&self, name: &str, direct: bool, now: f64) -> Result<f64, ApiError> {
+    fn admit(&self, name: &str, id: Option<i64>, direct: bool, now: f64) -> Result<f64, ApiError> {
         let mut state = self.state();
         count(&mut state.counters.commands, name);
         if name == "batch" {
@@ -215,7 +216,7 @@ impl Portal {
         {
             return Err(error);
         }
-        if let Some(rule) = state.faults.strike_command(name) {
+        if let Some(rule) = state.faults.strike_command(name, id) {
             count(&mut state.counters.faults, "command_error");
             return Err(command_error(&rule));
         }

@@ -42,6 +42,7 @@ pub struct Bench {
     http: reqwest::Client,
     broker: Broker,
     folder: tempfile::TempDir,
+    clock_speed: f64,
     stages: Mutex<Vec<(JoinHandle<anyhow::Result<()>>, CancellationToken)>>,
     messages: AtomicU64,
 }
@@ -54,11 +55,15 @@ impl Bench {
 
     /// Starts the surroundings with some of the portal's switches changed.
     pub async fn with(settings: Value) -> Bench {
+        Bench::at_speed(CLOCK_SPEED, settings).await
+    }
+
+    /// Starts the surroundings with so many portal seconds in one of ours, and some of the portal's switches changed.
+    pub async fn at_speed(clock_speed: f64, settings: Value) -> Bench {
         let _installed = rustls::crypto::ring::default_provider().install_default();
         let folder = tempfile::tempdir().unwrap();
         let server = LocalNats::start(&folder.path().join("nats")).await.unwrap();
-        let options =
-            Options { data: StartingData::Empty, clock_speed: CLOCK_SPEED, settings, ..Options::default() };
+        let options = Options { data: StartingData::Empty, clock_speed, settings, ..Options::default() };
         let portal = Simulator::start(options).await.unwrap();
         let broker = Broker::connect(
             "judge",
@@ -75,6 +80,7 @@ impl Bench {
             http: reqwest::Client::builder().no_proxy().build().unwrap(),
             broker,
             folder,
+            clock_speed,
             stages: Mutex::default(),
             messages: AtomicU64::new(0),
         }
@@ -91,7 +97,7 @@ impl Bench {
         let source = Source::new([
             text("NATS_URL", self.server.url()),
             text("BITRIX24_WEBHOOK_URL", self.portal.webhook_url()),
-            text("PORTAL_CLOCK_SPEED", CLOCK_SPEED.to_string()),
+            text("PORTAL_CLOCK_SPEED", self.clock_speed.to_string()),
             text("STATE_DIR", self.folder.path().join(folder).display().to_string()),
             text("BITRIX24_OPERATING_LIMIT", self.operating_limit().await),
         ]);
@@ -292,6 +298,11 @@ impl Bench {
         self.post("userfields/contact", &json!({"name": FIELD})).await;
     }
 
+    /// Changes what updates take from now on, in portal seconds. Those under way take what they took.
+    pub async fn updates_take(&self, seconds: f64) {
+        self.post("settings", &updates_that_take(seconds)).await;
+    }
+
     /// Plans a fault.
     pub async fn fault(&self, rule: Value) {
         self.post("faults", &rule).await;
@@ -346,6 +357,11 @@ impl Bench {
     fn admin(&self, path: &str) -> String {
         format!("{}{path}", self.portal.admin_url())
     }
+}
+
+/// Returns the switches of a portal whose updates take so many seconds.
+pub fn updates_that_take(seconds: f64) -> Value {
+    json!({"costs": {"seconds": {"crm.*.update": seconds}}})
 }
 
 fn envelope(record: RecordRef, version: u64, modified: DateTime<FixedOffset>) -> Envelope {

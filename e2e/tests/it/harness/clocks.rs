@@ -26,6 +26,9 @@ impl Scene {
         let started = tokio::time::Instant::now();
         rename(school, self.pupil, self.edits).await?;
         school.bitrix24.edit("deal", self.deal, json!({"COMMENTS": what})).await?;
+        // A create that fails has its command put aside, until a time that is NATS'.
+        let once = json!({"kind": "internal_500", "method": "POST", "path": "/api/clients/", "count": 1});
+        school.otmechalka.fault(once).await?;
         let second = school.bitrix24.create_contact(born_pupil()).await?;
         let sold = school.bitrix24.create_deal(people::deal(second, true), people::rows(8_700)).await?;
         until_success(school, "contact", second).await.map_err(|error| error.context(what.to_owned()))?;

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use e2e::harness::{Tally, judge, people, plan};
+use e2e::harness::{Mended, Tally, judge, people, plan};
 use e2e::{PATIENCE, School, SchoolBuilder, Stage, eventually};
 use schemas::problem::SUCCESS;
 use serde_json::{Value, json};
@@ -129,6 +129,9 @@ const CALLS: [(&str, &str); 5] = [
     ("POST", "/api/tickets/"),
 ];
 
+/// Largest body of Bitrix24 that is read.
+const LARGEST_BODY_KIB: u64 = 16 * 1024;
+
 /// Tells whether the long form is asked for.
 fn is_full() -> bool {
     std::env::var_os("ROLLCALL_MATRIX").is_some()
@@ -174,11 +177,7 @@ fn measured() -> SchoolBuilder {
 
 /// A school whose portal's pauses of a minute take a second.
 fn with_fast_portal() -> SchoolBuilder {
-    measured()
-        .bitrix24(&["--clock-speed", "60"])
-        .env("PORTAL_CLOCK_SPEED", "60")
-        .env("CONTACT_SYNC_INTERVAL", "300ms")
-        .env("DEAL_SYNC_INTERVAL", "300ms")
+    measured().bitrix24(&["--clock-speed", "60"]).env("PORTAL_CLOCK_SPEED", "60").polled_each("300ms")
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -213,9 +212,10 @@ async fn each_fault_of_bitrix24_passes_without_a_gap() -> anyhow::Result<()> {
         println!("{what}: {:.0} s", started.elapsed().as_secs_f64());
     }
     school.bitrix24.heal().await?;
+    let mended = Some(Mended::now(&school).await?);
     school.caught_up().await?;
     assert_told_no_secret(&school, &[]).await?;
-    judge::judge(&school, &Tally::default()).await
+    judge::judge(&school, &Tally { mended, largest_body_kib: LARGEST_BODY_KIB, ..Tally::default() }).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -231,7 +231,6 @@ async fn faults_of_what_is_seldom_asked_of_bitrix24_pass_as_well() -> anyhow::Re
     school.bitrix24.fault(refused).await?;
     Stage::ALL.into_iter().try_for_each(|stage| school.start(stage))?;
     let (kinds, together) = if is_full() { (asked_for(&BITRIX24), 1) } else { (SOME.to_vec(), SOME.len()) };
-    let mut restarts = 0;
     for kinds in kinds.chunks(together) {
         let what = kinds.join(", ");
         let fault =
@@ -239,7 +238,6 @@ async fn faults_of_what_is_seldom_asked_of_bitrix24_pass_as_well() -> anyhow::Re
         let faults = SELDOM.iter().flat_map(|method| kinds.iter().map(move |kind| fault(kind, method)));
         school.bitrix24.fault(faults.collect()).await?;
         school.kill_and_start(Stage::StatusWriter).await?;
-        restarts += 1;
         let pupil = new_contact(&school).await?;
         let deal = school.bitrix24.create_deal(people::deal(pupil, true), people::rows(8_700)).await?;
         let started = tokio::time::Instant::now();
@@ -260,9 +258,10 @@ async fn faults_of_what_is_seldom_asked_of_bitrix24_pass_as_well() -> anyhow::Re
     let log = std::fs::read_to_string(school.log_file(Stage::Producer))?;
     ensure!(log.contains("Product rows are read by crm.deal.productrows.get"), "items were listed");
     school.bitrix24.heal().await?;
+    let mended = Some(Mended::now(&school).await?);
     school.caught_up().await?;
     assert_told_no_secret(&school, &[]).await?;
-    judge::judge(&school, &Tally { restarts, ..Tally::default() }).await
+    judge::judge(&school, &Tally { mended, largest_body_kib: LARGEST_BODY_KIB, ..Tally::default() }).await
 }
 
 /// Has a fault strike these calls of otmechalka, about a new pupil and its ticket; checks what their statuses say of it.
@@ -375,8 +374,8 @@ async fn a_status_field_deleted_in_mid_run_stops_statuses_and_nothing_else() -> 
     school.bitrix24.add_field("contact", people::STATUS).await?;
     until_success(&school, "contact", second).await?;
     // What the field held went with it; polls cannot see that, reconciling does.
-    let told = school.rollcall(&["reconcile", "--repair"]).await?;
-    assert!(told.out.contains("1") && told.code <= 2, "{told:?}");
+    let (_, told) = crate::reconcile::reconcile(&school, &["--repair"]).await?;
+    assert_eq!(told["result"]["sent"], 1, "{told}");
     until_success(&school, "contact", pupil).await?;
     school.caught_up().await?;
     judge::judge(&school, &Tally { sent_again: 1, ..Tally::default() }).await
@@ -389,8 +388,7 @@ async fn a_refused_webhook_is_tried_once_a_minute_by_both_stages_together() -> a
     let mut school = watched(School::builder())
         .bitrix24(&["--clock-speed", "30"])
         .env("PORTAL_CLOCK_SPEED", "30")
-        .env("CONTACT_SYNC_INTERVAL", "300ms")
-        .env("DEAL_SYNC_INTERVAL", "300ms")
+        .polled_each("300ms")
         .open()
         .await?;
     for stage in [Stage::Producer, Stage::Mapper, Stage::Pusher] {
@@ -416,9 +414,10 @@ async fn a_refused_webhook_is_tried_once_a_minute_by_both_stages_together() -> a
     assert_eq!(status_of(&school, "contact", pupil).await?, "");
 
     school.bitrix24.heal().await?;
+    let mended = Some(Mended::now(&school).await?);
     until_success(&school, "contact", pupil).await?;
     new_contact(&school).await?;
     school.caught_up().await?;
     assert_told_no_secret(&school, &[]).await?;
-    judge::judge(&school, &Tally::default()).await
+    judge::judge(&school, &Tally { mended, ..Tally::default() }).await
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use anyhow::Context;
-use e2e::harness::{Mended, Tally, judge, people, plan::PLACES};
+use e2e::harness::{Mended, Tally, judge, people, plan::PLACES, witness::Witness};
 use e2e::{School, Stage, eventually};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -28,6 +28,7 @@ async fn each_stage_may_be_killed_between_any_two_side_effects() -> anyhow::Resu
         .open()
         .await?;
     school.shorten_ack_wait(SHORT_ACK_WAIT).await?;
+    let witness = Witness::of(&school);
     let mut places: BTreeMap<Stage, VecDeque<&str>> = BTreeMap::new();
     for (stage, place) in PLACES {
         places.entry(stage).or_default().push_back(place);
@@ -36,7 +37,7 @@ async fn each_stage_may_be_killed_between_any_two_side_effects() -> anyhow::Resu
         let first = places.get_mut(&stage).and_then(VecDeque::pop_front).expect("every stage has places");
         school.doom(stage, first).await?;
     }
-    let mut restarts = 0;
+    let mut deaths = 0;
     let started = tokio::time::Instant::now();
     while !places.is_empty() {
         assert!(started.elapsed() < ALL_DEATHS, "these are not reached: {places:?}");
@@ -50,7 +51,7 @@ async fn each_stage_may_be_killed_between_any_two_side_effects() -> anyhow::Resu
                 continue;
             }
             school.until_dead(stage).await?;
-            restarts += 1;
+            deaths += 1;
             println!("{stage:?} died after {:.0} s; left: {left:?}", started.elapsed().as_secs_f64());
             match left.pop_front() {
                 Some(next) => school.doom(stage, next).await?,
@@ -61,9 +62,11 @@ async fn each_stage_may_be_killed_between_any_two_side_effects() -> anyhow::Resu
             }
         }
     }
-    assert_eq!(restarts, PLACES.len() as u64);
+    assert_eq!(deaths, PLACES.len());
+    let mended = Some(Mended::now(&school).await?);
     school.caught_up().await?;
-    judge::judge(&school, &Tally { restarts, ..Tally::default() }).await
+    let suspects = witness.tell().await?;
+    judge::judge(&school, &Tally { suspects, mended, ..Tally::default() }).await
 }
 
 /// Contacts of a first sync, and as many deals.
@@ -85,9 +88,10 @@ async fn random_kills_during_a_first_sync_lose_and_double_nothing() -> anyhow::R
 async fn kill_at_random(seed: u64, kills: &mut Vec<(Duration, Stage)>) -> anyhow::Result<()> {
     let mut dice = ChaCha8Rng::seed_from_u64(seed);
     // Polls of a second would use all that the portal gives back, as each reads every status again that was just written.
-    let builder = School::builder().env("CONTACT_SYNC_INTERVAL", "5s").env("DEAL_SYNC_INTERVAL", "5s");
+    let builder = School::builder().polled_each("5s");
     let mut school = ordinary(builder.plain(MANY, MANY)).await?;
     school.shorten_ack_wait(SHORT_ACK_WAIT).await?;
+    let witness = Witness::of(&school);
     Stage::ALL.into_iter().try_for_each(|stage| school.start(stage))?;
     let mut statuses = 0;
     while statuses < 2 * MANY as u64 && (kills.len() as u64) < MOST_KILLS {
@@ -102,7 +106,8 @@ async fn kill_at_random(seed: u64, kills: &mut Vec<(Duration, Stage)>) -> anyhow
     println!("seed {seed}: {} kills, {statuses} statuses before the last", kills.len());
     let mended = Some(Mended::now(&school).await?);
     school.caught_up().await?;
-    judge::judge(&school, &Tally { restarts: kills.len() as u64, mended, ..Tally::default() }).await
+    let suspects = witness.tell().await?;
+    judge::judge(&school, &Tally { suspects, mended, ..Tally::default() }).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -151,9 +156,10 @@ async fn each_stage_may_be_killed_while_a_crm_works_for_it() -> anyhow::Result<(
         school.kill_and_start(stage).await?;
     }
 
+    let mended = Some(Mended::now(&school).await?);
     for pupil in [pupil, second, third, fourth] {
         super::until_success(&school, "contact", pupil).await?;
     }
     school.caught_up().await?;
-    judge::judge(&school, &Tally { restarts: 3 + 2 * 4, ..Tally::default() }).await
+    judge::judge(&school, &Tally { mended, ..Tally::default() }).await
 }

@@ -14,11 +14,22 @@ struct Crms {
     contact_status: &'static str,
     /// Answers to the create of the client, in order; with a last one of 200 the client is there.
     answers: Vec<u64>,
+    /// Statuses that were written into the contact, in order.
+    written: Vec<&'static str>,
+    /// Has the contact say less at first than it takes.
+    is_completed_later: bool,
 }
 
 impl Crms {
     fn right() -> Crms {
-        Crms { ticket_price: 8_700, deal_status: SUCCESS, contact_status: SUCCESS, answers: vec![200] }
+        Crms {
+            ticket_price: 8_700,
+            deal_status: SUCCESS,
+            contact_status: SUCCESS,
+            answers: vec![200],
+            written: vec![SUCCESS],
+            is_completed_later: false,
+        }
     }
 
     async fn differences(&self) -> anyhow::Result<Vec<String>> {
@@ -48,6 +59,24 @@ impl Crms {
             json!({"method": "POST", "path": "/api/clients/", "origin_id": "5", "status": status,
                    "applied": applied, "body": client, "fault": null, "admin": false})
         });
+        let mut incomplete = contact.clone();
+        if self.is_completed_later {
+            incomplete["PHONE"] = json!([]);
+        }
+        let mut history = vec![
+            json!({"seq": 1, "origin": "human", "method": "crm.contact.add", "entity": "contact", "id": 5, "record": incomplete}),
+            json!({"seq": 2, "origin": "human", "method": "crm.deal.add", "entity": "deal", "id": 7, "record": deal}),
+            json!({"seq": 3, "origin": "human", "method": "crm.deal.productrows.set", "entity": "deal", "id": 7,
+                   "before": people::rows(8_700), "fields": people::rows(8_000)}),
+            json!({"seq": 4, "origin": "human", "method": "crm.contact.update", "entity": "contact", "id": 5, "record": contact}),
+        ];
+        for (seq, text) in (5..).zip(&self.written) {
+            let fields = json!({people::STATUS: text});
+            history.push(
+                json!({"seq": seq, "origin": "rest", "method": "crm.contact.update", "entity": "contact",
+                "id": 5, "applied": true, "fields": fields}),
+            );
+        }
         let input = json!({
             "more": {"order": true},
             "bitrix24": {
@@ -59,12 +88,7 @@ impl Crms {
                 "tickets": if is_there { vec![&ticket] } else { Vec::new() },
             },
             "otmechalka_history": {"history": creates.collect::<Vec<_>>()},
-            "bitrix24_history": {"history": [
-                {"seq": 1, "origin": "human", "method": "crm.contact.add", "entity": "contact", "id": 5, "record": contact},
-                {"seq": 2, "origin": "human", "method": "crm.deal.add", "entity": "deal", "id": 7, "record": deal},
-                {"seq": 3, "origin": "human", "method": "crm.deal.productrows.set", "entity": "deal", "id": 7,
-                 "before": people::rows(8_700), "fields": people::rows(8_000)},
-            ]},
+            "bitrix24_history": {"history": history},
             "settings": {
                 "sync_start_date": "2020-12-22", "contacts_since": "2020-12-22", "deals_since": "2020-12-22",
                 "status_field": people::STATUS,
@@ -102,5 +126,33 @@ async fn only_a_refusal_of_the_record_itself_is_a_reason_to_mark_it() -> anyhow:
     }
     let differences = Crms { deal_status: REFUSAL, ..Crms::right() }.differences().await?;
     assert_eq!(differences, ["deal 7: status is not the success: an error text"]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn every_status_that_was_written_is_judged_and_not_the_last_alone() -> anyhow::Result<()> {
+    let right = |written: &[&'static str], is_completed_later| Crms {
+        written: written.to_vec(),
+        is_completed_later,
+        ..Crms::right()
+    };
+    for (written, is_completed_later) in [
+        (&[SUCCESS, SUCCESS][..], false),
+        (&[REFUSAL, SUCCESS], true),
+        (&[REFUSAL, REFUSAL, SUCCESS, SUCCESS], true),
+    ] {
+        let differences = right(written, is_completed_later).differences().await?;
+        assert!(differences.is_empty(), "{written:?}: {differences:?}");
+    }
+    let mistaken = right(&[REFUSAL, SUCCESS], false).differences().await?;
+    let error = format!("contact 5: was given the error '{REFUSAL}' by write");
+    assert_eq!(mistaken, [format!("{error} 5, that no version calls for")]);
+    let gone_back = right(&[SUCCESS, REFUSAL, SUCCESS], true).differences().await?;
+    assert_eq!(gone_back, [format!("{error} 6, of a version before that of the last one")]);
+    assert!(right(&[SUCCESS; 4], false).differences().await?.is_empty());
+    let too_often = right(&[SUCCESS; 5], false).differences().await?;
+    assert_eq!(too_often, ["contact 5: was given one status 5 times over 2 versions"]);
+    let refused = Crms { answers: vec![400, 200], ..right(&[REFUSAL, SUCCESS], false) };
+    assert!(refused.differences().await?.is_empty());
     Ok(())
 }

@@ -2,8 +2,8 @@
 
 use e2e::harness::{Kind, Plan, play};
 
-/// Plays one half of all kinds of trouble, or the script that is asked for.
-async fn half(seed: u64, kinds: &[Kind]) -> anyhow::Result<()> {
+/// Plays some kinds of trouble, or the script that is asked for.
+async fn script(seed: u64, kinds: &[Kind]) -> anyhow::Result<()> {
     let plan = match std::env::var("ROLLCALL_SEED") {
         Ok(seed) => Plan::of_seed(seed.parse()?),
         Err(_) => Plan::new(seed, kinds),
@@ -13,10 +13,16 @@ async fn half(seed: u64, kinds: &[Kind]) -> anyhow::Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_seeded_script_of_edits_and_troubles_ends_as_the_oracle_says() -> anyhow::Result<()> {
-    half(1, &Kind::ALL[..8]).await
+    script(1, &Kind::ALL[..8]).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn and_so_does_another_with_the_other_troubles() -> anyhow::Result<()> {
-    half(2, &Kind::ALL[8..]).await
+    script(2, &Kind::ALL[8..]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn and_so_does_a_third_on_three_servers() -> anyhow::Result<()> {
+    let others = [Kind::Kill, Kind::Zombie, Kind::Redeliver, Kind::Otmechalka];
+    script(3, &[&Kind::OF_A_CLUSTER[..], &others].concat()).await
 }

@@ -1,6 +1,6 @@
 //! Stages that stand still until another process has their work, and come back with work half done.
 
-use e2e::harness::{Mended, Tally, judge, play::until_relieved};
+use e2e::harness::{Mended, Tally, judge, play::until_relieved, witness::Witness};
 use e2e::{PATIENCE, School, Stage, eventually};
 use serde_json::json;
 
@@ -9,6 +9,7 @@ use super::{new_contact, rename, until_success};
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stage_that_stood_still_and_comes_back_changes_nothing() -> anyhow::Result<()> {
     let mut school = School::builder().brisk().start().await?;
+    let witness = Witness::of(&school);
     let pupil = new_contact(&school).await?;
     until_success(&school, "contact", pupil).await?;
 
@@ -32,5 +33,6 @@ async fn a_stage_that_stood_still_and_comes_back_changes_nothing() -> anyhow::Re
     let mended = Some(Mended::now(&school).await?);
     rename(&school, pupil, 3).await?;
     school.caught_up().await?;
-    judge::judge(&school, &Tally { mended, ..Tally::default() }).await
+    let suspects = witness.tell().await?;
+    judge::judge(&school, &Tally { suspects, mended, ..Tally::default() }).await
 }
