@@ -14,6 +14,9 @@ pub const MINUTE: Duration = Duration::from_secs(60);
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LAST_PAUSE: Duration = Duration::from_secs(60);
 
+/// Failures in a row after which the next may be one record's.
+const KEEPS_FAILING: u32 = 2;
+
 /// What may be done for an entity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Gate {
@@ -83,6 +86,11 @@ impl Line {
     /// Tells whether updates showed up as they should, so that what does not is a record's own trouble.
     pub fn is_sound(&self) -> bool {
         self.gate == Gate::Open && self.setbacks == 0
+    }
+
+    /// Tells whether the portal failed on the last rounds, one after the other.
+    pub fn keeps_failing(&self) -> bool {
+        self.unwell >= KEEPS_FAILING
     }
 
     /// Returns the number of rounds that may be under way at once.

@@ -99,6 +99,8 @@ pub struct Round {
     pub line_is_sound: bool,
     /// When a status of this entity was last seen to stand where it was written.
     pub last_kept: Option<Instant>,
+    /// Requests of this entity failed one after the other, perhaps over one record in them.
+    pub keeps_failing: bool,
 }
 
 /// What came of a round.
@@ -111,6 +113,8 @@ pub struct Report {
     pub again: Vec<Held<Delivery>>,
     /// Records whose update may still be applied, with its text.
     pub in_doubt: Vec<(RecordRef, String)>,
+    /// Records to be dealt with alone, as the portal may fail over one of them.
+    pub suspects: Vec<RecordRef>,
     /// Texts that were given up.
     pub dropped: Vec<Dropped>,
     /// Records read back with the right text.
@@ -137,6 +141,7 @@ impl Report {
             done: Vec::new(),
             again: Vec::new(),
             in_doubt: Vec::new(),
+            suspects: Vec::new(),
             dropped: Vec::new(),
             kept: 0,
             already_shown: 0,
@@ -188,12 +193,25 @@ fn is_cut_off(error: &Error) -> bool {
     matches!(error, Error::Timeout { .. } | Error::Status { status: 504, .. })
 }
 
+/// Tells whether the portal saw to a request and failed, so that one of its records may be why.
+fn is_server_error(error: &Error) -> bool {
+    let has_answered = matches!(error, Error::Api(_) | Error::Status { .. } | Error::Answer { .. });
+    has_answered && error.class() == ErrorClass::Transient && !is_cut_off(error)
+}
+
 /// Carries a round out.
 pub async fn carry_out(tools: Arc<Tools>, round: Round) -> Report {
-    let Round { entity, lane, picked, line_is_sound, last_kept } = round;
-    let report = Report::new(entity);
-    let mut turn =
-        Turn { tools: &tools, entity, lane, line_is_sound, last_kept, report, verdicts: Vec::new() };
+    let Round { entity, lane, picked, line_is_sound, last_kept, keeps_failing } = round;
+    let mut turn = Turn {
+        tools: &tools,
+        entity,
+        lane,
+        line_is_sound,
+        last_kept,
+        keeps_failing,
+        report: Report::new(entity),
+        verdicts: Vec::new(),
+    };
     for held in picked.superseded {
         turn.end(held, Verdict::Done(Vec::new()), None);
     }
@@ -220,6 +238,7 @@ struct Turn<'t> {
     lane: Lane,
     line_is_sound: bool,
     last_kept: Option<Instant>,
+    keeps_failing: bool,
     report: Report,
     /// Deliveries that are done with. They are settled together, last of all.
     verdicts: Vec<(Delivery, Verdict)>,
@@ -362,23 +381,36 @@ impl Turn<'_> {
                 self.report.measured = Some((texts.len(), said.seconds));
                 self.sort_out(held, said.fates, said.at).await;
             }
-            Some(Err(error)) => {
-                self.report.trouble = Some(Trouble::of(&error, texts.len()));
-                self.give_up_batch(held, &error);
-            }
+            Some(Err(error)) => self.give_up_batch(held, &error),
         }
     }
 
     /// Deals with updates of which only the next look tells. The portal may go on with what was cut off.
-    fn give_up_batch(&mut self, held: Vec<Held<Delivery>>, error: &Error) {
+    ///
+    /// Where it fails on batches again and again, each record of them goes alone, as one may be why.
+    fn give_up_batch(&mut self, mut held: Vec<Held<Delivery>>, error: &Error) {
         let may_be_done = !error.surely_not_processed();
-        let goes_on = is_cut_off(error) || matches!(error, Error::Broken { .. });
+        if is_cut_off(error) || matches!(error, Error::Broken { .. }) {
+            let may_come = held.iter().map(|held| (held.record(), held.wanted.text.clone()));
+            self.report.in_doubt.extend(may_come);
+        }
+        let is_alone = held.len() == 1;
+        if self.keeps_failing && is_server_error(error) {
+            self.report.suspects.extend(held.iter().map(Held::record));
+        }
+        let trouble = Trouble::of(error, held.len());
+        if is_alone
+            && (is_cut_off(error) || is_server_error(error))
+            && let Some(alone) = held.pop()
+        {
+            let whose = self.note_server_error(alone, error);
+            self.report.trouble = Some(trouble).filter(|_| whose == Whose::Everybodys);
+            return;
+        }
+        self.report.trouble = Some(trouble);
         for mut held in held {
             // What a batch would take for one of its results went alone, before it.
             held.look_first |= may_be_done || bitrix24::looks_like_reference(&held.wanted.text);
-            if goes_on {
-                self.report.in_doubt.push((held.record(), held.wanted.text.clone()));
-            }
             self.report.again.push(held);
         }
     }
@@ -438,7 +470,10 @@ impl Turn<'_> {
             ErrorClass::RateLimited { retry_after } => Some(Trouble::RateLimited(retry_after)),
             ErrorClass::OperatingLimit { .. } => Some(Trouble::OutOfOperating),
             ErrorClass::Refused => Some(Trouble::Refused(error.to_string())),
-            ErrorClass::Transient => return self.note_server_error(held, error),
+            ErrorClass::Transient => {
+                self.note_server_error(held, &error.clone().into());
+                return;
+            }
             _ if is_about_rights(error) => return self.refuse(held, error),
             _ => None,
         };
@@ -466,9 +501,9 @@ impl Turn<'_> {
         self.report.again.push(held);
     }
 
-    /// Deals with an update on which the portal itself failed, as the look beside it tells: it passes, or is the record's
-    /// own if others are written meanwhile.
-    fn note_server_error(&mut self, mut held: Held<Delivery>, error: &ApiError) {
+    /// Deals with an update on which the portal itself failed, alone or as the look beside it tells: it passes, or is the
+    /// record's own if others are written meanwhile. Returns whose it is.
+    fn note_server_error(&mut self, mut held: Held<Delivery>, error: &Error) -> Whose {
         let now = Instant::now();
         let whose = whose_refusal(held.refused, held.failures, self.last_kept);
         held.refused = Some(now);
@@ -479,10 +514,11 @@ impl Turn<'_> {
         if held.failures >= MOST_SERVER_ERRORS {
             let reason = format!("the portal fails on the status, though it writes others: {error}");
             self.end(held, Verdict::DeadLetter { reason }, None);
-            return;
+            return whose;
         }
         held.not_before = now + self.tools.real(SECOND_LOOK * 2_u32.pow(held.failures.into()));
         self.report.again.push(held);
+        whose
     }
 
     fn count_failure(&mut self, mut held: Held<Delivery>, error: &ApiError) {

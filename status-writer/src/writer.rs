@@ -525,7 +525,14 @@ impl Writer {
             line.patience.note_hasty(portal_now);
         }
         line.in_flight += 1;
-        let round = Round { entity, lane, picked, line_is_sound: line.is_sound(), last_kept: line.last_kept };
+        let round = Round {
+            entity,
+            lane,
+            picked,
+            line_is_sound: line.is_sound(),
+            last_kept: line.last_kept,
+            keeps_failing: line.keeps_failing(),
+        };
         let records = round.picked.records();
         let tools = Arc::clone(&self.tools);
         let task = self.tasks.spawn(async move { Ended::Round(Box::new(carry_out(tools, round).await)) });
@@ -629,6 +636,9 @@ impl Writer {
         let doubted_until = now + self.tools.real(LATEST_UPDATE);
         for (record, text) in report.in_doubt {
             self.desk.doubt(record, text, doubted_until, now);
+        }
+        for record in report.suspects {
+            self.desk.suspect(record);
         }
         let remembered_until = now + self.tools.real(REMEMBERED_UNKEPT);
         for dropped in report.dropped {

@@ -135,7 +135,7 @@ pub struct Rule {
     /// Error code of `command_error`.
     #[serde(default)]
     pub error: Option<String>,
-    /// The record that `command_error` is about, by the ID in the call; any when absent.
+    /// The record that a call has to be about, by the ID in it; any when absent.
     #[serde(default)]
     pub id: Option<i64>,
     /// Error text of `command_error`.
@@ -147,6 +147,14 @@ pub struct Rule {
     /// How many requests it has hit so far.
     #[serde(default)]
     pub hits: u64,
+}
+
+/// What a fault may be about: a call, or a command of a batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Called {
+    pub method: String,
+    /// The record's ID, where one is named.
+    pub id: Option<i64>,
 }
 
 fn always() -> f64 {
@@ -180,31 +188,31 @@ impl Faults {
         self.rules.clear();
     }
 
-    /// Picks the fault of a request that calls these methods, the outer one among them.
-    pub fn strike_request(&mut self, methods: &[String]) -> Option<Rule> {
-        self.strike(methods, |rule| !rule.kind.is_per_command())
+    /// Picks the fault of a request that makes these calls, the outer one among them.
+    pub fn strike_request(&mut self, calls: &[Called]) -> Option<Rule> {
+        self.strike(calls, |rule| !rule.kind.is_per_command())
     }
 
     /// Picks the fault of one command.
     pub fn strike_command(&mut self, method: &str, id: Option<i64>) -> Option<Rule> {
-        self.strike(&[method.to_owned()], |rule| {
-            rule.kind.is_per_command() && (rule.id.is_none() || rule.id == id)
-        })
+        let call = Called { method: method.to_owned(), id };
+        self.strike(&[call], |rule| rule.kind.is_per_command())
     }
 
-    fn strike(&mut self, methods: &[String], applies: impl Fn(&Rule) -> bool) -> Option<Rule> {
+    fn strike(&mut self, calls: &[Called], applies: impl Fn(&Rule) -> bool) -> Option<Rule> {
         let dice = &mut self.dice;
         self.rules.iter_mut().filter(|rule| applies(rule)).find_map(|rule| {
-            let hit = rule.matches(methods) && rule.take_turn(dice);
+            let hit = rule.matches(calls) && rule.take_turn(dice);
             hit.then(|| rule.clone())
         })
     }
 }
 
 impl Rule {
-    fn matches(&self, methods: &[String]) -> bool {
+    fn matches(&self, calls: &[Called]) -> bool {
         let pattern = self.method.as_deref().unwrap_or("*");
-        self.count != Some(0) && methods.iter().any(|method| glob(pattern, method))
+        let fits = |call: &Called| glob(pattern, &call.method) && (self.id.is_none() || self.id == call.id);
+        self.count != Some(0) && calls.iter().any(fits)
     }
 
     fn take_turn(&mut self, dice: &mut ChaCha8Rng) -> bool {
@@ -227,6 +235,10 @@ mod tests {
 
     use super::*;
 
+    fn called(method: &str, id: Option<i64>) -> Called {
+        Called { method: method.to_owned(), id }
+    }
+
     fn faults(rule: serde_json::Value) -> Faults {
         let mut faults = Faults::new(1);
         faults.add(serde_json::from_value(rule).expect("a rule"));
@@ -234,7 +246,7 @@ mod tests {
     }
 
     fn hits(faults: &mut Faults, method: &str, tries: usize) -> Vec<bool> {
-        (0..tries).map(|_| faults.strike_request(&[method.to_owned()]).is_some()).collect()
+        (0..tries).map(|_| faults.strike_request(&[called(method, None)]).is_some()).collect()
     }
 
     #[test]
@@ -247,15 +259,26 @@ mod tests {
     #[test]
     fn a_batch_is_hit_by_the_methods_of_its_commands() {
         let mut faults = faults(json!({"kind": "no_answer", "method": "crm.contact.update"}));
-        let methods = ["batch", "crm.deal.update", "crm.contact.update"].map(str::to_owned);
-        assert!(faults.strike_request(&methods).is_some());
-        assert!(faults.strike_request(&methods[..2]).is_none());
+        let calls = ["batch", "crm.deal.update", "crm.contact.update"].map(|method| called(method, None));
+        assert!(faults.strike_request(&calls).is_some());
+        assert!(faults.strike_request(&calls[..2]).is_none());
+    }
+
+    #[test]
+    fn a_batch_may_be_hit_for_one_record_in_it() {
+        let mut faults = faults(json!({"kind": "php_fatal_500", "method": "crm.*.update", "id": 7}));
+        let calls =
+            [called("batch", None), called("crm.deal.update", Some(6)), called("crm.deal.list", Some(7))];
+        assert!(faults.strike_request(&calls).is_none());
+        assert!(
+            faults.strike_request(&[called("batch", None), called("crm.deal.update", Some(7))]).is_some()
+        );
     }
 
     #[test]
     fn command_faults_leave_requests_alone() {
         let mut faults = faults(json!({"kind": "command_error", "method": "crm.deal.update", "count": 1}));
-        assert!(faults.strike_request(&["crm.deal.update".to_owned()]).is_none());
+        assert!(faults.strike_request(&[called("crm.deal.update", None)]).is_none());
         assert!(faults.strike_command("crm.deal.update", None).is_some());
         assert!(faults.strike_command("crm.deal.update", None).is_none());
     }

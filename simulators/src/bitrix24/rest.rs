@@ -11,7 +11,7 @@ use futures::stream;
 use serde_json::Value;
 
 use super::disturb::{disturb, html_response, json_response, query_limit, refuse, unauthorized};
-use super::faults::{Kind, Rule};
+use super::faults::{Called, Kind, Rule};
 use super::history::count;
 use super::listener::Peer;
 use super::methods::ApiError;
@@ -133,16 +133,25 @@ async fn read_multipart(content_type: &str, body: Bytes) -> Result<Node, ApiErro
     Ok(params)
 }
 
-/// Picks the fault of this request, a batch being hit by the methods of its commands too.
+/// Picks the fault of this request, a batch being hit by what its commands call too.
 fn strike(portal: &Portal, method: &str, params: &Node) -> Option<Rule> {
-    let mut methods = vec![method.to_owned()];
+    if portal.state().faults.rules().is_empty() {
+        return None;
+    }
+    let called = |method: &str, params: &Node| Called {
+        method: method.to_lowercase(),
+        id: params.param("id").and_then(Node::integer),
+    };
+    let mut calls = vec![called(method, params)];
     if method == "batch" {
         let commands = params.param("cmd").and_then(Node::as_array).into_iter().flatten();
-        let called = commands.filter_map(|(_, command)| command.text());
-        methods.extend(called.map(|command| command.split('?').next().unwrap_or_default().to_lowercase()));
+        calls.extend(commands.filter_map(|(_, command)| command.text()).map(|command| {
+            let (method, query) = command.split_once('?').unwrap_or((&command, ""));
+            called(method, &parse_query(query))
+        }));
     }
     let mut state = portal.state();
-    let rule = state.faults.strike_request(&methods)?;
+    let rule = state.faults.strike_request(&calls)?;
     let kind = serde_json::to_value(rule.kind).ok().and_then(|kind| kind.as_str().map(str::to_owned));
     count(&mut state.counters.faults, &kind.unwrap_or_default());
     Some(rule)
