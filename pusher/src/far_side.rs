@@ -2,7 +2,7 @@
 //!
 //! Values in, decisions out; the time is an argument. `gate` keeps the one instance of a process.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -14,6 +14,9 @@ use crate::pause::Pauses;
 /// Different records whose calls fail with no write succeeding in between, from which on otmechalka
 /// itself is taken to be sick. Two may be coincidence.
 pub const OUTAGE_RECORDS: usize = 3;
+
+/// Records about which calls were forbidden that are remembered at most. A refused token forbids one a minute.
+const MOST_FORBIDDEN: usize = 64;
 
 /// What a call was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +75,8 @@ pub struct FarSide {
     failing: BTreeSet<RecordRef>,
     /// When a write last worked, by the clock that failures are noted with.
     accepted: Option<DateTime<Utc>>,
+    /// Records about which calls were forbidden, and when that was first; never more than [`MOST_FORBIDDEN`].
+    forbidden: BTreeMap<RecordRef, DateTime<Utc>>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -83,7 +88,15 @@ struct Closed {
 impl FarSide {
     /// Begins with the belief that it is well.
     pub fn new(pauses: Pauses) -> FarSide {
-        FarSide { pauses, closed: None, on_trial: false, tries: 0, failing: BTreeSet::new(), accepted: None }
+        FarSide {
+            pauses,
+            closed: None,
+            on_trial: false,
+            tries: 0,
+            failing: BTreeSet::new(),
+            accepted: None,
+            forbidden: BTreeMap::new(),
+        }
     }
 
     /// Returns why nothing is sent, if so.
@@ -141,6 +154,16 @@ impl FarSide {
     /// another's, as its own would have settled it.
     pub fn took_others_since(&self, first_failure: DateTime<Utc>) -> bool {
         self.accepted.is_some_and(|accepted| accepted > first_failure)
+    }
+
+    /// Notes that a call about a record was forbidden (403); tells whether that is the record's own trouble, as writes of others
+    /// worked since it was first, and not the token's.
+    pub fn forbidden(&mut self, record: RecordRef, now: DateTime<Utc>) -> bool {
+        if self.forbidden.len() >= MOST_FORBIDDEN && !self.forbidden.contains_key(&record) {
+            self.forbidden.clear();
+        }
+        let first = *self.forbidden.entry(record).or_insert(now);
+        self.took_others_since(first)
     }
 
     /// Notes a 429.
@@ -286,6 +309,20 @@ mod tests {
         far_side.accepted(failed + second);
         far_side.accepted(failed - second);
         assert!(far_side.took_others_since(failed));
+    }
+
+    #[test]
+    fn what_is_forbidden_is_a_records_own_only_once_another_write_worked() {
+        let (mut far_side, _) = well();
+        let first = Utc::now();
+        let later = first + chrono::Duration::seconds(60);
+        assert!(!far_side.forbidden(record(1), first));
+        assert!(!far_side.forbidden(record(1), later), "perhaps nobody may write");
+        far_side.accepted(later);
+        assert!(far_side.forbidden(record(1), later));
+        assert!(!far_side.forbidden(record(2), later), "this may be the token's end");
+        (3..100).for_each(|id| assert!(!far_side.forbidden(record(id), later)));
+        assert!(far_side.forbidden.len() <= MOST_FORBIDDEN);
     }
 
     #[test]

@@ -210,8 +210,13 @@ impl Gate {
                 return Advice::Hold;
             }
             ErrorClass::Unauthorized => {
+                let is_forbidden = error.status() == Some(403);
+                if is_forbidden && self.change(|far_side| far_side.forbidden(record, outside::now())) {
+                    return Advice::Count;
+                }
                 self.refused(kind, failed).await;
-                return Advice::Hold;
+                // The next try is another's: whoever is forbidden alone must not make them all.
+                return if is_forbidden && permit.is_trial { Advice::StepAside } else { Advice::Hold };
             }
             ErrorClass::Transient | ErrorClass::NotFound | ErrorClass::Refused { .. } => {}
         }

@@ -113,6 +113,34 @@ async fn a_refused_token_stops_the_pushing_and_marks_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_alone_is_forbidden_holds_nobody_for_long() {
+    let bench = Bench::start().await;
+    let pupils = neighbours(6);
+    let sick = pupils[0];
+    bench.fault(json!({"kind": "forbidden_403", "origin_id": sick.id.to_string()})).await;
+    let _pusher = bench.pusher();
+    for pupil in &pupils {
+        bench.new_client(*pupil).await;
+    }
+    for pupil in &pupils[1..] {
+        assert_success(&bench.settled(*pupil, version(pupil.id.get())).await, Outcome::Created);
+    }
+    // Each write of another that works shows that it is the record's own trouble, and is no try of the token.
+    let tries = bench.faults_fired().await;
+    for number in 1.. {
+        if bench.result(sick).await.is_some() {
+            break;
+        }
+        let pupil = pupils[1];
+        bench.command(pupil, pupil, version(1_000 + number), "", client(&format!("Иван{number}"))).await;
+        assert_success(&bench.settled(pupil, version(1_000 + number)).await, Outcome::Updated);
+    }
+    let reported = bench.settled(sick, version(sick.id.get())).await;
+    assert_eq!(reported.problems[0].code, "otmechalka.keeps_failing");
+    assert!(bench.faults_fired().await > tries);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn all_pushers_together_try_a_refused_token_once_a_minute() {
     let bench = Bench::start().await;
     bench.fault(json!({"kind": "unauthorized_401"})).await;
