@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -14,7 +14,7 @@ use nix::sys::signal::Signal;
 use runtime::bootstrap::{self, Mode};
 use runtime::broker::NatsSettings;
 use runtime::health::Health;
-use runtime::local_nats::{Access, LocalNats, Routes};
+use runtime::local_nats::{Access, LocalNats, Routes, free_port};
 use runtime::{Broker, CancellationToken, Reader, Source};
 use schemas::streams::{CHECKPOINTS, DEAD_LETTERS, consumers};
 use schemas::{Checkpoint, DeadLetter, Entity};
@@ -151,8 +151,7 @@ impl SchoolBuilder {
         self
     }
 
-    /// Has every stage tell its metrics. What waits until all is done then waits for updates in doubt too, which calls that
-    /// broke leave behind.
+    /// Has every stage tell its metrics.
     pub fn observed(mut self) -> SchoolBuilder {
         self.is_observed = true;
         self
@@ -212,6 +211,8 @@ pub struct School {
     folder: tempfile::TempDir,
     /// How often a stage was started that calls Bitrix24.
     callers: AtomicU64,
+    /// Where the pushers that were started tell how they are.
+    pushers: Mutex<Vec<SocketAddr>>,
 }
 
 /// A dead letter, and where it lies.
@@ -246,6 +247,9 @@ pub const NAMES: [&str; 3] = ["nats.test", "portal.test", "otmechalka.test"];
 
 /// Longest time for anything to come to rest in a test; the machine may be busy.
 pub const PATIENCE: Duration = Duration::from_secs(180);
+
+/// Time in which a process answers that does not stand still.
+const AWAKE: Duration = Duration::from_secs(1);
 
 impl School {
     /// Starts describing a school; empty unless told otherwise.
@@ -335,6 +339,7 @@ impl School {
             room: builder.room,
             folder,
             callers: AtomicU64::new(0),
+            pushers: Mutex::default(),
         })
     }
 
@@ -356,7 +361,7 @@ impl School {
             ("NATS_URL", format!("nats://{}", named.unwrap_or_else(|| link.address().to_string())))
         });
         let variables = variables.iter().map(|(name, value)| (*name, (*value).to_owned()));
-        let own = self.health.get(&stage).map(|address| ("HEALTH_LISTEN", address.to_string()));
+        let own = self.told_at(stage, self.health.get(&stage).copied())?;
         let seed = Some(self.seed(stage.program())).filter(|seed| seed.is_file());
         let seed = seed.map(|seed| ("NATS_NKEY_SEED_FILE", seed.display().to_string()));
         let shared = self.environment.iter().map(|(name, value)| (name.as_str(), value.clone()));
@@ -375,8 +380,29 @@ impl School {
         let seed = seed.map(|seed| ("NATS_NKEY_SEED_FILE", seed.display().to_string()));
         let shared = self.environment.iter().map(|(name, value)| (name.as_str(), value.clone()));
         let own = ("STATE_DIR", self.folder.path().join(format!("state-{host}")).display().to_string());
+        let told_at = self.told_at(stage, None)?;
         self.note_start(stage);
-        Program::start(stage.program(), &[], shared.chain([own]).chain(seed), self.folder.path())
+        let environment = shared.chain([own]).chain(told_at).chain(seed);
+        Program::start(stage.program(), &[], environment, self.folder.path())
+    }
+
+    /// Returns where a process that starts is to tell how it is: pushers at an address of their own if at no other, unless
+    /// they are in a room.
+    fn told_at(
+        &self,
+        stage: Stage,
+        address: Option<SocketAddr>,
+    ) -> std::io::Result<Option<(&'static str, String)>> {
+        let address = match address {
+            None if stage == Stage::Pusher && self.room.is_none() => Some(free_address()?),
+            address => address,
+        };
+        if let (Stage::Pusher, Some(address)) = (stage, address) {
+            let mut pushers = self.pushers.lock().unwrap_or_else(PoisonError::into_inner);
+            pushers.retain(|known| *known != address);
+            pushers.push(address);
+        }
+        Ok(address.map(|address| ("HEALTH_LISTEN", address.to_string())))
     }
 
     fn note_start(&self, stage: Stage) {
@@ -412,6 +438,9 @@ impl School {
     /// Starts another process of a stage beside the one that is there, which stays as it is.
     pub fn relieve(&mut self, stage: Stage) -> anyhow::Result<()> {
         self.relieved.extend(self.stages.remove(&stage));
+        if let Some(address) = self.health.get_mut(&stage) {
+            *address = free_address()?;
+        }
         // A cache belongs to one process.
         let own = self.folder.path().join(format!("state-{}", self.relieved.len()));
         self.start_with(stage, &[("STATE_DIR", &own.display().to_string())])
@@ -670,8 +699,8 @@ impl School {
         // The lag of a poll keeps the last seconds back, so three polls of a second are needed to see an edit.
         self.after_polls(4).await?;
         eventually("an empty flow", PATIENCE, || async {
-            // A cluster that elects a leader answers later, and so does a stage that starts.
-            if self.lag().await.ok() != Some(0) || self.has_update_in_doubt().await.unwrap_or(true) {
+            // A cluster that elects a leader answers later.
+            if self.lag().await.ok() != Some(0) || self.has_update_in_doubt().await {
                 return Ok(None);
             }
             let raw = self.messages(schemas::streams::RAW.name).await?;
@@ -687,13 +716,10 @@ impl School {
         })
     }
 
-    /// Tells whether an observed pusher still has to see what becomes of an update whose call failed.
-    async fn has_update_in_doubt(&self) -> anyhow::Result<bool> {
-        if !self.health.contains_key(&Stage::Pusher) {
-            return Ok(false);
-        }
-        let told = self.metrics(Stage::Pusher).await?;
-        Ok(told.sum("rollcall_otmechalka_updates_in_doubt", &[]) != 0.0)
+    /// Tells whether an update may still be carried out of which a running pusher has to see what becomes.
+    async fn has_update_in_doubt(&self) -> bool {
+        let pushers = self.pushers.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        futures::future::join_all(pushers.into_iter().map(has_update_in_doubt)).await.contains(&true)
     }
 
     /// Compares both CRMs with what the oracle says they must hold. Returns every difference.
@@ -731,7 +757,17 @@ impl School {
 
 /// Returns an address that nobody listens at.
 pub fn free_address() -> std::io::Result<SocketAddr> {
-    std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()
+    Ok((Ipv4Addr::LOCALHOST, free_port()?).into())
+}
+
+/// Tells whether a pusher still has to see what becomes of an update whose call failed. One that is dead or stands still has
+/// nothing to see to.
+async fn has_update_in_doubt(pusher: SocketAddr) -> bool {
+    let asking = async {
+        let told = reqwest::get(format!("http://{pusher}/metrics")).await.ok()?.text().await.ok()?;
+        Some(Scrape::parse(&told).ok()?.sum("rollcall_otmechalka_updates_in_doubt", &[]))
+    };
+    matches!(tokio::time::timeout(AWAKE, asking).await, Ok(Some(updates)) if updates != 0.0)
 }
 
 fn tail(logs: &str) -> String {

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
@@ -26,6 +27,14 @@ pub enum LocalNatsError {
     /// A file or port could not be had.
     #[error("prepare nats-server: {0}")]
     Io(#[from] std::io::Error),
+    /// It ended instead of coming up: perhaps somebody else listens at its port.
+    #[error("nats-server ended with {status} instead of coming up; see {log}")]
+    Ended {
+        /// How it ended.
+        status: std::process::ExitStatus,
+        /// Its log file.
+        log: String,
+    },
     /// It did not come up.
     #[error("nats-server did not come up within {seconds} s; see {log}")]
     NotReady {
@@ -196,14 +205,16 @@ impl LocalNats {
     }
 
     async fn wait_until_ready(&mut self) -> Result<(), LocalNatsError> {
+        let (url, log) = (self.url(), self.folder.join("nats-server.log").display().to_string());
+        let seed = self.access.as_ref().and_then(|access| access.seed.clone());
         let connected = async {
             loop {
-                let options = match self.access.as_ref().and_then(|access| access.seed.as_ref()) {
+                let options = match &seed {
                     Some(seed) => async_nats::ConnectOptions::with_nkey(seed.expose_secret().to_owned()),
                     None => async_nats::ConnectOptions::new(),
                 };
                 let options = options.connection_timeout(Duration::from_secs(1));
-                if let Ok(client) = options.connect(self.url()).await {
+                if let Ok(client) = options.connect(&url).await {
                     let jetstream = async_nats::jetstream::new(client);
                     if jetstream.query_account().await.is_ok() {
                         return;
@@ -212,12 +223,15 @@ impl LocalNats {
                 tokio::time::sleep(Duration::from_millis(30)).await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(READY_SECONDS), connected).await.map_err(|_| {
-            LocalNatsError::NotReady {
-                seconds: READY_SECONDS,
-                log: self.folder.join("nats-server.log").display().to_string(),
+        let connected = tokio::time::timeout(Duration::from_secs(READY_SECONDS), connected);
+        tokio::select! {
+            // Somebody else may answer there.
+            biased;
+            ended = self.child.wait() => Err(LocalNatsError::Ended { status: ended?, log }),
+            connected = connected => {
+                connected.map_err(|_| LocalNatsError::NotReady { seconds: READY_SECONDS, log })
             }
-        })
+        }
     }
 }
 
@@ -238,8 +252,22 @@ fn program() -> OsString {
     std::env::var_os(PROGRAM_VARIABLE).unwrap_or_else(|| "nats-server".into())
 }
 
-fn free_port() -> std::io::Result<u16> {
-    Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
+/// Ports from this one on are handed out: below those that systems give to whoever asks for any, so that nobody is given one
+/// before it is listened at.
+const FIRST_PORT: u32 = 20_000;
+const PORTS: u32 = 10_000;
+
+/// Returns a port of this machine that nobody listens at, and that this process hands out once only as long as there are
+/// others.
+pub fn free_port() -> std::io::Result<u16> {
+    static HANDED_OUT: AtomicU32 = AtomicU32::new(0);
+    // Processes side by side begin at different ones.
+    let first = std::process::id().wrapping_mul(331);
+    let is_free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    let next = || first.wrapping_add(HANDED_OUT.fetch_add(1, Ordering::Relaxed));
+    let mut ports =
+        (0..PORTS).filter_map(|_| u16::try_from(FIRST_PORT + next() % PORTS).ok()).filter(is_free);
+    ports.next().ok_or_else(|| std::io::ErrorKind::AddrInUse.into())
 }
 
 fn spawn(

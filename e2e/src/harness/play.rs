@@ -51,8 +51,7 @@ async fn play_in_school(plan: &Plan, note: impl FnMut(&[curves::Sample])) -> any
         .demo(60, 60, plan.seed)
         // A call that gets no answer must not take longer than the rest of the script.
         .env("OTMECHALKA_TIMEOUT", "5s")
-        .networked()
-        .observed();
+        .networked();
     let school = if plan.is_of_a_cluster() { school.cluster() } else { school };
     let school = school.start().await?;
     let witness = Witness::of(&school);

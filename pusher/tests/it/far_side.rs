@@ -156,7 +156,8 @@ async fn all_pushers_together_try_a_refused_token_once_a_minute() {
     let (before, begun) = (bench.faults_fired().await, Instant::now());
     eventually("four more tries", async || bench.faults_fired().await >= before + 4).await;
     let took = begun.elapsed();
-    assert!(took > pause * 3 - pause / 10, "four tries of four pushers within {took:?}");
+    // A try is seen a little later than it was taken; by themselves they would have made all four in one pause.
+    assert!(took > pause * 5 / 2, "four tries of four pushers within {took:?}");
     assert_eq!((bench.results().await, bench.parked().await), (0, 0));
     bench.no_faults().await;
     let healed = Instant::now();
@@ -165,7 +166,7 @@ async fn all_pushers_together_try_a_refused_token_once_a_minute() {
     }
     // The one whose try it is tells the others.
     let took = healed.elapsed();
-    assert!(took < pause * 4, "all went on after {took:?}");
+    assert!(took < pause * 6, "all went on after {took:?}");
     drop(pushers);
 }
 

@@ -96,8 +96,8 @@ async fn without_nats_no_request_to_bitrix24_gets_its_turn() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_webhook_that_is_refused_is_tried_once_a_minute_by_all_together() {
     let bench = Bench::bootstrapped().await;
-    // A minute takes a second.
-    let size = BucketSize { capacity: 50.0, leak_per_second: 2.0, clock_speed: 60.0 };
+    // A minute takes two seconds.
+    let size = BucketSize { capacity: 50.0, leak_per_second: 2.0, clock_speed: 30.0 };
     let mut budgets = Vec::new();
     for _ in 0..4 {
         let budget = SharedBudget::open(&bench.broker, size).await.unwrap().behind_door().await.unwrap();
@@ -133,11 +133,12 @@ async fn a_webhook_that_is_refused_is_tried_once_a_minute_by_all_together() {
     let moments: Vec<Instant> = std::iter::once(refused).chain(tries.iter().copied()).take(6).collect();
     for pair in moments.windows(2) {
         let between = pair[1] - pair[0];
-        assert!(between > Duration::from_millis(900), "{between:?} between two tries: {moments:?}");
+        // A try is told of a little later than it was taken.
+        assert!(between > Duration::from_millis(1_500), "{between:?} between two tries: {moments:?}");
     }
     // The one whose try it was let the other three in, who need not wait for a minute of their own.
     assert_eq!(tries.len(), 8);
-    assert!(tries[7] - tries[4] < Duration::from_millis(700));
+    assert!(tries[7] - tries[4] < Duration::from_millis(1_500));
 }
 
 #[tokio::test(flavor = "multi_thread")]

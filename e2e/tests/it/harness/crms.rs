@@ -198,16 +198,14 @@ async fn each_fault_of_bitrix24_passes_without_a_gap() -> anyhow::Result<()> {
             |kind: &&str, method: &&str| json!({"kind": kind, "method": method, "count": 1, "seconds": 30});
         let faults = methods.iter().flat_map(|method| kinds.iter().map(move |kind| fault(kind, method)));
         school.bitrix24.fault(faults.collect()).await?;
-        // An edit for the list to tell, and statuses to write.
+        // An edit for the list to tell.
         rename(&school, pupil, number as u32).await?;
-        for _ in kinds {
-            new_contact(&school).await?;
-        }
         let started = tokio::time::Instant::now();
         let what = format!("{} on {}", kinds.join(", "), methods.join(", "));
         tokio::select! {
             struck = until_struck(&what, async || school.bitrix24.faults().await) => struck?,
-            failed = enough_work(&school), if is_full() => failed?,
+            // Statuses that are written together are struck together, and may all be there then.
+            failed = enough_work(&school) => failed?,
         }
         println!("{what}: {:.0} s", started.elapsed().as_secs_f64());
     }
@@ -410,7 +408,8 @@ async fn a_refused_webhook_is_tried_once_a_minute_by_both_stages_together() -> a
     eventually("five more tries", PATIENCE, || async { Ok((tries().await? >= before + 5).then_some(())) })
         .await?;
     let took = begun.elapsed();
-    assert!(took > minute * 4 - minute / 4, "five tries of two stages within {took:?}");
+    // A try is seen a little later than it was taken; by themselves they would have made all five in two minutes.
+    assert!(took > minute * 7 / 2, "five tries of two stages within {took:?}");
     assert_eq!(status_of(&school, "contact", pupil).await?, "");
 
     school.bitrix24.heal().await?;
