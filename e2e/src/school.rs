@@ -249,7 +249,7 @@ pub const NAMES: [&str; 3] = ["nats.test", "portal.test", "otmechalka.test"];
 pub const PATIENCE: Duration = Duration::from_secs(180);
 
 /// Time in which a process answers that does not stand still.
-const AWAKE: Duration = Duration::from_secs(1);
+const AWAKE: Duration = Duration::from_secs(2);
 
 impl School {
     /// Starts describing a school; empty unless told otherwise.

@@ -16,7 +16,7 @@ pub struct Operation {
 }
 
 /// One of the five calls.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Call {
     GetClient,
     CreateClient,

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use otmechalka::Call;
 use schemas::RecordRef;
 use tokio::time::Instant;
 
@@ -15,7 +16,7 @@ use crate::pause::Pauses;
 /// itself is taken to be sick. Two may be coincidence.
 pub const OUTAGE_RECORDS: usize = 3;
 
-/// Records about which calls were forbidden that are remembered at most. A refused token forbids one a minute.
+/// Calls about records that were forbidden and are remembered, at most. A refused token forbids one a minute.
 const MOST_FORBIDDEN: usize = 64;
 
 /// What a call was.
@@ -75,14 +76,23 @@ pub struct FarSide {
     failing: BTreeSet<RecordRef>,
     /// When a write last worked, by the clock that failures are noted with.
     accepted: Option<DateTime<Utc>>,
-    /// Records about which calls were forbidden, and when that was first; never more than [`MOST_FORBIDDEN`].
-    forbidden: BTreeMap<RecordRef, DateTime<Utc>>,
+    /// What was forbidden for which record, and when that was first; never more than [`MOST_FORBIDDEN`].
+    forbidden: BTreeMap<(RecordRef, Call), Instant>,
+    /// When each call last worked.
+    permitted: BTreeMap<Call, Instant>,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Closed {
     why: Why,
     until: Instant,
+}
+
+impl Kind {
+    /// Returns the kind of a call.
+    pub fn of(call: Call) -> Kind {
+        if call.is_write() { Kind::Write } else { Kind::Read }
+    }
 }
 
 impl FarSide {
@@ -96,6 +106,7 @@ impl FarSide {
             failing: BTreeSet::new(),
             accepted: None,
             forbidden: BTreeMap::new(),
+            permitted: BTreeMap::new(),
         }
     }
 
@@ -156,14 +167,21 @@ impl FarSide {
         self.accepted.is_some_and(|accepted| accepted > first_failure)
     }
 
-    /// Notes that a call about a record was forbidden (403); tells whether that is the record's own trouble, as writes of others
-    /// worked since it was first, and not the token's.
-    pub fn forbidden(&mut self, record: RecordRef, now: DateTime<Utc>) -> bool {
-        if self.forbidden.len() >= MOST_FORBIDDEN && !self.forbidden.contains_key(&record) {
+    /// Notes that a call about a record worked.
+    pub fn permitted(&mut self, record: RecordRef, call: Call, now: Instant) {
+        self.forbidden.remove(&(record, call));
+        self.permitted.insert(call, now);
+    }
+
+    /// Notes that a call about a record was forbidden (403); tells whether that is the record's own trouble and not the token's:
+    /// since it was first, the same call has worked for others.
+    pub fn forbidden(&mut self, record: RecordRef, call: Call, now: Instant) -> bool {
+        let key = (record, call);
+        if self.forbidden.len() >= MOST_FORBIDDEN && !self.forbidden.contains_key(&key) {
             self.forbidden.clear();
         }
-        let first = *self.forbidden.entry(record).or_insert(now);
-        self.took_others_since(first)
+        let first = *self.forbidden.entry(key).or_insert(now);
+        self.permitted.get(&call).is_some_and(|worked| *worked > first)
     }
 
     /// Notes a 429.
@@ -312,16 +330,19 @@ mod tests {
     }
 
     #[test]
-    fn what_is_forbidden_is_a_records_own_only_once_another_write_worked() {
-        let (mut far_side, _) = well();
-        let first = Utc::now();
-        let later = first + chrono::Duration::seconds(60);
-        assert!(!far_side.forbidden(record(1), first));
-        assert!(!far_side.forbidden(record(1), later), "perhaps nobody may write");
-        far_side.accepted(later);
-        assert!(far_side.forbidden(record(1), later));
-        assert!(!far_side.forbidden(record(2), later), "this may be the token's end");
-        (3..100).for_each(|id| assert!(!far_side.forbidden(record(id), later)));
+    fn what_is_forbidden_is_a_records_own_only_once_the_same_call_worked_for_another() {
+        let (mut far_side, first) = well();
+        let later = first + seconds(60);
+        far_side.permitted(record(1), Call::CreateClient, first);
+        assert!(!far_side.forbidden(record(1), Call::CreateClient, first));
+        far_side.permitted(record(2), Call::UpdateClient, later);
+        assert!(!far_side.forbidden(record(1), Call::CreateClient, later), "perhaps nobody may create");
+        far_side.permitted(record(2), Call::CreateClient, later);
+        assert!(far_side.forbidden(record(1), Call::CreateClient, later));
+        assert!(!far_side.forbidden(record(2), Call::CreateClient, later), "this may be the token's end");
+        far_side.permitted(record(1), Call::CreateClient, later);
+        assert!(!far_side.forbidden(record(1), Call::CreateClient, later + seconds(1)), "what was is over");
+        (3..100).for_each(|id| assert!(!far_side.forbidden(record(id), Call::GetClient, later)));
         assert!(far_side.forbidden.len() <= MOST_FORBIDDEN);
     }
 

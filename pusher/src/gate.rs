@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use otmechalka::{Client, Error, ErrorClass};
+use otmechalka::{Call, Client, Error, ErrorClass};
 use runtime::door::Standing;
 use runtime::{BrokerError, CancellationToken, Door, outside};
 use schemas::RecordRef;
@@ -186,10 +186,12 @@ impl Gate {
         }
     }
 
-    /// Notes that a call worked.
-    pub fn worked(&self, kind: Kind) {
+    /// Notes that a call about a record worked.
+    pub fn worked(&self, record: RecordRef, call: Call) {
+        let kind = Kind::of(call);
         self.change(|far_side| {
             self.note_answer(far_side, kind);
+            far_side.permitted(record, call, Instant::now());
             if kind == Kind::Write {
                 far_side.accepted(outside::now());
             }
@@ -210,13 +212,16 @@ impl Gate {
                 return Advice::Hold;
             }
             ErrorClass::Unauthorized => {
-                let is_forbidden = error.status() == Some(403);
-                if is_forbidden && self.change(|far_side| far_side.forbidden(record, outside::now())) {
+                let forbidden = error.call().filter(|_| error.status() == Some(403));
+                let is_its_own =
+                    |call| self.change(|far_side| far_side.forbidden(record, call, Instant::now()));
+                if forbidden.is_some_and(is_its_own) {
                     return Advice::Count;
                 }
                 self.refused(kind, failed).await;
                 // The next try is another's: whoever is forbidden alone must not make them all.
-                return if is_forbidden && permit.is_trial { Advice::StepAside } else { Advice::Hold };
+                let is_to_step_aside = forbidden.is_some() && permit.is_trial;
+                return if is_to_step_aside { Advice::StepAside } else { Advice::Hold };
             }
             ErrorClass::Transient | ErrorClass::NotFound | ErrorClass::Refused { .. } => {}
         }

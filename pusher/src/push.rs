@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use otmechalka::{ClientBody, Error, ErrorClass, TicketBody};
+use otmechalka::{Call, ClientBody, Error, ErrorClass, TicketBody};
 use runtime::{
     Broker, BrokerError, Bucket, Delivery, Handler, Outgoing, PublishError, Verdict, faults, outside,
 };
@@ -583,7 +583,7 @@ impl Push {
         let id = &body.origin_id;
         let mut missing = None;
         if is_known {
-            match self.ask(turn, Kind::Write, self.otmechalka.update_client(id, body)).await {
+            match self.ask(turn, Call::UpdateClient, self.otmechalka.update_client(id, body)).await {
                 Ok(updated) => {
                     return Ok(Tried::Ended(Ending::wrote(Outcome::Updated, updated.id, Some(digest))));
                 }
@@ -607,7 +607,7 @@ impl Push {
         let id = &body.origin_id;
         let found = match faults::is_planted("create-without-looking") {
             true => None,
-            false => self.ask(turn, Kind::Read, self.otmechalka.get_client(id)).await?,
+            false => self.ask(turn, Call::GetClient, self.otmechalka.get_client(id)).await?,
         };
         let ending = match (found, missing) {
             // It cannot be updated and can be looked up: not a place to create a second one.
@@ -615,12 +615,14 @@ impl Push {
             (Some(found), None) => {
                 // What it may have been kept for is known.
                 claim.was_held = false;
-                let updated = self.ask(turn, Kind::Write, self.otmechalka.update_client(id, body)).await?;
+                let updated =
+                    self.ask(turn, Call::UpdateClient, self.otmechalka.update_client(id, body)).await?;
                 Ending::wrote(Outcome::Updated, updated.id.or(found.id), Some(digest))
             }
             (None, _) => {
                 faults::crash_point("before-create");
-                let created = self.create(turn, claim, self.otmechalka.create_client(body)).await?;
+                let created =
+                    self.create(turn, claim, Call::CreateClient, self.otmechalka.create_client(body)).await?;
                 faults::crash_point("create-answered");
                 Ending::wrote(Outcome::Created, created.id, Some(digest))
             }
@@ -699,8 +701,8 @@ impl Push {
         let RecordRef { entity, id } = turn.task.record;
         let id = id.to_string();
         let found = match entity {
-            Entity::Contact => self.ask(turn, Kind::Read, self.otmechalka.get_client(&id)).await?,
-            Entity::Deal => self.ask(turn, Kind::Read, self.otmechalka.get_ticket(&id)).await?,
+            Entity::Contact => self.ask(turn, Call::GetClient, self.otmechalka.get_client(&id)).await?,
+            Entity::Deal => self.ask(turn, Call::GetTicket, self.otmechalka.get_ticket(&id)).await?,
         };
         Ok(found.map_or(Tried::Absent, |found| {
             Tried::Ended(Ending { target_id: found.id, ..Ending::with(Outcome::AlreadyThere) })
@@ -729,19 +731,20 @@ impl Push {
             return Ok(found);
         }
         let client = &body.client_origin_id;
-        if !client_is_known && self.ask(turn, Kind::Read, self.otmechalka.get_client(client)).await?.is_none()
+        if !client_is_known
+            && self.ask(turn, Call::GetClient, self.otmechalka.get_client(client)).await?.is_none()
         {
             return Ok(Tried::Absent);
         }
         faults::crash_point("before-ticket");
-        match self.create(turn, claim, self.otmechalka.create_ticket(body)).await {
+        match self.create(turn, claim, Call::CreateTicket, self.otmechalka.create_ticket(body)).await {
             Ok(created) => {
                 faults::crash_point("ticket-answered");
                 Ok(Tried::Ended(Ending::wrote(Outcome::Created, created.id, None)))
             }
             Err(Setback::Failed(kind, error)) if client_is_known && may_mean_client(&error) => {
                 // Somebody deleted the client there: what is remembered of it is no longer true.
-                match self.ask(turn, Kind::Read, self.otmechalka.get_client(client)).await? {
+                match self.ask(turn, Call::GetClient, self.otmechalka.get_client(client)).await? {
                     Some(_) => Err(Setback::Failed(kind, error)),
                     None => Ok(Tried::Absent),
                 }
@@ -754,11 +757,11 @@ impl Push {
     async fn ask<T>(
         &self,
         turn: &Turn<'_>,
-        kind: Kind,
-        call: impl Future<Output = Result<T, Error>>,
+        call: Call,
+        calling: impl Future<Output = Result<T, Error>>,
     ) -> Result<T, Setback> {
-        self.see_whether_ours(turn, kind).await?;
-        self.answer_of(kind, call).await
+        self.see_whether_ours(turn, call).await?;
+        self.answer_of(turn, call, calling).await
     }
 
     /// Makes one create, if the message and the claim are still ours.
@@ -766,24 +769,25 @@ impl Push {
         &self,
         turn: &Turn<'_>,
         claim: &mut Claim,
-        call: impl Future<Output = Result<T, Error>>,
+        call: Call,
+        calling: impl Future<Output = Result<T, Error>>,
     ) -> Result<T, Setback> {
-        self.see_whether_ours(turn, Kind::Write).await?;
+        self.see_whether_ours(turn, call).await?;
         match self.claims.hold(claim).await? {
-            Held::Still => self.answer_of(Kind::Write, call).await,
+            Held::Still => self.answer_of(turn, call, calling).await,
             Held::Elsewhere => Err(Setback::Lost),
             Held::Unknown => Err(Setback::Claimed(LET_GO)),
         }
     }
 
-    async fn see_whether_ours(&self, turn: &Turn<'_>, kind: Kind) -> Result<(), Setback> {
+    async fn see_whether_ours(&self, turn: &Turn<'_>, call: Call) -> Result<(), Setback> {
         let task = turn.task;
         if !task.delivery.is_still_ours() {
             return Err(Setback::Lost);
         }
         // One that was delivered before may be with somebody else, who only stood still and goes on this very moment.
         let may_be_old = turn.begun.elapsed() >= FRESH || task.delivery.deliveries > 1;
-        if kind == Kind::Write && may_be_old && !self.is_unsettled(task).await? {
+        if call.is_write() && may_be_old && !self.is_unsettled(task).await? {
             return Err(Setback::Settled);
         }
         Ok(())
@@ -797,15 +801,16 @@ impl Push {
 
     async fn answer_of<T>(
         &self,
-        kind: Kind,
-        call: impl Future<Output = Result<T, Error>>,
+        turn: &Turn<'_>,
+        call: Call,
+        calling: impl Future<Output = Result<T, Error>>,
     ) -> Result<T, Setback> {
-        match call.await {
+        match calling.await {
             Ok(answer) => {
-                self.gate.worked(kind);
+                self.gate.worked(turn.task.record, call);
                 Ok(answer)
             }
-            Err(error) => Err(Setback::Failed(kind, error)),
+            Err(error) => Err(Setback::Failed(Kind::of(call), error)),
         }
     }
 

@@ -262,7 +262,7 @@ const PORTS: u32 = 10_000;
 pub fn free_port() -> std::io::Result<u16> {
     static HANDED_OUT: AtomicU32 = AtomicU32::new(0);
     // Processes side by side begin at different ones.
-    let first = std::process::id().wrapping_mul(331);
+    let first = std::process::id().wrapping_mul(7_919);
     let is_free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
     let next = || first.wrapping_add(HANDED_OUT.fetch_add(1, Ordering::Relaxed));
     let mut ports =

@@ -44,6 +44,8 @@ pub struct Held<D> {
     pub last_unkept: Option<Instant>,
     /// Tries that ended with an error of this record alone.
     pub failures: u8,
+    /// Batches with it on which the portal failed as a whole.
+    pub failed_batches: u8,
     /// When the portal last refused it for want of rights.
     pub refused: Option<Instant>,
     /// Until then an update of another text may still be applied, as was known when it was picked.
@@ -66,6 +68,7 @@ impl<D> Held<D> {
             unkept_before: 0,
             last_unkept: None,
             failures: 0,
+            failed_batches: 0,
             refused: None,
             in_doubt: None,
         }

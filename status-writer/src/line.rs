@@ -14,9 +14,6 @@ pub const MINUTE: Duration = Duration::from_secs(60);
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LAST_PAUSE: Duration = Duration::from_secs(60);
 
-/// Failures in a row after which the next may be one record's.
-const KEEPS_FAILING: u32 = 2;
-
 /// What may be done for an entity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Gate {
@@ -58,6 +55,8 @@ pub struct Line {
     pub last_kept: Option<Instant>,
     /// Messages that its consumer had not delivered when it delivered the newest one here.
     pub pending: u64,
+    /// When records were last named as those over which the portal may fail.
+    named: Option<Instant>,
     dribbled: Option<Instant>,
     setbacks: u32,
     unwell: u32,
@@ -76,6 +75,7 @@ impl Line {
             rest_until: None,
             last_kept: None,
             pending: 0,
+            named: None,
             dribbled: None,
             setbacks: 0,
             unwell: 0,
@@ -88,9 +88,9 @@ impl Line {
         self.gate == Gate::Open && self.setbacks == 0
     }
 
-    /// Tells whether the portal failed on the last rounds, one after the other.
-    pub fn keeps_failing(&self) -> bool {
-        self.unwell >= KEEPS_FAILING
+    /// Tells whether records may be named as those over which the portal may fail. In an outage nobody is named but once.
+    pub fn may_name_suspects(&self) -> bool {
+        self.named.is_none_or(|named| self.last_kept > Some(named))
     }
 
     /// Returns the number of rounds that may be under way at once.
@@ -147,6 +147,9 @@ impl Line {
     ) -> Option<Word> {
         if let Some((updates, seconds)) = report.measured {
             self.pace.note(updates, seconds);
+        }
+        if !report.suspects.is_empty() {
+            self.named = Some(now);
         }
         let unkept = report.no_field + report.other_text;
         let word = if report.kept > 0 {
@@ -278,6 +281,18 @@ mod tests {
         assert_eq!(word, Some(Word::Alarm("gone".into())));
         assert_eq!(line.gate, Gate::Check(now + MINUTE));
         assert_eq!(line.note_field_unusable("gone".into(), now, MINUTE), None);
+    }
+
+    #[test]
+    fn an_outage_has_records_named_but_once() {
+        let start = Instant::now();
+        let mut line = line(start);
+        let suspects = vec![schemas::RecordRef::deal(schemas::RecordId::try_new(1).unwrap())];
+        assert!(line.may_name_suspects());
+        line.note_report(&Report { suspects, ..report() }, start, same);
+        assert!(!line.may_name_suspects());
+        line.note_report(&Report { kept: 1, ..report() }, start + MINUTE, same);
+        assert!(line.may_name_suspects());
     }
 
     #[test]

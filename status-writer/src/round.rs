@@ -71,6 +71,9 @@ const MOST_FAILURES: u8 = 3;
 /// from [`SECOND_LOOK`] on, that takes eight minutes.
 const MOST_SERVER_ERRORS: u8 = 8;
 
+/// Batches that fail as a whole after which each record of them goes alone.
+const MOST_FAILED_BATCHES: u8 = 3;
+
 /// Portal time after which a record that showed something else is looked at again: lists may lag.
 const SECOND_LOOK: Duration = Duration::from_secs(2);
 
@@ -99,8 +102,8 @@ pub struct Round {
     pub line_is_sound: bool,
     /// When a status of this entity was last seen to stand where it was written.
     pub last_kept: Option<Instant>,
-    /// Requests of this entity failed one after the other, perhaps over one record in them.
-    pub keeps_failing: bool,
+    /// Records may be named as those over which the portal may fail.
+    pub may_name_suspects: bool,
 }
 
 /// What came of a round.
@@ -193,22 +196,26 @@ fn is_cut_off(error: &Error) -> bool {
     matches!(error, Error::Timeout { .. } | Error::Status { status: 504, .. })
 }
 
-/// Tells whether the portal saw to a request and failed, so that one of its records may be why.
-fn is_server_error(error: &Error) -> bool {
+/// Tells whether the portal, or a filter before it, answered a request with a failure for which one of its records may be why.
+fn is_answered_with_failure(error: &Error) -> bool {
     let has_answered = matches!(error, Error::Api(_) | Error::Status { .. } | Error::Answer { .. });
-    has_answered && error.class() == ErrorClass::Transient && !is_cut_off(error)
+    let is_for_all = matches!(
+        error.class(),
+        ErrorClass::Refused | ErrorClass::RateLimited { .. } | ErrorClass::OperatingLimit { .. }
+    );
+    has_answered && !is_for_all && !is_cut_off(error)
 }
 
 /// Carries a round out.
 pub async fn carry_out(tools: Arc<Tools>, round: Round) -> Report {
-    let Round { entity, lane, picked, line_is_sound, last_kept, keeps_failing } = round;
+    let Round { entity, lane, picked, line_is_sound, last_kept, may_name_suspects } = round;
     let mut turn = Turn {
         tools: &tools,
         entity,
         lane,
         line_is_sound,
         last_kept,
-        keeps_failing,
+        may_name_suspects,
         report: Report::new(entity),
         verdicts: Vec::new(),
     };
@@ -238,7 +245,7 @@ struct Turn<'t> {
     lane: Lane,
     line_is_sound: bool,
     last_kept: Option<Instant>,
-    keeps_failing: bool,
+    may_name_suspects: bool,
     report: Report,
     /// Deliveries that are done with. They are settled together, last of all.
     verdicts: Vec<(Delivery, Verdict)>,
@@ -387,28 +394,32 @@ impl Turn<'_> {
 
     /// Deals with updates of which only the next look tells. The portal may go on with what was cut off.
     ///
-    /// Where it fails on batches again and again, each record of them goes alone, as one may be why.
+    /// The records of several batches on which it failed go alone, as one of them may be why.
     fn give_up_batch(&mut self, mut held: Vec<Held<Delivery>>, error: &Error) {
         let may_be_done = !error.surely_not_processed();
         if is_cut_off(error) || matches!(error, Error::Broken { .. }) {
             let may_come = held.iter().map(|held| (held.record(), held.wanted.text.clone()));
             self.report.in_doubt.extend(may_come);
         }
-        let is_alone = held.len() == 1;
-        if self.keeps_failing && is_server_error(error) {
-            self.report.suspects.extend(held.iter().map(Held::record));
-        }
         let trouble = Trouble::of(error, held.len());
-        if is_alone
-            && (is_cut_off(error) || is_server_error(error))
+        let is_failure = is_answered_with_failure(error);
+        if held.len() == 1
+            && (is_failure || is_cut_off(error))
             && let Some(alone) = held.pop()
         {
+            if self.may_name_suspects {
+                self.report.suspects.push(alone.record());
+            }
             let whose = self.note_server_error(alone, error);
             self.report.trouble = Some(trouble).filter(|_| whose == Whose::Everybodys);
             return;
         }
         self.report.trouble = Some(trouble);
         for mut held in held {
+            held.failed_batches = held.failed_batches.saturating_add(u8::from(is_failure));
+            if self.may_name_suspects && held.failed_batches >= MOST_FAILED_BATCHES {
+                self.report.suspects.push(held.record());
+            }
             // What a batch would take for one of its results went alone, before it.
             held.look_first |= may_be_done || bitrix24::looks_like_reference(&held.wanted.text);
             self.report.again.push(held);
@@ -516,7 +527,10 @@ impl Turn<'_> {
             self.end(held, Verdict::DeadLetter { reason }, None);
             return whose;
         }
-        held.not_before = now + self.tools.real(SECOND_LOOK * 2_u32.pow(held.failures.into()));
+        let pause = SECOND_LOOK * 2_u32.pow(held.failures.into());
+        // While nobody else is written there is nothing to learn from one more try.
+        let pause = if whose == Whose::Unproven { pause.max(MINUTE) } else { pause };
+        held.not_before = now + self.tools.real(pause);
         self.report.again.push(held);
         whose
     }
@@ -715,6 +729,15 @@ fn is_about_rights(error: &ApiError) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_record_may_be_why_a_request_fails_that_was_answered_but_not_why_everybody_is_turned_away() {
+        let status = |status| Error::Status { method: "batch".into(), status };
+        let is_failure = |number| is_answered_with_failure(&status(number));
+        assert!([400, 406, 413, 500, 502, 503].into_iter().all(is_failure));
+        assert!(![401, 403, 429, 504].into_iter().any(is_failure));
+        assert!(!is_answered_with_failure(&Error::Timeout { method: "batch".into() }));
+    }
 
     #[test]
     fn a_refusal_is_a_records_own_once_another_one_was_written() {

@@ -531,7 +531,7 @@ impl Writer {
             picked,
             line_is_sound: line.is_sound(),
             last_kept: line.last_kept,
-            keeps_failing: line.keeps_failing(),
+            may_name_suspects: line.may_name_suspects(),
         };
         let records = round.picked.records();
         let tools = Arc::clone(&self.tools);
@@ -630,15 +630,15 @@ impl Writer {
         }
         self.metrics.note_report(&report);
         note_counts(&report);
+        for record in report.suspects {
+            self.desk.suspect(record);
+        }
         for (record, fence) in report.done {
             self.desk.finish(record, fence, now);
         }
         let doubted_until = now + self.tools.real(LATEST_UPDATE);
         for (record, text) in report.in_doubt {
             self.desk.doubt(record, text, doubted_until, now);
-        }
-        for record in report.suspects {
-            self.desk.suspect(record);
         }
         let remembered_until = now + self.tools.real(REMEMBERED_UNKEPT);
         for dropped in report.dropped {

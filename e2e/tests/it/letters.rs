@@ -268,6 +268,7 @@ async fn a_letter_older_than_a_newer_version_changes_nothing() -> anyhow::Result
     assert_eq!((none_named.code, school.messages(DLQ).await?), (2, 1), "{none_named:?}");
     let shown = school.rollcall(&["dead-letters", "discard", "--stage", "mapper"]).await?;
     assert!(shown.out.contains("1 dead letter would be deleted"), "{shown:?}");
+    assert!(shown.out.contains("deals that name it wait for it"), "{shown:?}");
     assert_eq!(school.messages(DLQ).await?, 1);
     let done = school.rollcall(&["dead-letters", "discard", "--stage", "mapper", "--yes"]).await?;
     assert!(

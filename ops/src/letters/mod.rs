@@ -5,6 +5,8 @@ mod redrive;
 pub mod select;
 mod told;
 
+use std::collections::BTreeSet;
+
 use chrono::Utc;
 use clap::{Args, Subcommand};
 use runtime::Broker;
@@ -200,8 +202,9 @@ async fn discard(
     if !really {
         let letters = count(chosen.len(), "dead letter");
         let summary = format!("{letters} would be deleted; --yes does it.");
+        let findings = deals_wait(&chosen);
         let result = Discarded { deleted: false, letters: chosen };
-        return Answer::new(summary, result, Vec::new()).tell(json, told::discarded);
+        return Answer::new(summary, result, findings).tell(json, told::discarded);
     }
     let stop = Stop::listen()?;
     let (all, mut letters, mut findings) = (chosen.len(), Vec::new(), Vec::new());
@@ -222,9 +225,26 @@ async fn discard(
         }
         letters.push(letter);
     }
+    findings.extend(deals_wait(&letters));
     let deleted = count(letters.len(), "dead letter");
     let summary = format!("{deleted} of {all} deleted; their records were not touched.");
     Answer::new(summary, Discarded { deleted: true, letters }, findings).tell(json, told::discarded)
+}
+
+/// Warns of contacts on whose way to otmechalka nothing comes any more, and nothing tells their deals.
+fn deals_wait(letters: &[Letter]) -> Vec<Finding> {
+    let is_on_the_way = |letter: &&Letter| letter.stage == "mapper" || letter.stage == "pusher";
+    let contacts: BTreeSet<&str> = letters
+        .iter()
+        .filter(is_on_the_way)
+        .filter_map(|letter| letter.record.as_deref().filter(|record| record.starts_with("contact/")))
+        .collect();
+    let finding = |contact: &str| {
+        let found = "deals that name it wait for it, unless a newer version of it has arrived";
+        let action = "edit the contact in Bitrix24, or redrive its letter instead of discarding it";
+        Finding::warning("letters.deals_wait", contact, found, action)
+    };
+    contacts.into_iter().map(finding).collect()
 }
 
 /// Reads the letters that were chosen. Those that come later are not among them.
