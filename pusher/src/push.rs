@@ -1,5 +1,6 @@
 //! The decisions about one command: what is asked of otmechalka, what is published, what is put aside.
 
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use otmechalka::{Call, ClientBody, Error, ErrorClass, TicketBody};
@@ -158,6 +159,8 @@ struct Turn<'t> {
     permit: Permit<'t>,
     /// When the work on it began, and its newest result had just been asked for.
     begun: tokio::time::Instant,
+    /// Id of the client that a lookup found, which is there also where its update is refused.
+    found: OnceLock<String>,
 }
 
 impl Ending {
@@ -458,7 +461,7 @@ impl Push {
                 Err(Shut::Late) => return Err(Halt::GiveBack("otmechalka is unwell")),
                 Err(Shut::Stopping) => return Err(Halt::GiveBack("the stage is stopping")),
             };
-            let turn = Turn { task, permit, begun: held };
+            let turn = Turn { task, permit, begun: held, found: OnceLock::new() };
             let tried = match work {
                 Work::Client { body, digest, is_known } => {
                     self.try_client(&turn, body, digest, *is_known).await
@@ -489,8 +492,13 @@ impl Push {
                 };
                 let is_uncertain =
                     had_unknown_outcome || !task.is_first_try() || self.has_tried_rivals(task).await?;
-                let answered = answered(&error);
-                return Ok(Tried::Ended(Ending { is_uncertain, answered, ..Ending::refused(vec![problem]) }));
+                let (answered, target_id) = (answered(&error), turn.found.get().cloned());
+                return Ok(Tried::Ended(Ending {
+                    is_uncertain,
+                    answered,
+                    target_id,
+                    ..Ending::refused(vec![problem])
+                }));
             }
             had_unknown_outcome |= error.outcome_unknown();
             if kind == Kind::Write && error.may_be_under_way() && matches!(work, Work::Client { .. }) {
@@ -615,6 +623,9 @@ impl Push {
             (Some(found), None) => {
                 // What it may have been kept for is known.
                 claim.was_held = false;
+                if let Some(id) = &found.id {
+                    let _only_once = turn.found.set(id.clone());
+                }
                 let updated =
                     self.ask(turn, Call::UpdateClient, self.otmechalka.update_client(id, body)).await?;
                 Ending::wrote(Outcome::Updated, updated.id.or(found.id), Some(digest))

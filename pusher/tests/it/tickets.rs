@@ -63,6 +63,30 @@ async fn a_ticket_is_refused_with_its_client_and_released_when_that_is_put_right
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_ticket_goes_where_its_client_is_although_that_arrived_unseen_and_is_refused_since() {
+    let bench = Bench::start().await;
+    let _pusher = bench.pusher();
+    let (pupil, sale) = (contact(39910), deal(96038));
+    let read = bench.raw(pupil).await;
+    bench.command(pupil, pupil, version(read), "", refused()).await;
+    bench.command(sale, pupil, version(read + 1), "", ticket(pupil)).await;
+    assert_eq!(bench.settled(sale, version(read + 1)).await.problems[0].code, "client.missing");
+
+    bench
+        .fault(json!({"kind": "reset_after_apply", "method": "POST", "path": "/api/clients/", "count": 1}))
+        .await;
+    bench.fault(json!({"kind": "validation_400", "method": "POST", "path": "/api/clients/39910/"})).await;
+    let corrected = bench.raw(pupil).await;
+    bench.command(pupil, pupil, version(corrected), "", client("Иван")).await;
+    let told = bench.settled(pupil, version(corrected)).await;
+    assert_eq!(told.outcome, Outcome::Refused);
+    assert!(told.target_id.is_some(), "it is there");
+    let released = Version { raw_sequence: read + 1, redrive: 1 };
+    assert_success(&bench.settled(sale, released).await, Outcome::Created);
+    assert_eq!(bench.applied("/api/clients/").await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_ticket_of_a_pupil_who_does_not_concern_otmechalka_says_so() {
     let bench = Bench::start().await;
     let _pusher = bench.pusher();
