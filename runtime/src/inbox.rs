@@ -592,12 +592,12 @@ impl Inbox {
         }
     }
 
-    /// Tells whether a process died, or a handler panicked, over a delivery of this message before. It may be the one that
-    /// did it, or have been in hand beside it: handled alone, it shows.
+    /// Tells how often a process died, or a handler panicked, over a redelivery of this message. It may be the one that did
+    /// it, or have been in hand beside it: the fewer are beside it next time, the better it shows.
     ///
     /// Costs nothing for a first delivery.
-    pub async fn is_suspect(&self, delivery: &Delivery) -> Result<bool, BrokerError> {
-        Ok(delivery.deliveries > 1 && self.unfinished(delivery).await?.count > 0)
+    pub async fn deaths(&self, delivery: &Delivery) -> Result<u64, BrokerError> {
+        if delivery.deliveries > 1 { Ok(self.unfinished(delivery).await?.count) } else { Ok(0) }
     }
 
     /// Waits, with a suspect, until no other of this process is in hand. Who died more often lets the others go first.

@@ -1,5 +1,6 @@
 //! The outcomes that are held: one wanted status a record, the newest. Pure; knows no network and no clock.
 
+use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
 
 use chrono::{DateTime, FixedOffset};
@@ -233,8 +234,32 @@ pub struct Desk<D> {
     doubts: HashMap<RecordRef, Doubt>,
     /// What was given up, and until when that counts.
     dropped: HashMap<RecordRef, (Dropped, Instant)>,
-    /// Records that are dealt with alone, and how often their handling panicked here.
-    suspects: HashMap<RecordRef, u8>,
+    /// Records over which the stage may die or the portal fail.
+    suspects: HashMap<RecordRef, Suspect>,
+}
+
+/// What is known of a record over which the stage may die or the portal fail.
+#[derive(Debug)]
+struct Suspect {
+    /// With how many of its like it is dealt with at most, itself included.
+    company: usize,
+    /// How often its handling panicked here.
+    panics: u8,
+}
+
+/// The company of those that are dealt with alone.
+pub const ALONE: usize = 1;
+
+/// Returns with how many of its like a record is dealt with that was in hand at so many deaths of the stage.
+///
+/// Hundreds may have been in hand with the one that killed it. One by one they would take minutes; by eights, then by twos,
+/// it is still alone before its deaths are too many, as a healthy neighbour of its last company is not.
+pub fn company(deaths: u64) -> usize {
+    match deaths {
+        0 | 1 => 8,
+        2 => 2,
+        _ => ALONE,
+    }
 }
 
 impl<D> Default for Desk<D> {
@@ -340,9 +365,10 @@ impl<D> Desk<D> {
         }
     }
 
-    /// Has a record dealt with alone until it is finished.
-    pub fn suspect(&mut self, record: RecordRef) {
-        self.suspects.entry(record).or_default();
+    /// Has a record dealt with in such company at most until it is finished.
+    pub fn suspect(&mut self, record: RecordRef, company: usize) {
+        let suspect = self.suspects.entry(record).or_insert(Suspect { company, panics: 0 });
+        suspect.company = suspect.company.min(company);
     }
 
     /// Notes that the handling of these records panicked; what was held of them is gone and comes again.
@@ -350,9 +376,15 @@ impl<D> Desk<D> {
         // Bounded by what can be away at once, over and over only for what keeps panicking.
         for record in records {
             self.away.remove(record);
-            let panics = self.suspects.entry(*record).or_default();
-            *panics = panics.saturating_add(1);
+            let suspect = self.suspects.entry(*record).or_insert(Suspect { company: ALONE, panics: 0 });
+            suspect.panics = suspect.panics.saturating_add(1);
+            suspect.company = ALONE;
         }
+    }
+
+    /// Returns with how many others a record may be dealt with.
+    fn company_of(&self, record: RecordRef) -> usize {
+        self.suspects.get(&record).map_or(usize::MAX, |suspect| suspect.company)
     }
 
     /// Forgets how often the handling of a record panicked: the version that did so is given up.
@@ -362,7 +394,7 @@ impl<D> Desk<D> {
 
     /// Returns how often the handling of a record panicked.
     pub fn panics(&self, record: RecordRef) -> u8 {
-        self.suspects.get(&record).copied().unwrap_or(0)
+        self.suspects.get(&record).map_or(0, |suspect| suspect.panics)
     }
 
     /// Returns the number of an entity's records that can be dealt with, and when the first of them came.
@@ -411,12 +443,18 @@ impl<D> Desk<D> {
     }
 
     fn take(&mut self, order: Vec<RecordRef>, most: usize, now: Instant) -> Picked<D> {
-        let mut picked = Picked::nothing();
+        let (mut picked, mut most, mut suspects) = (Picked::nothing(), most, 0);
         for record in order {
             if picked.write.len() >= most {
                 break;
             }
-            if self.suspects.contains_key(&record) && !picked.is_empty() {
+            let company = self.suspects.get(&record).map(|suspect| suspect.company);
+            let is_fit = match company {
+                // All of them or none.
+                Some(company) => picked.is_empty() || (suspects > 0 && suspects < company),
+                None => suspects == 0,
+            };
+            if !is_fit {
                 continue;
             }
             let Some(mut held) = self.waiting.remove(&record) else { continue };
@@ -445,7 +483,11 @@ impl<D> Desk<D> {
                 }
                 Decision::Write => picked.write.push(held),
             }
-            if self.suspects.contains_key(&record) {
+            if let Some(company) = company {
+                suspects += 1;
+                most = most.min(company);
+            }
+            if suspects >= most {
                 break;
             }
         }
@@ -460,7 +502,7 @@ impl<D> Desk<D> {
         let key = |held: &Held<D>| (held.arrived, held.wanted.version);
         ready.sort_by_key(|held| key(held));
         let mut by_edit = ready.clone();
-        by_edit.sort_by_key(|held| std::cmp::Reverse(held.wanted.shown.observed));
+        by_edit.sort_by_key(|held| Reverse(held.wanted.shown.observed));
         let mut seen = HashSet::new();
         let mut order: Vec<RecordRef> = by_edit
             .iter()
@@ -468,7 +510,7 @@ impl<D> Desk<D> {
             .flat_map(|(edited, waiting)| [edited.record(), waiting.record()])
             .filter(|record| seen.insert(*record))
             .collect();
-        order.sort_by_key(|record| self.suspects.contains_key(record));
+        order.sort_by_key(|record| Reverse(self.company_of(*record)));
         order
     }
 
@@ -567,7 +609,7 @@ mod tests {
         let (mut desk, now) = (Desk::default(), Instant::now());
         let record = |id| RecordRef::contact(RecordId::try_new(id).unwrap());
         for id in 1..=3 {
-            desk.suspect(record(id));
+            desk.suspect(record(id), ALONE);
             desk.insert(held(id, id, "A", 0, now));
         }
         let first = ids(&desk.pick(Entity::Contact, 9, now));
@@ -576,6 +618,27 @@ mod tests {
         assert_eq!(desk.ready(Entity::Contact, now), (0, None), "or rounds would begin without end");
         desk.finish(record(first[0]), None, now);
         assert_eq!(ids(&desk.pick(Entity::Contact, 9, now)).len(), 1);
+    }
+
+    #[test]
+    fn whoever_was_in_hand_at_a_death_is_dealt_with_in_ever_smaller_company() {
+        let (mut desk, now) = (Desk::default(), Instant::now());
+        for (id, deaths) in (1..=20).map(|id| (id, 1)).chain([(21, 2), (22, 2), (23, 2), (24, 3)]) {
+            desk.suspect(contact(id), company(deaths));
+            desk.insert(held(id, id, "A", 0, now));
+        }
+        desk.insert(held(30, 30, "A", 0, now));
+        let mut sizes = Vec::new();
+        loop {
+            let picked = desk.pick(Entity::Contact, 49, now);
+            let records = picked.records();
+            let Some(least) = records.iter().map(|record| desk.company_of(*record)).min() else { break };
+            assert!(records.len() <= least, "{records:?}");
+            sizes.push(records.len());
+            records.into_iter().for_each(|record| desk.finish(record, None, now));
+        }
+        assert_eq!((sizes[0], sizes.iter().sum::<usize>()), (1, 25), "those without suspicion go first");
+        assert!(sizes.len() <= 8, "{sizes:?}");
     }
 
     fn settled(raw_sequence: u64, text: &str, how: StatusSettled) -> Fence {

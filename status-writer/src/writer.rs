@@ -26,7 +26,7 @@ use crate::StatusWriter;
 use crate::allowance::{self, unless_stopped};
 use crate::config::{Config, StatusFields};
 use crate::decide::{Decision, LATEST_UPDATE, REMEMBERED_UNKEPT, Wanted};
-use crate::desk::{Desk, Displaced, Held, Picked};
+use crate::desk::{ALONE, Desk, Displaced, Held, Picked, company};
 use crate::field::{self, Unusable};
 use crate::line::{Gate, Line, MINUTE, Word};
 use crate::metrics::{self, WriterMetrics};
@@ -290,9 +290,9 @@ impl Writer {
         let mut ends = Vec::new();
         for prepared in prepared {
             match prepared {
-                Prepared::Held { held, is_suspect } => {
-                    if is_suspect {
-                        self.desk.suspect(held.record());
+                Prepared::Held { held, deaths } => {
+                    if deaths > 0 {
+                        self.desk.suspect(held.record(), company(deaths));
                     }
                     ends.extend(self.desk.insert(*held).and_then(end_of_older));
                 }
@@ -321,8 +321,8 @@ fn end_of_older(displaced: Displaced<Delivery>) -> Option<(Delivery, Verdict)> {
 enum Prepared {
     Held {
         held: Box<Held<Delivery>>,
-        /// The process died over it before, or beside it.
-        is_suspect: bool,
+        /// How often the process died over it before, or beside it.
+        deaths: u64,
     },
     Ended(Box<(Delivery, Verdict)>),
     /// The stage is stopping.
@@ -345,7 +345,7 @@ async fn prepare(tools: &Tools, desk: &Desk<Delivery>, delivery: Delivery) -> Pr
     if desk.panics(wanted.envelope.record) >= MOST_PANICS {
         return Prepared::ended(delivery, Verdict::deadly());
     }
-    let Ok(is_suspect) = tools.settler.is_suspect(&delivery).await else { return Prepared::Lost };
+    let Ok(deaths) = tools.settler.deaths(&delivery).await else { return Prepared::Lost };
     let is_redelivered = delivery.deliveries > 1;
     let Some(mut held) = with_fence(tools, wanted, delivery).await else { return Prepared::Lost };
     if is_redelivered {
@@ -361,7 +361,7 @@ async fn prepare(tools: &Tools, desk: &Desk<Delivery>, delivery: Delivery) -> Pr
             Err(_) => return Prepared::Lost,
         }
     }
-    Prepared::Held { held: Box::new(held), is_suspect }
+    Prepared::Held { held: Box::new(held), deaths }
 }
 
 /// Tells whether a redelivery has to wait for the delivery of a newer outcome, one that is not settled.
@@ -631,7 +631,7 @@ impl Writer {
         self.metrics.note_report(&report);
         note_counts(&report);
         for record in report.suspects {
-            self.desk.suspect(record);
+            self.desk.suspect(record, ALONE);
         }
         for (record, fence) in report.done {
             self.desk.finish(record, fence, now);
