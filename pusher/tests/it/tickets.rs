@@ -1,7 +1,7 @@
 //! Tickets and their clients.
 
 use schemas::streams::{COMMANDS, RESULTS, WAITING};
-use schemas::{Answered, Mapping, Outcome, RecordRef, Version, subjects};
+use schemas::{Answered, Mapping, Outcome, RecordProcessed, RecordRef, Version, subjects};
 use serde_json::json;
 
 use crate::bench::{Bench, assert_success, client, contact, deal, eventually, refused, ticket, version};
@@ -10,6 +10,20 @@ use crate::bench::{Bench, assert_success, client, contact, deal, eventually, ref
 async fn sell(bench: &Bench, sale: RecordRef, pupil: RecordRef, raw_sequence: u64) {
     bench.command(sale, pupil, version(raw_sequence), "", ticket(pupil)).await;
     assert_success(&bench.settled(sale, version(raw_sequence)).await, Outcome::Created);
+}
+
+/// Sells to a contact that does not become a client; returns the raw version of the contact, which the deal's follows, and what
+/// became of the deal.
+async fn sell_to_nobody(
+    bench: &Bench,
+    sale: RecordRef,
+    pupil: RecordRef,
+    mapping: Mapping,
+) -> (u64, RecordProcessed) {
+    let read = bench.raw(pupil).await;
+    bench.command(pupil, pupil, version(read), "", mapping).await;
+    bench.command(sale, pupil, version(read + 1), "", ticket(pupil)).await;
+    (read, bench.settled(sale, version(read + 1)).await)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -41,10 +55,7 @@ async fn a_ticket_is_refused_with_its_client_and_released_when_that_is_put_right
     let bench = Bench::start().await;
     let _pusher = bench.pusher();
     let (pupil, sale) = (contact(39910), deal(96038));
-    let read = bench.raw(pupil).await;
-    bench.command(pupil, pupil, version(read), "", refused()).await;
-    bench.command(sale, pupil, version(read + 1), "", ticket(pupil)).await;
-    let without_client = bench.settled(sale, version(read + 1)).await;
+    let (read, without_client) = sell_to_nobody(&bench, sale, pupil, refused()).await;
     assert_eq!(without_client.outcome, Outcome::Refused);
     assert_eq!(without_client.problems[0].code, "client.missing");
     assert!(without_client.status.contains("39910"), "{}", without_client.status);
@@ -67,10 +78,8 @@ async fn a_ticket_goes_where_its_client_is_although_that_arrived_unseen_and_is_r
     let bench = Bench::start().await;
     let _pusher = bench.pusher();
     let (pupil, sale) = (contact(39910), deal(96038));
-    let read = bench.raw(pupil).await;
-    bench.command(pupil, pupil, version(read), "", refused()).await;
-    bench.command(sale, pupil, version(read + 1), "", ticket(pupil)).await;
-    assert_eq!(bench.settled(sale, version(read + 1)).await.problems[0].code, "client.missing");
+    let (read, without_client) = sell_to_nobody(&bench, sale, pupil, refused()).await;
+    assert_eq!(without_client.problems[0].code, "client.missing");
 
     bench
         .fault(json!({"kind": "reset_after_apply", "method": "POST", "path": "/api/clients/", "count": 1}))
@@ -91,10 +100,7 @@ async fn a_ticket_of_a_pupil_who_does_not_concern_otmechalka_says_so() {
     let bench = Bench::start().await;
     let _pusher = bench.pusher();
     let (pupil, sale) = (contact(39911), deal(96039));
-    let read = bench.raw(pupil).await;
-    bench.command(pupil, pupil, version(read), "", Mapping::OutOfScope).await;
-    bench.command(sale, pupil, version(read + 1), "", ticket(pupil)).await;
-    let told = bench.settled(sale, version(read + 1)).await;
+    let (_, told) = sell_to_nobody(&bench, sale, pupil, Mapping::OutOfScope).await;
     // The contact's own status is a success, so nothing there could be put right.
     assert_eq!(told.problems[0].code, "client.out_of_scope");
     assert!(!told.status.contains("Статус синхронизации"), "{}", told.status);
