@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use async_nats::jetstream::consumer::PullConsumer;
 use chrono::{DateTime, Utc};
+use nix::sys::signal::Signal;
 use e2e::{Program, School, SchoolBuilder, Stage, eventually};
 use schemas::streams::{COMMANDS, RAW, RESULTS, STATUSES, consumers};
 use schemas::{Entity, RecordId, RecordRef, subjects};
@@ -71,7 +72,15 @@ pub async fn of_stages(scale: Scale) -> anyhow::Result<Vec<Figure>> {
     Ok(figures)
 }
 
-/// Measures a cluster of three: the leader of a stream, and the leader of the cluster.
+/// How a server of a cluster is lost.
+#[derive(Clone, Copy, PartialEq)]
+enum Loss {
+    Killed,
+    /// SIGSTOP: its connections stay, and nobody answers on them.
+    Stopped,
+}
+
+/// Measures a cluster of three: the leader of a stream, and the leader of the cluster, killed and stopped.
 pub async fn of_cluster(scale: Scale) -> anyhow::Result<Vec<Figure>> {
     let rounds = scale.pick(8, 2);
     let mut school = school().cluster().start().await?;
@@ -83,7 +92,13 @@ pub async fn of_cluster(scale: Scale) -> anyhow::Result<Vec<Figure>> {
         "nobody killed: seconds from an edit to its status, longest of 40",
         usual,
     ));
-    for (who, is_meta) in [("stream's leader", false), ("cluster's leader", true)] {
+    let losses = [
+        ("stream's leader killed", false, Loss::Killed),
+        ("cluster's leader killed", true, Loss::Killed),
+        ("stream's leader stopped", false, Loss::Stopped),
+        ("cluster's leader stopped", true, Loss::Stopped),
+    ];
+    for (what_happens, is_meta, loss) in losses {
         let (mut silences, mut longest) = (Vec::new(), Vec::new());
         for round in 0..rounds {
             let name = if is_meta {
@@ -99,21 +114,28 @@ pub async fn of_cluster(scale: Scale) -> anyhow::Result<Vec<Figure>> {
                     .unwrap_or_default()
             };
             let mut pupils = make(&school, HALF, round * 2).await?;
-            let killed_at = Utc::now();
+            let lost_at = Utc::now();
             let server =
                 school.servers().find(|server| server.name() == Some(&name)).context("the leader")?;
-            server.kill().await?;
+            let process = server.process_id().context("it runs")?;
+            match loss {
+                Loss::Killed => server.kill().await?,
+                Loss::Stopped => e2e::signal(process, Signal::SIGSTOP)?,
+            }
             pupils.extend(make(&school, HALF, round * 2 + 1).await?);
             let waits = waits_at_all(&school, &pupils).await?;
-            silences.push(waits.next_effect_of_later(killed_at));
+            silences.push(waits.next_effect_of_later(lost_at));
             longest.push(waits.longest());
             let server =
                 school.servers().find(|server| server.name() == Some(&name)).context("the leader")?;
-            server.restart().await?;
+            match loss {
+                Loss::Killed => server.restart().await?,
+                Loss::Stopped => e2e::signal(process, Signal::SIGCONT)?,
+            }
             beside_is_ready(&school).await?;
         }
-        let what = |what: &str| format!("{who} killed, {rounds} times: seconds {what}");
-        let from = "from the kill to the status of an edit made later";
+        let what = |what: &str| format!("{what_happens}, {rounds} times: seconds {what}");
+        let from = "from then to the status of an edit made later";
         figures.push(Figure::new("P17", what(&format!("{from}, median")), median(&mut silences)));
         figures
             .push(Figure::new("P17", what(&format!("{from}, worst")), worst(&silences)).at_most(15.0, 5.0));

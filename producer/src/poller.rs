@@ -112,7 +112,7 @@ impl Poller {
     /// Deals wait for contacts, so a failing poll of contacts delays that of deals: their clients would be missing.
     async fn turn(&mut self) -> Result<(), PollError> {
         let strayed = self.publisher.check().await?;
-        self.read_again(strayed);
+        self.read_again(strayed).await?;
         let now = Instant::now();
         let [first, second] = &self.jobs;
         // A job that is due again as soon as it ends must not keep the other from ever having a turn.
@@ -144,12 +144,24 @@ impl Poller {
 
     /// Has read again what another producer published since the last turn. It is one that slept through the end of its
     /// lease, so what it published may be older than what was read here meanwhile.
-    fn read_again(&mut self, strayed: Vec<Strayed>) {
+    async fn read_again(&mut self, strayed: Vec<Strayed>) -> Result<(), PollError> {
+        if strayed.is_empty() {
+            return Ok(());
+        }
         for Strayed { entity, modified } in strayed {
             for job in self.jobs.iter_mut().filter(|job| job.plan.entity == entity) {
                 job.read_again_from(modified);
             }
         }
+        // Whoever comes after this process, should it end before it has read them, finds nothing amiss on the stream.
+        for job in &self.jobs {
+            let entity = job.plan.entity;
+            let stored = self.checkpoints.load(entity).await?;
+            if let Some(checkpoint) = stored.checkpoint.as_ref().and_then(|known| job.reaching_back(known)) {
+                self.checkpoints.store(entity, &stored, &checkpoint).await?;
+            }
+        }
+        Ok(())
     }
 
     fn may_go_together(&self, now: Instant) -> bool {
@@ -266,6 +278,12 @@ impl Poller {
             None => stored.checkpoint.as_ref().and_then(|checkpoint| checkpoint.poll?.read_until),
         };
         step.checkpoint.poll = Some(self.jobs[place].plan.poll(answered.observed, read_until));
+        // A poll that begins with this answer has reached back; one that was under way has not.
+        if question.until.is_some()
+            && let Some(checkpoint) = self.jobs[place].reaching_back(&step.checkpoint)
+        {
+            step.checkpoint = checkpoint;
+        }
         let is_early = faults::is_planted("checkpoint-before-publish");
         if is_early {
             self.checkpoints.store(entity, &stored, &step.checkpoint).await?;

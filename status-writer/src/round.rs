@@ -206,6 +206,12 @@ fn is_answered_with_failure(error: &Error) -> bool {
     has_answered && !is_for_all && !is_cut_off(error)
 }
 
+/// Tells whether whoever answered forbids a request without a word of the portal's: a filter before it, which may mean one of
+/// the records as well as everybody.
+fn is_forbidden(error: &Error) -> bool {
+    matches!(error, Error::Status { status: 403, .. })
+}
+
 /// Carries a round out.
 pub async fn carry_out(tools: Arc<Tools>, round: Round) -> Report {
     let Round { entity, lane, picked, line_is_sound, last_kept, may_name_suspects } = round;
@@ -394,7 +400,8 @@ impl Turn<'_> {
 
     /// Deals with updates of which only the next look tells. The portal may go on with what was cut off.
     ///
-    /// The records of several batches on which it failed go alone, as one of them may be why.
+    /// The records of several batches on which it failed go alone, as one of them may be why, and those of one that was
+    /// forbidden.
     fn give_up_batch(&mut self, mut held: Vec<Held<Delivery>>, error: &Error) {
         let may_be_done = !error.surely_not_processed();
         if is_cut_off(error) || matches!(error, Error::Broken { .. }) {
@@ -402,9 +409,9 @@ impl Turn<'_> {
             self.report.in_doubt.extend(may_come);
         }
         let trouble = Trouble::of(error, held.len());
-        let is_failure = is_answered_with_failure(error);
+        let (is_failure, is_forbidden) = (is_answered_with_failure(error), is_forbidden(error));
         if held.len() == 1
-            && (is_failure || is_cut_off(error))
+            && (is_failure || is_forbidden || is_cut_off(error))
             && let Some(alone) = held.pop()
         {
             if self.may_name_suspects {
@@ -416,8 +423,11 @@ impl Turn<'_> {
         }
         self.report.trouble = Some(trouble);
         for mut held in held {
+            if is_forbidden {
+                held.refused = Some(Instant::now());
+            }
             held.failed_batches = held.failed_batches.saturating_add(u8::from(is_failure));
-            if self.may_name_suspects && held.failed_batches >= MOST_FAILED_BATCHES {
+            if self.may_name_suspects && (is_forbidden || held.failed_batches >= MOST_FAILED_BATCHES) {
                 self.report.suspects.push(held.record());
             }
             // What a batch would take for one of its results went alone, before it.
@@ -736,6 +746,7 @@ mod tests {
         let is_failure = |number| is_answered_with_failure(&status(number));
         assert!([400, 406, 413, 500, 502, 503].into_iter().all(is_failure));
         assert!(![401, 403, 429, 504].into_iter().any(is_failure));
+        assert!(is_forbidden(&status(403)) && ![401, 500].into_iter().any(|number| is_forbidden(&status(number))));
         assert!(!is_answered_with_failure(&Error::Timeout { method: "batch".into() }));
     }
 

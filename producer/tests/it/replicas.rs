@@ -80,4 +80,18 @@ async fn what_a_producer_publishes_that_slept_is_read_again() {
     bench.polls_more(2).await;
     assert_eq!(bench.names(id).await, ["Анна", "Вера", "Анна"]);
     assert_eq!(bench.messages().await, 3);
+
+    // So it is where the one that saw it ends before it could read again, and the next one is on another host.
+    bench.admin("faults", json!({"kind": "html_502", "method": "crm.*.list"})).await;
+    bench.publish_as_another(id, "Инна", read).await;
+    eventually("a checkpoint that reaches back", || async {
+        let poll = bench.checkpoint(Entity::Contact).await.unwrap().poll.unwrap();
+        poll.read_until.unwrap() <= read
+    })
+    .await;
+    bench.kill_producer().await;
+    bench.end_faults().await;
+    bench.replica("another-host");
+    bench.shows_name(id, "Анна").await;
+    assert_eq!(bench.names(id).await, ["Анна", "Вера", "Анна", "Инна", "Анна"]);
 }

@@ -52,6 +52,7 @@ pub fn refuse(rule: &Rule, path: &str) -> Option<Response> {
     let response = match rule.kind {
         Kind::Html502 => html_response(502, "Bad Gateway"),
         Kind::Html504 => html_response(504, "Gateway Time-out"),
+        Kind::Html403 => html_response(403, "Forbidden"),
         Kind::PhpFatal500 => respond(
             500,
             HTML,

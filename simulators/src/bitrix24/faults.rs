@@ -15,6 +15,8 @@ pub enum Kind {
     Html502,
     #[serde(rename = "html_504")]
     Html504,
+    #[serde(rename = "html_403")]
+    Html403,
     #[serde(rename = "php_fatal_500")]
     PhpFatal500,
     #[serde(rename = "internal_500")]

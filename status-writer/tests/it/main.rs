@@ -280,26 +280,28 @@ async fn a_record_on_which_the_portal_itself_fails_is_given_up_while_others_are_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_record_over_which_the_portal_fails_whole_batches_holds_nobody_else() {
-    let bench = Bench::start().await;
-    let ids = bench.contacts(300).await;
-    let sick = ids[7];
-    bench.fault(json!({"kind": "php_fatal_500", "method": "crm.contact.update", "id": sick})).await;
-    for id in &ids {
-        bench.outcome(*id, 1, SUCCESS, "").await;
-    }
-    bench.run().await;
-    bench.settled(299).await;
-    assert!(bench.writes().await.iter().all(|(id, _)| *id != sick));
-    // Each of these shows that it is the record's own trouble.
-    for version in 2.. {
-        if bench.dead_letters().await > 0 {
-            break;
+    for kind in ["php_fatal_500", "html_403"] {
+        let bench = Bench::start().await;
+        let ids = bench.contacts(300).await;
+        let sick = ids[7];
+        bench.fault(json!({"kind": kind, "method": "crm.contact.update", "id": sick})).await;
+        for id in &ids {
+            bench.outcome(*id, 1, SUCCESS, "").await;
         }
-        bench.outcome(ids[0], version, ["Ошибка", SUCCESS][version as usize % 2], "").await;
-        bench.settled(298 + version).await;
+        bench.run().await;
+        bench.settled(299).await;
+        assert!(bench.writes().await.iter().all(|(id, _)| *id != sick), "{kind}");
+        // Each of these shows that it is the record's own trouble.
+        for version in 2.. {
+            if bench.dead_letters().await > 0 {
+                break;
+            }
+            bench.outcome(ids[0], version, ["Ошибка", SUCCESS][version as usize % 2], "").await;
+            bench.settled(298 + version).await;
+        }
+        assert_eq!(bench.dead_letters().await, 1, "{kind}");
+        bench.stop().await;
     }
-    assert_eq!(bench.dead_letters().await, 1);
-    bench.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

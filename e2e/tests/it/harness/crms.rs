@@ -16,12 +16,13 @@ use crate::flow::status_of;
 use crate::secrets::{assert_told_no_secret, watched};
 
 /// All kinds of the simulated Bitrix24. The first three cost a whole time limit.
-const BITRIX24: [&str; 46] = [
+const BITRIX24: [&str; 47] = [
     "no_answer",
     "drip",
     "answer_lost",
     "html_502",
     "html_504",
+    "html_403",
     "php_fatal_500",
     "internal_500",
     "unexpected_answer_500",

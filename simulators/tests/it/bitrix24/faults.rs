@@ -46,6 +46,7 @@ async fn refusals_carry_nothing_out() {
     for (kind, status, code) in [
         ("html_502", 502, None),
         ("html_504", 504, None),
+        ("html_403", 403, None),
         ("php_fatal_500", 500, None),
         ("internal_500", 500, Some("INTERNAL_SERVER_ERROR")),
         ("unexpected_answer_500", 500, Some("ERROR_UNEXPECTED_ANSWER")),
