@@ -8,8 +8,8 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use async_nats::jetstream::consumer::PullConsumer;
 use chrono::{DateTime, Utc};
-use nix::sys::signal::Signal;
 use e2e::{Program, School, SchoolBuilder, Stage, eventually};
+use nix::sys::signal::Signal;
 use schemas::streams::{COMMANDS, RAW, RESULTS, STATUSES, consumers};
 use schemas::{Entity, RecordId, RecordRef, subjects};
 

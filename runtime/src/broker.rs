@@ -237,6 +237,9 @@ pub(crate) const TRIES_IN_SILENCE: u32 = 5;
 /// Pause between looks whether the server is still there; after the third without an answer the next server is tried.
 const PING: Duration = Duration::from_secs(2);
 
+/// The same where there are other servers: one that stands still is left before the others have elected a leader.
+const PING_TO_ONE_OF_MANY: Duration = Duration::from_secs(1);
+
 /// Longest wait for a connection to the only server. Over a way of half a second TLS and NATS take 3.5 s to agree.
 const CONNECTING: Duration = Duration::from_secs(10);
 
@@ -262,7 +265,7 @@ impl Broker {
             .custom_inbox_prefix(format!("_INBOX_{name}"))
             .retry_on_initial_connect()
             .request_timeout(Some(REQUEST_TIMEOUT))
-            .ping_interval(PING)
+            .ping_interval(if has_others { PING_TO_ONE_OF_MANY } else { PING })
             .connection_timeout(if has_others { CONNECTING_TO_ONE_OF_MANY } else { CONNECTING })
             // Nobody is gone to but whom the settings name.
             .ignore_discovered_servers()

@@ -235,7 +235,25 @@ impl LocalNats {
     }
 }
 
+/// Pause between looks of a server whether the others still answer; the third in vain ends the connection. By default that takes a
+/// minute and a half, in which one read of three goes to a server that stands still.
+const ROUTE_PING: &str = "2s";
+
 impl Member {
+    /// Writes what no argument tells, beside the users where there are some, as files include each other by relative paths.
+    fn write_config(&self, folder: &Path, access: Option<&Access>) -> std::io::Result<PathBuf> {
+        let name = format!("{}.conf", self.name);
+        let mut text = format!("cluster {{ ping_interval: \"{ROUTE_PING}\" }}\n");
+        let mut file = folder.join(&name);
+        if let Some(access) = access {
+            let users = access.config.file_name().unwrap_or_default().to_string_lossy();
+            text.insert_str(0, &format!("include {users}\n"));
+            file = access.config.with_file_name(name);
+        }
+        std::fs::write(&file, text)?;
+        Ok(file)
+    }
+
     fn arguments(&self) -> [String; 5] {
         [
             format!("--server_name={}", self.name),
@@ -278,6 +296,10 @@ fn spawn(
     note_started: &NoteStarted,
 ) -> Result<Child, LocalNatsError> {
     let log = folder.join("nats-server.log");
+    let config = match member {
+        Some(member) => Some(member.write_config(folder, access)?),
+        None => access.map(|access| access.config.clone()),
+    };
     let program = program();
     let child = Command::new(&program)
         .arg("--addr=127.0.0.1")
@@ -285,7 +307,7 @@ fn spawn(
         .arg("--jetstream")
         .arg(format!("--store_dir={}", folder.display()))
         .arg(format!("--log={}", log.display()))
-        .args(access.map(|access| format!("--config={}", access.config.display())))
+        .args(config.map(|config| format!("--config={}", config.display())))
         .args(member.into_iter().flat_map(Member::arguments))
         .stdin(Stdio::null())
         .stdout(Stdio::null())

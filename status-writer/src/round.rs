@@ -746,7 +746,9 @@ mod tests {
         let is_failure = |number| is_answered_with_failure(&status(number));
         assert!([400, 406, 413, 500, 502, 503].into_iter().all(is_failure));
         assert!(![401, 403, 429, 504].into_iter().any(is_failure));
-        assert!(is_forbidden(&status(403)) && ![401, 500].into_iter().any(|number| is_forbidden(&status(number))));
+        assert!(
+            is_forbidden(&status(403)) && ![401, 500].into_iter().any(|number| is_forbidden(&status(number)))
+        );
         assert!(!is_answered_with_failure(&Error::Timeout { method: "batch".into() }));
     }
 
