@@ -105,13 +105,13 @@ pub async fn of_cluster(scale: Scale) -> anyhow::Result<Vec<Figure>> {
                 meta_leader(&school)?
             } else {
                 let watched = [RAW.name, COMMANDS.name, RESULTS.name, STATUSES.name][round % 4];
-                let stream = school.broker.jetstream().get_stream(watched).await?;
-                stream
-                    .cached_info()
-                    .cluster
-                    .as_ref()
-                    .and_then(|cluster| cluster.leader.clone())
-                    .unwrap_or_default()
+                eventually("a leader", PATIENCE, || async {
+                    let Ok(stream) = school.broker.jetstream().get_stream(watched).await else {
+                        return Ok(None);
+                    };
+                    Ok(stream.cached_info().cluster.as_ref().and_then(|cluster| cluster.leader.clone()))
+                })
+                .await?
             };
             let mut pupils = make(&school, HALF, round * 2).await?;
             let lost_at = Utc::now();
