@@ -119,7 +119,22 @@ fn number(spelling: &str) -> Option<Phone> {
     // Two zeros dial abroad from most countries and 8 10 from Russia; no Russian number begins so.
     match digits.strip_prefix("00").or_else(|| digits.strip_prefix("810")) {
         Some(behind) => abroad(behind),
-        None => valid(phonenumber::parse(Some(RU), &digits).ok()?),
+        None => russian(&digits),
+    }
+}
+
+/// Reads digits as they are dialled in Russia, or with its code.
+///
+/// The library drops an 8 as the trunk prefix twice, the second time from the area code where that begins with one: 812, 843,
+/// 800. It is given two for these. Ten digits that begin with 8 are refused: they may lack one.
+fn russian(digits: &str) -> Option<Phone> {
+    match digits.strip_prefix(['7', '8']) {
+        Some(national) if national.len() == 10 && national.starts_with('8') => {
+            valid(phonenumber::parse(Some(RU), format!("88{national}")).ok()?)
+        }
+        // One too many, which the library would drop as well.
+        _ if digits.starts_with("88") => None,
+        _ => valid(phonenumber::parse(Some(RU), digits).ok()?),
     }
 }
 
@@ -128,6 +143,9 @@ fn number(spelling: &str) -> Option<Phone> {
 /// The library must not be told a country here: it would drop that country's trunk prefix, which is 8 in
 /// Russia, from a Munich number.
 fn abroad(digits: &str) -> Option<Phone> {
+    if digits.len() == 11 && digits.starts_with("78") {
+        return russian(digits);
+    }
     valid(phonenumber::parse(None, format!("+{digits}")).ok()?)
 }
 
@@ -190,6 +208,28 @@ mod tests {
             "８（９２６）１２３－４５－６７",
         ] {
             assert_eq!(digits(text).as_deref(), Some("79261234567"), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn area_codes_may_begin_with_the_digit_of_the_trunk_prefix() {
+        for (text, expected) in [
+            ("8 (812) 345-07-57", Some("78123450757")),
+            ("+7 812 345-07-57", Some("78123450757")),
+            ("7 812 345 07 57", Some("78123450757")),
+            ("88123450757", Some("78123450757")),
+            ("8 10 7 812 345-07-57", Some("78123450757")),
+            ("8 800 555-35-35", Some("78005553535")),
+            ("+7 (843) 292-00-00", Some("78432920000")),
+            ("8 831 234-56-78 доб. 3", Some("78312345678")),
+            ("8 812 345-07-57, 8 926 123-45-67", Some("78123450757")),
+            ("8 8 812 345-07-57", None),
+            ("8 812 345-07-5", None),
+            ("8 343 123-45-6", None),
+            ("8 926 123-45-6", None),
+            ("812 345-07-57", None),
+        ] {
+            assert_eq!(digits(text).as_deref(), expected, "{text:?}");
         }
     }
 
@@ -286,6 +326,13 @@ mod tests {
         fn all_spellings_of_a_russian_mobile_agree(ten in "9[0-9]{9}") {
             for spelling in spellings(&ten) {
                 prop_assert_eq!(digits(&spelling), Some(format!("7{ten}")), "{:?}", spelling);
+            }
+        }
+
+        #[test]
+        fn all_spellings_of_a_petersburg_number_agree(ten in "812[2-7][0-9]{6}") {
+            for spelling in spellings(&ten).iter().skip(1) {
+                prop_assert_eq!(digits(spelling), Some(format!("7{ten}")), "{:?}", spelling);
             }
         }
 
