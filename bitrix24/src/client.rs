@@ -184,8 +184,10 @@ impl Client {
         request: Request<'_>,
         read: impl Fn(&Reply) -> Result<T, Error>,
     ) -> Result<T, Error> {
+        let reads_only = request.reads_only;
         let outcome = self.try_twice(request, read).await;
-        if let (Some(tell), Some(is_taken)) = (&self.shared.transport.listener, is_webhook_taken(&outcome)) {
+        let is_taken = is_webhook_taken(&outcome, reads_only);
+        if let (Some(tell), Some(is_taken)) = (&self.shared.transport.listener, is_taken) {
             tell(is_taken).await;
         }
         outcome
@@ -530,9 +532,11 @@ fn batch_body(batch: &Batch) -> Result<Vec<u8>, Error> {
 }
 
 /// Tells whether the portal took the webhook, where its answer says so.
-fn is_webhook_taken<T>(outcome: &Result<T, Error>) -> Option<bool> {
+fn is_webhook_taken<T>(outcome: &Result<T, Error>, reads_only: bool) -> Option<bool> {
     match outcome {
         Ok(_) => Some(true),
+        // Without a word of the portal's: a filter before it, which may forbid what was to be written.
+        Err(Error::Status { status: 403, .. }) if !reads_only => None,
         // Nothing was sent.
         Err(Error::Untrusted { .. }) => None,
         Err(error) => match error.class() {

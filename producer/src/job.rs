@@ -4,7 +4,7 @@ use bitrix24::ChainLength;
 use bitrix24::keyset::PAGE_ROWS;
 use tokio::time::Instant;
 
-use schemas::{Checkpoint, Poll};
+use schemas::Checkpoint;
 
 use crate::entity::Plan;
 use crate::walk::{Clock, Moment};
@@ -88,15 +88,6 @@ impl Job {
         [self.floor, self.again_from].into_iter().flatten().min()
     }
 
-    /// Returns a checkpoint that has whoever polls next reach back as far as this job has to, where it does not yet.
-    pub fn reaching_back(&self, checkpoint: &Checkpoint) -> Option<Checkpoint> {
-        let from = self.again_from?;
-        let poll = checkpoint.poll?;
-        let reaches = poll.read_until.unwrap_or(checkpoint.watermark).min(checkpoint.watermark);
-        (from < reaches)
-            .then(|| Checkpoint { poll: Some(Poll { read_until: Some(from), ..poll }), ..checkpoint.clone() })
-    }
-
     /// Tells how many pages to ask for in the next request.
     ///
     /// A quiet poll needs one. A first sync surely needs many; a walk shows only as it goes on, and pages asked for
@@ -151,11 +142,8 @@ impl Job {
         if self.last_begun.is_none() && self.floor.is_none() {
             let read_until = checkpoint.poll.and_then(|poll| poll.read_until);
             self.floor = read_until.filter(|read_until| *read_until < checkpoint.watermark);
-            if checkpoint.window.is_some() {
-                // The walk that is under way may be past it.
-                self.floor.into_iter().for_each(|floor| self.read_again_from(floor));
-            }
         }
+        checkpoint.again_from.into_iter().for_each(|from| self.read_again_from(from));
     }
 
     /// Begins a poll, once its first answer is dealt with: it reached back as far as was wanted.
@@ -187,7 +175,7 @@ impl Job {
 mod tests {
     use super::*;
     use crate::record::tests::deals;
-    use schemas::Window;
+    use schemas::Poll;
     use std::time::Duration;
 
     fn job() -> Job {
@@ -274,23 +262,20 @@ mod tests {
     #[test]
     fn what_is_to_be_read_again_outlives_the_process() {
         let at = |minute| Moment::parse_from_rfc3339(&format!("2026-01-10T10:{minute}:00+03:00")).unwrap();
-        let poll = Poll { observed: at(41), interval_seconds: 60, read_until: Some(at(40)) };
-        let window = Window { from: at(10), until: at(40), cursor: 7 };
-        let walked = |window| Checkpoint { watermark: at(40), window, polls: 7, poll: Some(poll) };
+        let stored = Checkpoint {
+            watermark: at(40),
+            window: Some(schemas::Window { from: at(38), until: at(50), cursor: 7 }),
+            polls: 7,
+            again_from: Some(at(45)),
+            poll: Some(Poll { observed: at(41), interval_seconds: 60, read_until: Some(at(40)) }),
+        };
         let mut job = job();
-        assert_eq!(job.reaching_back(&walked(None)), None);
-        job.read_again_from(at(20));
-        let stored = job.reaching_back(&walked(Some(window))).unwrap();
-        assert_eq!(job.reaching_back(&stored), None, "it does already");
-
-        let mut successor = self::job();
-        successor.resume(&stored);
-        assert_eq!(successor.reaches_back_to(), Some(at(20)));
-        successor.end_poll(Clock { floor: None, went_back: false }, Instant::now());
-        assert_eq!(successor.reaches_back_to(), Some(at(20)), "the walk may have been past it");
-        assert_eq!(successor.reaching_back(&walked(None)).map(|again| again.poll), Some(stored.poll));
-        successor.begin_poll(Instant::now());
-        assert_eq!(successor.reaches_back_to(), None);
+        job.resume(&stored);
+        job.end_poll(Clock { floor: None, went_back: false }, Instant::now());
+        assert_eq!(job.reaches_back_to(), Some(at(45)), "the walk that was under way may have been past it");
+        job.begin_poll(Instant::now());
+        job.resume(&Checkpoint { again_from: None, ..stored });
+        assert_eq!(job.reaches_back_to(), None);
     }
 
     #[test]
@@ -300,6 +285,7 @@ mod tests {
             watermark: at(40),
             window: None,
             polls: 7,
+            again_from: None,
             poll: Some(Poll { observed: at(31), interval_seconds: 60, read_until }),
         };
         let floor = |read_until| {

@@ -145,19 +145,19 @@ impl Poller {
     /// Has read again what another producer published since the last turn. It is one that slept through the end of its
     /// lease, so what it published may be older than what was read here meanwhile.
     async fn read_again(&mut self, strayed: Vec<Strayed>) -> Result<(), PollError> {
-        if strayed.is_empty() {
-            return Ok(());
-        }
         for Strayed { entity, modified } in strayed {
             for job in self.jobs.iter_mut().filter(|job| job.plan.entity == entity) {
                 job.read_again_from(modified);
             }
         }
         // Whoever comes after this process, should it end before it has read them, finds nothing amiss on the stream.
-        for job in &self.jobs {
+        for job in self.jobs.iter().filter(|job| job.again_from.is_some()) {
             let entity = job.plan.entity;
             let stored = self.checkpoints.load(entity).await?;
-            if let Some(checkpoint) = stored.checkpoint.as_ref().and_then(|known| job.reaching_back(known)) {
+            if let Some(known) = &stored.checkpoint
+                && known.again_from.is_none_or(|from| job.again_from < Some(from))
+            {
+                let checkpoint = Checkpoint { again_from: job.again_from, ..known.clone() };
                 self.checkpoints.store(entity, &stored, &checkpoint).await?;
             }
         }
@@ -278,12 +278,8 @@ impl Poller {
             None => stored.checkpoint.as_ref().and_then(|checkpoint| checkpoint.poll?.read_until),
         };
         step.checkpoint.poll = Some(self.jobs[place].plan.poll(answered.observed, read_until));
-        // A poll that begins with this answer has reached back; one that was under way has not.
-        if question.until.is_some()
-            && let Some(checkpoint) = self.jobs[place].reaching_back(&step.checkpoint)
-        {
-            step.checkpoint = checkpoint;
-        }
+        // A poll that begins with this answer reaches back, whoever ends it; one that was under way may be past it.
+        step.checkpoint.again_from = self.jobs[place].again_from.filter(|_| question.until.is_some());
         let is_early = faults::is_planted("checkpoint-before-publish");
         if is_early {
             self.checkpoints.store(entity, &stored, &step.checkpoint).await?;

@@ -86,14 +86,17 @@ pub fn advance(
         // counts as read only when it is read again, once the clock is there.
         let until = if question.from < until { until } else { question.from + AHEAD };
         let window = Some(Window { from: question.from, until, cursor });
-        return Step { checkpoint: Checkpoint { watermark, window, polls, poll: None }, read_until: None };
+        return Step {
+            checkpoint: Checkpoint { watermark, window, polls, again_from: None, poll: None },
+            read_until: None,
+        };
     }
     // What lay ahead was walked, and nothing before it.
     let until = if until == question.from + AHEAD { question.from } else { until };
     let until = until.min(readable);
     let watermark = watermark.max(until);
     Step {
-        checkpoint: Checkpoint { watermark, window: None, polls: polls + 1, poll: None },
+        checkpoint: Checkpoint { watermark, window: None, polls: polls + 1, again_from: None, poll: None },
         read_until: Some(until),
     }
 }
@@ -180,7 +183,7 @@ mod tests {
     }
 
     fn polled(watermark: i64, polls: u64) -> Checkpoint {
-        Checkpoint { watermark: at(watermark), window: None, polls, poll: None }
+        Checkpoint { watermark: at(watermark), window: None, polls, again_from: None, poll: None }
     }
 
     fn ask(stored: Option<&Checkpoint>) -> Question {
@@ -207,7 +210,10 @@ mod tests {
     fn a_full_page_freezes_a_window_that_is_walked_to_its_end() {
         let opened = answer(Some(&polled(1_000, 4)), 1_060, Some(77)).checkpoint;
         let window = Window { from: at(880), until: at(1_058), cursor: 77 };
-        assert_eq!(opened, Checkpoint { watermark: at(1_000), window: Some(window), polls: 4, poll: None });
+        assert_eq!(
+            opened,
+            Checkpoint { watermark: at(1_000), window: Some(window), polls: 4, again_from: None, poll: None }
+        );
 
         let further = answer(Some(&opened), 1_090, Some(99)).checkpoint;
         assert_eq!(ask(Some(&further)), Question { from: at(880), until: Some(at(1_058)), after: 99 });
@@ -288,7 +294,7 @@ mod tests {
     #[test]
     fn a_first_watermark_in_the_future_is_not_undercut() {
         let future = at(50_000);
-        let stored = Checkpoint { watermark: future, window: None, polls: 1, poll: None };
+        let stored = Checkpoint { watermark: future, window: None, polls: 1, again_from: None, poll: None };
         let looked = Looked { observed: at(12), read_until: at(10), watermark: future };
         let clock = follow_clock(SPANS, None, looked, None);
         assert_eq!(question(SPANS, future, Some(&stored), clock.floor).from, at(49_880));

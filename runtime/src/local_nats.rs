@@ -247,7 +247,8 @@ impl Member {
         let mut file = folder.join(&name);
         if let Some(access) = access {
             let users = access.config.file_name().unwrap_or_default().to_string_lossy();
-            text.insert_str(0, &format!("include {users}\n"));
+            // Last: a `cluster` of its own replaces this one.
+            text.push_str(&format!("include {users}\n"));
             file = access.config.with_file_name(name);
         }
         std::fs::write(&file, text)?;

@@ -15,6 +15,9 @@ pub struct Checkpoint {
     /// Polls completed since the bucket was made; tells a caller that another one has gone by.
     #[serde(default)]
     pub polls: u64,
+    /// From there on the next poll that begins reads once more; another producer published late what it had read of that time.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub again_from: Option<DateTime<FixedOffset>>,
     /// The poll that stored this, for whoever judges how old it is; none where an earlier version did.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub poll: Option<Poll>,
@@ -71,7 +74,7 @@ mod tests {
 
     fn polled(watermark: i64, clock: i64, read_until: Option<i64>) -> Checkpoint {
         let poll = Poll { observed: at(clock), interval_seconds: 60, read_until: read_until.map(at) };
-        Checkpoint { watermark: at(watermark), window: None, polls: 1, poll: Some(poll) }
+        Checkpoint { watermark: at(watermark), window: None, polls: 1, again_from: None, poll: Some(poll) }
     }
 
     #[test]

@@ -47,7 +47,7 @@ pub struct Held<D> {
     pub failures: u8,
     /// Batches with it on which the portal failed as a whole.
     pub failed_batches: u8,
-    /// When the portal last refused it for want of rights.
+    /// When the portal last refused it, for want of rights or with a failure of its own.
     pub refused: Option<Instant>,
     /// Until then an update of another text may still be applied, as was known when it was picked.
     pub in_doubt: Option<Instant>,

@@ -93,6 +93,11 @@ impl Line {
         self.named.is_none_or(|named| self.last_kept > Some(named))
     }
 
+    /// Notes that the portal takes the webhook again, so that a request that it forbids from now on may be one record's fault.
+    pub fn note_accepted(&mut self) {
+        self.named = None;
+    }
+
     /// Returns the number of rounds that may be under way at once.
     pub fn most_in_flight(&self) -> usize {
         match self.gate {

@@ -102,8 +102,6 @@ pub struct Round {
     pub line_is_sound: bool,
     /// When a status of this entity was last seen to stand where it was written.
     pub last_kept: Option<Instant>,
-    /// Records may be named as those over which the portal may fail.
-    pub may_name_suspects: bool,
 }
 
 /// What came of a round.
@@ -116,7 +114,7 @@ pub struct Report {
     pub again: Vec<Held<Delivery>>,
     /// Records whose update may still be applied, with its text.
     pub in_doubt: Vec<(RecordRef, String)>,
-    /// Records to be dealt with alone, as the portal may fail over one of them.
+    /// Records to be dealt with alone, as the portal may fail over one of them, unless others were named already.
     pub suspects: Vec<RecordRef>,
     /// Texts that were given up.
     pub dropped: Vec<Dropped>,
@@ -214,14 +212,13 @@ fn is_forbidden(error: &Error) -> bool {
 
 /// Carries a round out.
 pub async fn carry_out(tools: Arc<Tools>, round: Round) -> Report {
-    let Round { entity, lane, picked, line_is_sound, last_kept, may_name_suspects } = round;
+    let Round { entity, lane, picked, line_is_sound, last_kept } = round;
     let mut turn = Turn {
         tools: &tools,
         entity,
         lane,
         line_is_sound,
         last_kept,
-        may_name_suspects,
         report: Report::new(entity),
         verdicts: Vec::new(),
     };
@@ -251,7 +248,6 @@ struct Turn<'t> {
     lane: Lane,
     line_is_sound: bool,
     last_kept: Option<Instant>,
-    may_name_suspects: bool,
     report: Report,
     /// Deliveries that are done with. They are settled together, last of all.
     verdicts: Vec<(Delivery, Verdict)>,
@@ -414,9 +410,7 @@ impl Turn<'_> {
             && (is_failure || is_forbidden || is_cut_off(error))
             && let Some(alone) = held.pop()
         {
-            if self.may_name_suspects {
-                self.report.suspects.push(alone.record());
-            }
+            self.report.suspects.push(alone.record());
             let whose = self.note_server_error(alone, error);
             self.report.trouble = Some(trouble).filter(|_| whose == Whose::Everybodys);
             return;
@@ -427,7 +421,7 @@ impl Turn<'_> {
                 held.refused = Some(Instant::now());
             }
             held.failed_batches = held.failed_batches.saturating_add(u8::from(is_failure));
-            if self.may_name_suspects && (is_forbidden || held.failed_batches >= MOST_FAILED_BATCHES) {
+            if is_forbidden || held.failed_batches >= MOST_FAILED_BATCHES {
                 self.report.suspects.push(held.record());
             }
             // What a batch would take for one of its results went alone, before it.
@@ -538,8 +532,13 @@ impl Turn<'_> {
             return whose;
         }
         let pause = SECOND_LOOK * 2_u32.pow(held.failures.into());
-        // While nobody else is written there is nothing to learn from one more try.
-        let pause = if whose == Whose::Unproven { pause.max(MINUTE) } else { pause };
+        let pause = match whose {
+            // While nobody else is written there is nothing to learn from one more try.
+            Whose::Unproven => pause.max(MINUTE),
+            // All wait for a minute then. The others go first after it, and show whose trouble it is.
+            Whose::Everybodys if is_forbidden(error) => MINUTE * 2,
+            _ => pause,
+        };
         held.not_before = now + self.tools.real(pause);
         self.report.again.push(held);
         whose

@@ -525,14 +525,7 @@ impl Writer {
             line.patience.note_hasty(portal_now);
         }
         line.in_flight += 1;
-        let round = Round {
-            entity,
-            lane,
-            picked,
-            line_is_sound: line.is_sound(),
-            last_kept: line.last_kept,
-            may_name_suspects: line.may_name_suspects(),
-        };
+        let round = Round { entity, lane, picked, line_is_sound: line.is_sound(), last_kept: line.last_kept };
         let records = round.picked.records();
         let tools = Arc::clone(&self.tools);
         let task = self.tasks.spawn(async move { Ended::Round(Box::new(carry_out(tools, round).await)) });
@@ -617,12 +610,16 @@ impl Writer {
         self.say(entity, word);
     }
 
-    async fn note_round(&mut self, report: Report, now: Instant) {
+    async fn note_round(&mut self, mut report: Report, now: Instant) {
         let entity = report.entity;
         let tools = Arc::clone(&self.tools);
         let pause = |portal: Duration| tools.real(jittered(portal));
         let line = self.line(entity);
         line.in_flight -= 1;
+        if !line.may_name_suspects() {
+            // It fails for everybody, or another round has named its own.
+            report.suspects.clear();
+        }
         let word = line.note_report(&report, now, pause);
         self.say(entity, word);
         if let Some(Trouble::Refused(reason)) = &report.trouble {
@@ -674,6 +671,7 @@ impl Writer {
 
     fn accepted(&mut self) {
         if self.refused_until.take().is_some() {
+            self.lines.iter_mut().for_each(Line::note_accepted);
             tracing::info!("Bitrix24 accepts the webhook again");
         }
     }

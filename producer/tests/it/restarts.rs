@@ -62,7 +62,8 @@ async fn deals_wait_for_the_first_contacts_also_where_another_producer_began_to_
     // That one died after the first of several requests.
     let first = "2025-12-01T00:00:00+03:00".parse().unwrap();
     let window = Window { from: first, until: "2100-01-01T00:00:00+03:00".parse().unwrap(), cursor: 0 };
-    let checkpoint = Checkpoint { watermark: first, window: Some(window), polls: 0, poll: None };
+    let checkpoint =
+        Checkpoint { watermark: first, window: Some(window), polls: 0, again_from: None, poll: None };
     let contacts = bench.broker.bucket(&CHECKPOINTS).await.unwrap();
     contacts.put(Entity::Contact.token(), serde_json::to_vec(&checkpoint).unwrap().into()).await.unwrap();
     bench.admin("faults", json!({"kind": "html_502", "method": "crm.contact.list", "count": 1})).await;

@@ -191,7 +191,8 @@ impl Bench {
     }
 
     pub async fn contacts_read_until(&self, watermark: &str) {
-        let checkpoint = Checkpoint { watermark: moment(watermark), window: None, polls: 1, poll: None };
+        let checkpoint =
+            Checkpoint { watermark: moment(watermark), window: None, polls: 1, again_from: None, poll: None };
         let bucket = self.broker.bucket(&CHECKPOINTS).await.unwrap();
         bucket.put("contact", serde_json::to_vec(&checkpoint).unwrap().into()).await.unwrap();
     }
