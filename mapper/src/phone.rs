@@ -132,10 +132,15 @@ fn russian(digits: &str) -> Option<Phone> {
         Some(national) if national.len() == 10 && national.starts_with('8') => {
             valid(phonenumber::parse(Some(RU), format!("88{national}")).ok()?)
         }
-        // One too many, which the library would drop as well.
-        _ if digits.starts_with("88") => None,
+        // One too many, which the library would drop as well. A mobile number may have both.
+        _ if has_code_of_eight(digits) => None,
         _ => valid(phonenumber::parse(Some(RU), digits).ok()?),
     }
+}
+
+/// Tells whether an area code that begins with 8 comes after Russia's code or prefix; there is none with 89.
+fn has_code_of_eight(digits: &str) -> bool {
+    ["78", "88"].iter().any(|start| digits.starts_with(start)) && !digits.starts_with("789")
 }
 
 /// Reads digits that begin with the code of a country.
@@ -143,7 +148,7 @@ fn russian(digits: &str) -> Option<Phone> {
 /// The library must not be told a country here: it would drop that country's trunk prefix, which is 8 in
 /// Russia, from a Munich number.
 fn abroad(digits: &str) -> Option<Phone> {
-    if digits.len() == 11 && digits.starts_with("78") {
+    if digits.starts_with('7') && has_code_of_eight(digits) {
         return russian(digits);
     }
     valid(phonenumber::parse(None, format!("+{digits}")).ok()?)
@@ -223,7 +228,10 @@ mod tests {
             ("+7 (843) 292-00-00", Some("78432920000")),
             ("8 831 234-56-78 доб. 3", Some("78312345678")),
             ("8 812 345-07-57, 8 926 123-45-67", Some("78123450757")),
+            ("+7 8 926 123-45-67", Some("79261234567")),
             ("8 8 812 345-07-57", None),
+            ("7 8482 22-33-44-5", None),
+            ("+7 8482 22-33-44-5", None),
             ("8 812 345-07-5", None),
             ("8 343 123-45-6", None),
             ("8 926 123-45-6", None),

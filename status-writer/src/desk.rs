@@ -383,7 +383,7 @@ impl<D> Desk<D> {
     }
 
     /// Returns with how many others a record may be dealt with.
-    fn company_of(&self, record: RecordRef) -> usize {
+    pub fn company_of(&self, record: RecordRef) -> usize {
         self.suspects.get(&record).map_or(usize::MAX, |suspect| suspect.company)
     }
 

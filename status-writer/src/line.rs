@@ -88,14 +88,9 @@ impl Line {
         self.gate == Gate::Open && self.setbacks == 0
     }
 
-    /// Tells whether records may be named as those over which the portal may fail. In an outage nobody is named but once.
-    pub fn may_name_suspects(&self) -> bool {
-        self.named.is_none_or(|named| self.last_kept > Some(named))
-    }
-
-    /// Notes that the portal takes the webhook again, so that a request that it forbids from now on may be one record's fault.
-    pub fn note_accepted(&mut self) {
-        self.named = None;
+    /// Tells whether records may be named as those over which the portal may fail: in an outage those of one batch in ten minutes.
+    pub fn may_name_suspects(&self, now: Instant, minute: Duration) -> bool {
+        self.named.is_none_or(|named| self.last_kept > Some(named) || now >= named + minute * 10)
     }
 
     /// Returns the number of rounds that may be under way at once.
@@ -289,15 +284,16 @@ mod tests {
     }
 
     #[test]
-    fn an_outage_has_records_named_but_once() {
+    fn an_outage_has_records_named_but_seldom() {
         let start = Instant::now();
         let mut line = line(start);
         let suspects = vec![schemas::RecordRef::deal(schemas::RecordId::try_new(1).unwrap())];
-        assert!(line.may_name_suspects());
+        assert!(line.may_name_suspects(start, MINUTE));
         line.note_report(&Report { suspects, ..report() }, start, same);
-        assert!(!line.may_name_suspects());
+        assert!(!line.may_name_suspects(start + MINUTE * 9, MINUTE));
+        assert!(line.may_name_suspects(start + MINUTE * 10, MINUTE));
         line.note_report(&Report { kept: 1, ..report() }, start + MINUTE, same);
-        assert!(line.may_name_suspects());
+        assert!(line.may_name_suspects(start + MINUTE, MINUTE));
     }
 
     #[test]

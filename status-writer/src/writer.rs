@@ -614,9 +614,12 @@ impl Writer {
         let entity = report.entity;
         let tools = Arc::clone(&self.tools);
         let pause = |portal: Duration| tools.real(jittered(portal));
+        // Who is alone already is not named anew, or nobody else could be.
+        report.suspects.retain(|record| self.desk.company_of(*record) > ALONE);
+        let minute = self.minute();
         let line = self.line(entity);
         line.in_flight -= 1;
-        if !line.may_name_suspects() {
+        if !line.may_name_suspects(now, minute) {
             // It fails for everybody, or another round has named its own.
             report.suspects.clear();
         }
@@ -671,7 +674,6 @@ impl Writer {
 
     fn accepted(&mut self) {
         if self.refused_until.take().is_some() {
-            self.lines.iter_mut().for_each(Line::note_accepted);
             tracing::info!("Bitrix24 accepts the webhook again");
         }
     }
