@@ -73,7 +73,7 @@ pub async fn of_stages(scale: Scale) -> anyhow::Result<Vec<Figure>> {
 }
 
 /// How a server of a cluster is lost.
-#[derive(Clone, Copy, PartialEq)]
+#[derive(Clone, Copy)]
 enum Loss {
     Killed,
     /// SIGSTOP: its connections stay, and nobody answers on them.

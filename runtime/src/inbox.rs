@@ -665,7 +665,8 @@ impl Inbox {
                     "Message {} comes again: {reason}",
                     delivery.sequence
                 );
-                self.finish(delivery, AckKind::Nak(Some(after)), "retry").await
+                delivery.not_to_blame().await?;
+                self.acknowledge(delivery, AckKind::Nak(Some(after)), "retry").await
             }
             Verdict::DeadLetter { reason } => self.bury(delivery, &reason).await,
         }
@@ -699,7 +700,8 @@ impl Inbox {
             Err(_) => return Err(BrokerError::Stopping),
         }
         tracing::error!("Message {} of {} is a dead letter: {reason}", delivery.sequence, delivery.stream);
-        self.finish(delivery, AckKind::Term, "dead_letter").await
+        // The count of unfinished deliveries stands: one more may be here already, which is not to be begun either.
+        self.acknowledge(delivery, AckKind::Term, "dead_letter").await
     }
 
     fn letter(&self, delivery: &Delivery, reason: &str, first_failed: Option<DateTime<Utc>>) -> Outgoing {
@@ -744,16 +746,6 @@ impl Inbox {
         };
         // A struct of texts and numbers always serialises.
         serde_json::to_vec(&letter).unwrap_or_default()
-    }
-
-    async fn finish(
-        &self,
-        delivery: Delivery,
-        kind: AckKind,
-        outcome: &'static str,
-    ) -> Result<(), BrokerError> {
-        delivery.not_to_blame().await?;
-        self.acknowledge(delivery, kind, outcome).await
     }
 
     async fn acknowledge(
