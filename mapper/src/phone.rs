@@ -157,7 +157,7 @@ fn abroad(digits: &str) -> Option<Phone> {
 /// Reads "+8 926 …", a Russian number as it is dialled at home: no country's code begins with 89.
 fn with_a_plus_by_mistake(digits: &str) -> Option<Phone> {
     let is_russian = digits.len() == 11 && digits.starts_with("89");
-    if is_russian { valid(phonenumber::parse(Some(RU), digits).ok()?) } else { None }
+    if is_russian { russian(digits) } else { None }
 }
 
 fn valid(number: PhoneNumber) -> Option<Phone> {
