@@ -496,7 +496,8 @@ impl<D> Desk<D> {
 
     /// Returns the ready records: by turns the one that was edited last, and the one that waits longest.
     ///
-    /// People look at what they have just edited, and nobody is to wait for ever. Suspects come last.
+    /// People look at what they have just edited, and nobody is to wait for ever. Suspects come last, and of them whoever
+    /// failed last: it may do so each time, and only another one that is written shows that it is to blame.
     fn order(&self, entity: Entity, now: Instant) -> Vec<RecordRef> {
         let mut ready: Vec<&Held<D>> = self.at_hand(entity).filter(|held| held.not_before <= now).collect();
         let key = |held: &Held<D>| (held.arrived, held.wanted.version);
@@ -510,7 +511,10 @@ impl<D> Desk<D> {
             .flat_map(|(edited, waiting)| [edited.record(), waiting.record()])
             .filter(|record| seen.insert(*record))
             .collect();
-        order.sort_by_key(|record| Reverse(self.company_of(*record)));
+        order.sort_by_key(|record| {
+            let suspect = self.suspects.get(record).and_then(|_| self.waiting.get(record));
+            (Reverse(self.company_of(*record)), suspect.and_then(|held| held.refused))
+        });
         order
     }
 
@@ -618,6 +622,26 @@ mod tests {
         assert_eq!(desk.ready(Entity::Contact, now), (0, None), "or rounds would begin without end");
         desk.finish(record(first[0]), None, now);
         assert_eq!(ids(&desk.pick(Entity::Contact, 9, now)).len(), 1);
+    }
+
+    #[test]
+    fn of_several_suspects_the_one_that_failed_last_lets_the_others_go_first() {
+        let (mut desk, now) = (Desk::default(), Instant::now());
+        for id in 1..=3 {
+            desk.suspect(contact(id), ALONE);
+            desk.insert(held(id, id, "A", 0, now));
+        }
+        let mut tried = Vec::new();
+        for second in 1..=4 {
+            let mut failed = desk.pick(Entity::Contact, 9, now).write.remove(0);
+            tried.push(failed.record().id.get());
+            failed.refused = Some(now + Duration::from_secs(second));
+            assert!(desk.give_back(failed).is_none());
+        }
+        let (first, again) = (tried[0], tried[3]);
+        tried.truncate(3);
+        tried.sort_unstable();
+        assert_eq!((tried, again), (vec![1, 2, 3], first));
     }
 
     #[test]
