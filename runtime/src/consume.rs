@@ -6,8 +6,9 @@ use futures::FutureExt;
 use schemas::streams::ConsumerDefinition;
 
 use crate::broker::{Broker, BrokerError};
+use crate::delivery::Delivery;
 use crate::faults;
-use crate::inbox::{Delivery, Inbox, Verdict};
+use crate::inbox::{Inbox, Verdict};
 use crate::trace;
 
 /// Messages that one request to the server may still bring.

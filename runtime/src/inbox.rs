@@ -3,29 +3,26 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::PullConsumer;
 use async_nats::jetstream::consumer::pull::{self, Stream as Messages};
 use async_nats::jetstream::{AckKind, Message};
-use async_nats::{HeaderMap, Subject};
 use base64::Engine;
-use bytes::Bytes;
 use chrono::{DateTime, SecondsFormat, Utc};
 use futures::{FutureExt, StreamExt};
 use schemas::streams::{ATTEMPTS, ConsumerDefinition};
-use schemas::{DeadLetter, Encoded, Envelope, EnvelopeError, EventData, RecordRef};
+use schemas::{DeadLetter, Encoded};
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::Instant;
 
 use crate::broker::{Broker, BrokerError, Bucket, jitter};
+use crate::delivery::Delivery;
 use crate::faults;
-use crate::metrics::HeldDelivery;
 use crate::outside;
 use crate::publish::{Outgoing, PublishError};
 use crate::reach::{Asked, cut_off_for};
-use crate::trace::{self, Kind, Span, SpanContext, TRACEPARENT, Tracer};
+use crate::trace;
 
 /// Silence after which a consumer is asked whether it has something to deliver.
 const SILENCE: Duration = Duration::from_secs(5);
@@ -84,269 +81,6 @@ impl Verdict {
     }
 }
 
-/// One delivery of one message.
-///
-/// Reports progress by itself for as long as it is held, so that the server does not hand it to somebody else.
-pub struct Delivery {
-    message: Incoming,
-    /// Sequence of the message in its stream.
-    pub sequence: u64,
-    /// How often it was delivered, this time included.
-    pub deliveries: u64,
-    /// Messages behind it that the consumer has not delivered yet.
-    pub pending: u64,
-    /// Name of its stream.
-    pub stream: String,
-    /// Name of the consumer that delivered it; who settles it may be bound to another one.
-    consumer: String,
-    progress: Arc<Progress>,
-    keep_alive: tokio::task::JoinHandle<()>,
-    attempts: Bucket,
-    attempt_key: String,
-    span: Option<Span>,
-    _held: HeldDelivery,
-}
-
-/// A message as it came.
-#[derive(Clone)]
-enum Incoming {
-    Nats(Arc<Message>),
-    #[cfg(all(feature = "faults", debug_assertions))]
-    Simulated(crate::simulated::Delivered, crate::simulated::Seat, String),
-}
-
-impl Incoming {
-    fn subject(&self) -> &str {
-        match self {
-            Incoming::Nats(message) => &message.subject,
-            #[cfg(all(feature = "faults", debug_assertions))]
-            Incoming::Simulated(message, ..) => &message.subject,
-        }
-    }
-
-    fn payload(&self) -> &Bytes {
-        match self {
-            Incoming::Nats(message) => &message.payload,
-            #[cfg(all(feature = "faults", debug_assertions))]
-            Incoming::Simulated(message, ..) => &message.payload,
-        }
-    }
-
-    fn headers(&self) -> Option<&HeaderMap> {
-        match self {
-            Incoming::Nats(message) => message.headers.as_ref(),
-            #[cfg(all(feature = "faults", debug_assertions))]
-            Incoming::Simulated(message, ..) => Some(&message.headers),
-        }
-    }
-
-    /// Returns where its acks go, where an ack may get lost with its server.
-    fn reply(&self) -> Option<&Subject> {
-        match self {
-            Incoming::Nats(message) => message.reply.as_ref(),
-            #[cfg(all(feature = "faults", debug_assertions))]
-            Incoming::Simulated(..) => None,
-        }
-    }
-
-    async fn acknowledge(&self, kind: AckKind) -> Result<(), BrokerError> {
-        let failed = |error: &dyn std::fmt::Display| BrokerError::unavailable("acknowledge a message", error);
-        match self {
-            Incoming::Nats(message) => message.ack_with(kind).await.map_err(|error| failed(&error)),
-            #[cfg(all(feature = "faults", debug_assertions))]
-            Incoming::Simulated(message, seat, consumer) => {
-                let acknowledged = seat.acknowledge(consumer, message.sequence, kind).await;
-                acknowledged.map_err(|reason| failed(&reason))
-            }
-        }
-    }
-
-    /// Says that it is still worked on; tells whether that was answered. A server that is cut off from the others still
-    /// takes messages, and answers none.
-    async fn report_progress(&self) -> bool {
-        match self {
-            Incoming::Nats(message) => {
-                let Some(to) = self.reply().cloned() else { return false };
-                message.context.client().request(to, AckKind::Progress.into()).await.is_ok()
-            }
-            #[cfg(all(feature = "faults", debug_assertions))]
-            Incoming::Simulated(..) => self.acknowledge(AckKind::Progress).await.is_ok(),
-        }
-    }
-}
-
-struct Progress {
-    origin: Instant,
-    ack_wait: Duration,
-    /// Milliseconds after `origin` at which the server last heard of this delivery.
-    heard_ms: AtomicU64,
-}
-
-impl Drop for Delivery {
-    fn drop(&mut self) {
-        self.keep_alive.abort();
-    }
-}
-
-impl Delivery {
-    fn new(message: Message, inbox: &Inbox) -> Option<Delivery> {
-        let info = message.info().ok()?;
-        let place = Place {
-            sequence: info.stream_sequence,
-            deliveries: info.delivered.max(1) as u64,
-            pending: info.pending,
-            stream: info.stream.to_string(),
-        };
-        Some(Delivery::begin(Incoming::Nats(Arc::new(message)), place, inbox))
-    }
-
-    #[cfg(all(feature = "faults", debug_assertions))]
-    fn simulated(
-        message: crate::simulated::Delivered,
-        seat: &crate::simulated::Seat,
-        inbox: &Inbox,
-    ) -> Delivery {
-        let place = Place {
-            sequence: message.sequence,
-            deliveries: message.deliveries,
-            pending: message.pending,
-            stream: message.stream.to_owned(),
-        };
-        let message = Incoming::Simulated(message, seat.clone(), inbox.definition.name.clone());
-        Delivery::begin(message, place, inbox)
-    }
-
-    fn begin(message: Incoming, place: Place, inbox: &Inbox) -> Delivery {
-        let Place { sequence, deliveries, pending, stream } = place;
-        let span = begin_span(inbox.broker.tracer(), &message, &stream, sequence, deliveries);
-        let progress = Arc::new(Progress {
-            origin: Instant::now(),
-            ack_wait: inbox.definition.ack_wait,
-            heard_ms: AtomicU64::new(0),
-        });
-        let keep_alive = tokio::spawn(report_progress(message.clone(), Arc::clone(&progress)));
-        let attempt_key = format!("{}.{sequence}", inbox.definition.name);
-        let attempts = inbox.attempts.clone();
-        let metrics = inbox.broker.shell_metrics();
-        metrics.note_arrival(&inbox.definition.name, deliveries, pending);
-        Delivery {
-            message,
-            sequence,
-            deliveries,
-            pending,
-            stream,
-            consumer: inbox.definition.name.clone(),
-            progress,
-            keep_alive,
-            attempts,
-            attempt_key,
-            span,
-            _held: HeldDelivery::new(metrics),
-        }
-    }
-
-    /// Returns the subject.
-    pub fn subject(&self) -> &str {
-        self.message.subject()
-    }
-
-    /// Returns the payload.
-    pub fn payload(&self) -> &Bytes {
-        self.message.payload()
-    }
-
-    /// Looks a header up.
-    pub fn header(&self, name: &str) -> Option<&str> {
-        self.message.headers()?.get(name).map(async_nats::HeaderValue::as_str)
-    }
-
-    /// Returns the context that the work on it belongs to, where it is traced.
-    pub fn trace_context(&self) -> Option<SpanContext> {
-        self.span.as_ref().map(Span::context)
-    }
-
-    /// Tells of a request that was made for it, where it is traced.
-    pub fn note_request(&self, name: &str, duration: Duration, failed: bool) {
-        if let Some(span) = &self.span {
-            span.note_request(name, duration, failed);
-        }
-    }
-
-    /// Reads the message as an event.
-    pub fn decode<T: EventData>(&self) -> Result<(Envelope, T), EnvelopeError> {
-        Envelope::decode(|name| self.header(name), self.payload())
-    }
-
-    /// Returns the record that the subject names.
-    pub fn record(&self) -> Option<RecordRef> {
-        schemas::subjects::record_of(self.subject())
-    }
-
-    /// Tells whether the server still counts on this process for the message.
-    ///
-    /// False after the process was frozen for longer than the ack wait: the message may be with
-    /// somebody else by now, and nothing may be done for it any more.
-    pub fn is_still_ours(&self) -> bool {
-        let heard = Duration::from_millis(self.progress.heard_ms.load(Ordering::Relaxed));
-        self.progress.origin.elapsed().saturating_sub(heard) < self.progress.ack_wait
-    }
-
-    /// Notes that the stage only holds the message while something else is unwell: if it is killed
-    /// meanwhile, that does not count against the message.
-    pub async fn not_to_blame(&self) -> Result<(), BrokerError> {
-        if self.deliveries > 1 { self.attempts.delete(&self.attempt_key).await } else { Ok(()) }
-    }
-
-    fn headers(&self) -> Vec<(String, String)> {
-        let Some(headers) = self.message.headers() else { return Vec::new() };
-        headers
-            .iter()
-            .flat_map(|(name, values)| {
-                values.iter().map(move |value| (name.to_string(), value.as_str().to_owned()))
-            })
-            .collect()
-    }
-}
-
-/// Begins the span of a delivery, which ends when the delivery is done with.
-fn begin_span(
-    tracer: &Tracer,
-    message: &Incoming,
-    stream: &str,
-    sequence: u64,
-    deliveries: u64,
-) -> Option<Span> {
-    if !tracer.is_on() {
-        return None;
-    }
-    let header = message.headers().and_then(|headers| headers.get(TRACEPARENT));
-    let parent = header.and_then(|header| SpanContext::parse(header.as_str()));
-    let mut span = tracer.begin(&format!("process {stream}"), Kind::Consumer, parent)?;
-    span.set_record(schemas::subjects::record_of(message.subject()));
-    span.set("rollcall.sequence", sequence);
-    span.set("rollcall.deliveries", deliveries);
-    Some(span)
-}
-
-async fn report_progress(message: Incoming, progress: Arc<Progress>) {
-    let mut every = tokio::time::interval(progress.ack_wait / 3);
-    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    every.tick().await;
-    loop {
-        every.tick().await;
-        let now = progress.origin.elapsed().as_millis() as u64;
-        let silent = Duration::from_millis(now.saturating_sub(progress.heard_ms.load(Ordering::Relaxed)));
-        // Too late to speak for it: the server has given it up.
-        if silent >= progress.ack_wait {
-            continue;
-        }
-        let heard = tokio::time::timeout(progress.ack_wait / 6, message.report_progress());
-        if heard.await.unwrap_or(false) {
-            progress.heard_ms.store(now, Ordering::Relaxed);
-        }
-    }
-}
-
 /// Deliveries of a message that were begun and never ended, as the bucket keeps them: `3 2026-01-10T10:00:00Z`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Unfinished {
@@ -378,25 +112,22 @@ impl fmt::Display for Unfinished {
     }
 }
 
-/// Where a delivery stands in its stream and consumer.
-struct Place {
-    sequence: u64,
-    deliveries: u64,
-    pending: u64,
-    stream: String,
+/// What a bound consumer and its deliveries share.
+pub(crate) struct Binding {
+    pub(crate) broker: Broker,
+    pub(crate) definition: ConsumerDefinition,
+    pub(crate) attempts: Bucket,
 }
 
 /// A bound consumer.
 pub struct Inbox {
-    broker: Broker,
+    binding: Arc<Binding>,
     stage: &'static str,
-    definition: ConsumerDefinition,
     batch: usize,
     consumer: Option<PullConsumer>,
     messages: Option<Messages>,
     /// What was here already when its request was given up.
     ready: VecDeque<Message>,
-    attempts: Bucket,
     /// Since when the stage waits for a delivery; it may be busy with others for long.
     waiting_since: Option<Instant>,
     last_look: Instant,
@@ -415,14 +146,12 @@ impl Inbox {
     ) -> Result<Inbox, BrokerError> {
         let attempts = broker.bucket(&ATTEMPTS).await?;
         Ok(Inbox {
-            broker: broker.clone(),
+            binding: Arc::new(Binding { broker: broker.clone(), definition, attempts }),
             stage,
-            definition,
             batch,
             consumer: None,
             messages: None,
             ready: VecDeque::new(),
-            attempts,
             waiting_since: None,
             last_look: Instant::now(),
             look: LOOK,
@@ -432,19 +161,19 @@ impl Inbox {
 
     /// Returns the next delivery; `None` when the stage is to stop.
     pub async fn next(&mut self) -> Option<Delivery> {
-        let stopping = self.broker.stopping().clone();
+        let stopping = self.binding.broker.stopping().clone();
         loop {
             self.waiting_since.get_or_insert_with(Instant::now);
             if stopping.is_cancelled() {
                 return None;
             }
             #[cfg(all(feature = "faults", debug_assertions))]
-            if let Some(seat) = self.broker.seat() {
+            if let Some(seat) = self.binding.broker.seat() {
                 tokio::select! {
                     biased;
                     () = stopping.cancelled() => return None,
-                    message = seat.fetch(&self.definition.name) => {
-                        return Some(Delivery::simulated(message, seat, self));
+                    message = seat.fetch(&self.binding.definition.name) => {
+                        return Some(Delivery::simulated(message, &self.binding));
                     }
                 }
             }
@@ -472,14 +201,14 @@ impl Inbox {
                     }
                 }
                 Ok(Some(Err(error))) => {
-                    let name = &self.definition.name;
+                    let name = &self.binding.definition.name;
                     tracing::debug!(consumer = name, "Consumer {name}: {error}");
-                    self.broker.note_silence(Asked::Leader).await;
+                    self.binding.broker.note_silence(Asked::Leader).await;
                     self.give_up_request();
                     if self.last_look.elapsed() >= SILENCE {
                         self.check_for_stall().await;
                     }
-                    self.broker.pause(REOPENING + jitter(REOPENING / 2)).await.ok()?;
+                    self.binding.broker.pause(REOPENING + jitter(REOPENING / 2)).await.ok()?;
                 }
                 Ok(None) => self.messages = None,
                 Err(_) => self.check_for_stall().await,
@@ -499,7 +228,7 @@ impl Inbox {
                         return Some(delivery);
                     }
                 }
-                Err(error) => tracing::debug!("Consumer {}: {error}", self.definition.name),
+                Err(error) => tracing::debug!("Consumer {}: {error}", self.binding.definition.name),
             }
         }
     }
@@ -515,8 +244,8 @@ impl Inbox {
 
     fn delivered(&mut self, message: Message) -> Option<Delivery> {
         self.waiting_since = None;
-        self.broker.note_answer(Asked::Leader);
-        Delivery::new(message, self)
+        self.binding.broker.note_answer(Asked::Leader);
+        Delivery::new(message, &self.binding)
     }
 
     /// Ends the standing request, keeping what it brought; another one is made next.
@@ -528,11 +257,12 @@ impl Inbox {
     }
 
     async fn open(&mut self) -> Result<Messages, BrokerError> {
-        let ConsumerDefinition { stream, name, .. } = &self.definition;
+        let ConsumerDefinition { stream, name, .. } = &self.binding.definition;
         if self.consumer.is_none() {
             let binding = format!("bind to consumer {name} of stream {stream}");
-            let bound = self.broker.until_answered(&binding, Asked::Anyone, || async {
-                self.broker
+            let bound = self.binding.broker.until_answered(&binding, Asked::Anyone, || async {
+                self.binding
+                    .broker
                     .jetstream()
                     .get_consumer_from_stream(name, *stream)
                     .await
@@ -542,7 +272,7 @@ impl Inbox {
         }
         let Some(consumer) = &self.consumer else { return Err(BrokerError::Stopping) };
         // Whoever takes the request takes these first.
-        self.broker.repeat_acks(name).await;
+        self.binding.broker.repeat_acks(name).await;
         loop {
             let request =
                 consumer.stream().max_messages_per_batch(self.batch).expires(REQUEST).heartbeat(HEARTBEAT);
@@ -550,15 +280,16 @@ impl Inbox {
                 Ok(messages) => return Ok(messages),
                 Err(error) => tracing::debug!("Consumer {name}: {error}"),
             }
-            self.broker.pause(REOPENING).await?;
+            self.binding.broker.pause(REOPENING).await?;
         }
     }
 
     /// Opens the consumer again where it has messages, may deliver them and does not.
     async fn check_for_stall(&mut self) {
-        let ConsumerDefinition { stream, name, max_ack_pending, .. } = &self.definition;
+        let ConsumerDefinition { stream, name, max_ack_pending, .. } = &self.binding.definition;
         self.last_look = Instant::now();
-        let consumer = self.broker.jetstream().get_consumer_from_stream::<pull::Config, _, _>(name, *stream);
+        let consumer =
+            self.binding.broker.jetstream().get_consumer_from_stream::<pull::Config, _, _>(name, *stream);
         let answer = tokio::time::timeout(self.look, consumer).await;
         // Without an answer it may be the way that is slow.
         let next_look = if answer.is_err() { self.look * 2 } else { self.last_look.elapsed() * 2 };
@@ -578,9 +309,9 @@ impl Inbox {
         };
         let info = consumer.cached_info();
         if let Some(duration) = cut_off_for(info.cluster.as_ref()) {
-            self.broker.note_silence_for(duration, Asked::Leader).await;
+            self.binding.broker.note_silence_for(duration, Asked::Leader).await;
         }
-        self.broker.shell_metrics().note_pending(name, info.num_pending);
+        self.binding.broker.shell_metrics().note_pending(name, info.num_pending);
         let may_deliver = (info.num_ack_pending as i64) < *max_ack_pending && !info.paused;
         let has_waited = self.waiting_since.is_some_and(|since| since.elapsed() >= SILENCE);
         if info.num_pending > 0 && may_deliver && has_waited {
@@ -609,12 +340,12 @@ impl Inbox {
             return Ok(None);
         }
         let Some(others) = self.unfinished(delivery).await?.count.checked_sub(1) else { return Ok(None) };
-        self.broker.pause(AFTER_OTHERS * u32::try_from(others).unwrap_or(0)).await?;
-        let stopping = self.broker.stopping().clone();
+        self.binding.broker.pause(AFTER_OTHERS * u32::try_from(others).unwrap_or(0)).await?;
+        let stopping = self.binding.broker.stopping().clone();
         tokio::select! {
             biased;
             () = stopping.cancelled() => Err(BrokerError::Stopping),
-            permit = self.broker.solitude().acquire_owned() => permit.map(Some).map_err(|_| BrokerError::Stopping),
+            permit = self.binding.broker.solitude().acquire_owned() => permit.map(Some).map_err(|_| BrokerError::Stopping),
         }
     }
 
@@ -630,12 +361,12 @@ impl Inbox {
             return Ok(false);
         }
         let another = unfinished.another(outside::now());
-        self.attempts.put(&delivery.attempt_key, another.to_string().into()).await?;
+        self.binding.attempts.put(&delivery.attempt_key(), another.to_string().into()).await?;
         Ok(true)
     }
 
     async fn unfinished(&self, delivery: &Delivery) -> Result<Unfinished, BrokerError> {
-        let stored = self.attempts.get(&delivery.attempt_key).await?;
+        let stored = self.binding.attempts.get(&delivery.attempt_key()).await?;
         Ok(stored.and_then(|(value, _)| Unfinished::parse(&value)).unwrap_or_default())
     }
 
@@ -645,7 +376,7 @@ impl Inbox {
             Verdict::Done(events) => {
                 // Its handler has ended; a stage that stops while the events find no room does not count against it.
                 delivery.not_to_blame().await?;
-                let publishing = self.broker.publish_all(&events);
+                let publishing = self.binding.broker.publish_all(&events);
                 for answer in trace::within(delivery.trace_context(), publishing).await {
                     match answer {
                         Ok(_) => {}
@@ -676,10 +407,10 @@ impl Inbox {
     pub async fn return_after_panic(&self, mut delivery: Delivery) -> Result<(), BrokerError> {
         if delivery.deliveries <= 1 {
             let first = Unfinished::default().another(outside::now());
-            self.attempts.put(&delivery.attempt_key, first.to_string().into()).await?;
+            self.binding.attempts.put(&delivery.attempt_key(), first.to_string().into()).await?;
         }
-        self.note_settled(&mut delivery, "panicked");
-        delivery.message.acknowledge(AckKind::Nak(Some(PANIC_PAUSE))).await
+        delivery.note_settled("panicked");
+        delivery.acknowledge(AckKind::Nak(Some(PANIC_PAUSE))).await
     }
 
     async fn bury(&self, delivery: Delivery, reason: &str) -> Result<(), BrokerError> {
@@ -688,18 +419,18 @@ impl Inbox {
             if delivery.deliveries > 1 { self.unfinished(&delivery).await? } else { Unfinished::default() };
         let first_failed = before.another(outside::now()).since;
         let letter = self.letter(&delivery, reason, first_failed);
-        match trace::within(delivery.trace_context(), self.broker.publish(&letter)).await {
+        match trace::within(delivery.trace_context(), self.binding.broker.publish(&letter)).await {
             Ok(_) => {}
             Err(PublishError::TooBig { .. }) => {
                 // The message itself stays in its stream; the letter says where.
                 let mut short = letter;
                 short.encoded.payload =
                     self.letter_payload(&delivery, reason, first_failed, String::new(), false);
-                self.broker.publish(&short).await.map_err(|_| BrokerError::Stopping)?;
+                self.binding.broker.publish(&short).await.map_err(|_| BrokerError::Stopping)?;
             }
             Err(_) => return Err(BrokerError::Stopping),
         }
-        tracing::error!("Message {} of {} is a dead letter: {reason}", delivery.sequence, delivery.stream);
+        tracing::error!("Message {} of {} is a dead letter: {reason}", delivery.sequence, delivery.stream());
         // The count of unfinished deliveries stands: one more may be here already, which is not to be begun either.
         self.acknowledge(delivery, AckKind::Term, "dead_letter").await
     }
@@ -720,7 +451,7 @@ impl Inbox {
         Outgoing::new(
             subject,
             encoded,
-            format!("dlq:{}:{}:{}", self.stage, delivery.stream, delivery.sequence),
+            format!("dlq:{}:{}:{}", self.stage, delivery.stream(), delivery.sequence),
         )
     }
 
@@ -735,7 +466,7 @@ impl Inbox {
         let letter = DeadLetter {
             stage: self.stage.to_owned(),
             reason: reason.to_owned(),
-            stream: delivery.stream.clone(),
+            stream: delivery.stream().to_owned(),
             sequence: delivery.sequence,
             subject: delivery.subject().to_owned(),
             deliveries: delivery.deliveries,
@@ -755,30 +486,20 @@ impl Inbox {
         outcome: &'static str,
     ) -> Result<(), BrokerError> {
         faults::crash_point_of("before-ack", delivery.record());
-        delivery.message.acknowledge(kind).await?;
-        self.broker.acks().note(&delivery.consumer, delivery.message.reply(), kind, Instant::now());
-        self.note_settled(&mut delivery, outcome);
+        delivery.acknowledge(kind).await?;
+        delivery.note_ack(kind);
+        delivery.note_settled(outcome);
         Ok(())
     }
 
     /// Acknowledges a delivery before anything is done for it. A mistake, there to be planted.
     pub(crate) async fn acknowledge_early(&self, delivery: &Delivery) -> Result<(), BrokerError> {
-        delivery.message.acknowledge(AckKind::Ack).await?;
+        delivery.acknowledge(AckKind::Ack).await?;
         #[cfg(all(feature = "faults", debug_assertions))]
-        if self.broker.seat().is_some() {
+        if self.binding.broker.seat().is_some() {
             return Ok(());
         }
-        self.broker.client().flush().await.map_err(|error| BrokerError::unavailable("flush", error))
-    }
-
-    fn note_settled(&self, delivery: &mut Delivery, outcome: &'static str) {
-        if let Some(span) = &mut delivery.span {
-            span.set("rollcall.outcome", outcome);
-            if outcome == "panicked" || outcome == "dead_letter" {
-                span.fail();
-            }
-        }
-        self.broker.shell_metrics().note_settled(outcome, delivery.progress.origin.elapsed());
+        self.binding.broker.client().flush().await.map_err(|error| BrokerError::unavailable("flush", error))
     }
 
     /// Gives back at once what was fetched and not begun, so that a successor need not wait for the ack wait.
@@ -789,13 +510,13 @@ impl Inbox {
         }
         self.messages = None;
         for delivery in fetched {
-            let _gone = delivery.message.acknowledge(AckKind::Nak(Some(Duration::from_millis(1)))).await;
+            let _gone = delivery.acknowledge(AckKind::Nak(Some(Duration::from_millis(1)))).await;
         }
         #[cfg(all(feature = "faults", debug_assertions))]
-        if self.broker.seat().is_some() {
+        if self.binding.broker.seat().is_some() {
             return;
         }
-        let _gone = self.broker.client().flush().await;
+        let _gone = self.binding.broker.client().flush().await;
     }
 }
 

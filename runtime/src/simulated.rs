@@ -453,7 +453,6 @@ pub(crate) struct Delivered {
     pub(crate) sequence: u64,
     pub(crate) deliveries: u64,
     pub(crate) pending: u64,
-    pub(crate) stream: &'static str,
 }
 
 /// How long messages still come after the server went away.
@@ -723,7 +722,6 @@ impl Nats {
             sequence,
             deliveries,
             pending,
-            stream,
         };
         (Some(delivered), None)
     }
