@@ -1,4 +1,4 @@
-//! One delivery of one message, in few pieces: a stage may hold thousands of them.
+//! One delivery of one message, kept small: a stage may hold thousands of them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -41,28 +41,22 @@ impl Delivery {
     /// Takes in a message; `None` where it is none of a consumer's.
     pub(crate) fn new(message: Message, binding: &Arc<Binding>) -> Option<Delivery> {
         let info = message.info().ok()?;
-        let (deliveries, pending) = (info.delivered.max(1) as u64, info.pending);
-        let received = Received {
-            sequence: info.stream_sequence,
-            subject: message.subject.as_str().into(),
-            headers: message.headers.as_ref().map(Headers::of).unwrap_or_default(),
-            // As it came it is a part of what was read from the socket, all of which would be kept for it.
-            payload: Bytes::copy_from_slice(&message.payload),
-            reply: message.reply.clone(),
-            ..Received::empty(binding)
-        };
+        let (sequence, deliveries, pending) =
+            (info.stream_sequence, info.delivered.max(1) as u64, info.pending);
+        let headers = message.headers.as_ref().map(Headers::of).unwrap_or_default();
+        let message = message.message;
+        // As it came it is a part of what was read from the socket, all of which would be kept for it.
+        let payload = Bytes::copy_from_slice(&message.payload);
+        let received =
+            Received::new(binding, sequence, message.subject.as_str(), headers, payload, message.reply);
         Some(Delivery::begin(received, deliveries, pending))
     }
 
     #[cfg(all(feature = "faults", debug_assertions))]
     pub(crate) fn simulated(message: crate::simulated::Delivered, binding: &Arc<Binding>) -> Delivery {
-        let received = Received {
-            sequence: message.sequence,
-            subject: message.subject.into(),
-            headers: Headers::of(&message.headers),
-            payload: message.payload,
-            ..Received::empty(binding)
-        };
+        let headers = Headers::of(&message.headers);
+        let received =
+            Received::new(binding, message.sequence, &message.subject, headers, message.payload, None);
         Delivery::begin(received, message.deliveries, message.pending)
     }
 
@@ -151,7 +145,8 @@ impl Delivery {
         self.message.acknowledge(kind).await
     }
 
-    /// Keeps an ack that was sent, as it may get lost with its server.
+    /// Keeps an ack that was sent, as it may get lost with its server; under the name of the consumer that delivered it, for
+    /// who settles it may be bound to another one.
     pub(crate) fn note_ack(&self, kind: AckKind) {
         let Binding { broker, definition, .. } = &*self.message.binding;
         broker.acks().note(&definition.name, self.message.reply.as_ref(), kind, Instant::now());
@@ -185,14 +180,21 @@ struct Received {
 }
 
 impl Received {
-    fn empty(binding: &Arc<Binding>) -> Received {
+    fn new(
+        binding: &Arc<Binding>,
+        sequence: u64,
+        subject: &str,
+        headers: Headers,
+        payload: Bytes,
+        reply: Option<Subject>,
+    ) -> Received {
         Received {
             binding: Arc::clone(binding),
-            sequence: 0,
-            subject: Box::default(),
-            headers: Headers::default(),
-            payload: Bytes::new(),
-            reply: None,
+            sequence,
+            subject: subject.into(),
+            headers,
+            payload,
+            reply,
             arrived: Instant::now(),
             heard_ms: AtomicU64::new(0),
         }
@@ -259,8 +261,8 @@ impl Received {
                 continue;
             }
             // In a box, or its room would be taken while it only waits.
-            let heard = tokio::time::timeout(ack_wait / 6, Box::pin(self.report_progress()));
-            if Box::pin(heard).await.unwrap_or(false) {
+            let heard = Box::pin(tokio::time::timeout(ack_wait / 6, self.report_progress()));
+            if heard.await.unwrap_or(false) {
                 self.heard_ms.store(now, Ordering::Relaxed);
             }
         }
@@ -317,7 +319,12 @@ mod tests {
 
     #[test]
     fn a_delivery_is_small() {
+        fn size_of_returned<T>(_: impl Fn(Arc<Received>) -> T) -> usize {
+            size_of::<T>()
+        }
         // A status-writer holds two thousand of them, in tables of up to twice as many places.
         assert!(size_of::<Delivery>() <= 128, "{} bytes", size_of::<Delivery>());
+        let waiting = size_of_returned(Received::keep_alive);
+        assert!(waiting <= 256, "{waiting} bytes of what reports progress");
     }
 }

@@ -1,4 +1,4 @@
-//! A consumer as the stages see it: deliveries come in, verdicts go out. Only here is anything acked.
+//! A consumer as the stages see it: deliveries come in, verdicts go out. Only here is decided what is acked.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -159,16 +159,20 @@ impl Inbox {
         })
     }
 
+    fn broker(&self) -> &Broker {
+        &self.binding.broker
+    }
+
     /// Returns the next delivery; `None` when the stage is to stop.
     pub async fn next(&mut self) -> Option<Delivery> {
-        let stopping = self.binding.broker.stopping().clone();
+        let stopping = self.broker().stopping().clone();
         loop {
             self.waiting_since.get_or_insert_with(Instant::now);
             if stopping.is_cancelled() {
                 return None;
             }
             #[cfg(all(feature = "faults", debug_assertions))]
-            if let Some(seat) = self.binding.broker.seat() {
+            if let Some(seat) = self.broker().seat() {
                 tokio::select! {
                     biased;
                     () = stopping.cancelled() => return None,
@@ -203,12 +207,12 @@ impl Inbox {
                 Ok(Some(Err(error))) => {
                     let name = &self.binding.definition.name;
                     tracing::debug!(consumer = name, "Consumer {name}: {error}");
-                    self.binding.broker.note_silence(Asked::Leader).await;
+                    self.broker().note_silence(Asked::Leader).await;
                     self.give_up_request();
                     if self.last_look.elapsed() >= SILENCE {
                         self.check_for_stall().await;
                     }
-                    self.binding.broker.pause(REOPENING + jitter(REOPENING / 2)).await.ok()?;
+                    self.broker().pause(REOPENING + jitter(REOPENING / 2)).await.ok()?;
                 }
                 Ok(None) => self.messages = None,
                 Err(_) => self.check_for_stall().await,
@@ -244,7 +248,7 @@ impl Inbox {
 
     fn delivered(&mut self, message: Message) -> Option<Delivery> {
         self.waiting_since = None;
-        self.binding.broker.note_answer(Asked::Leader);
+        self.broker().note_answer(Asked::Leader);
         Delivery::new(message, &self.binding)
     }
 
@@ -259,8 +263,8 @@ impl Inbox {
     async fn open(&mut self) -> Result<Messages, BrokerError> {
         let ConsumerDefinition { stream, name, .. } = &self.binding.definition;
         if self.consumer.is_none() {
-            let binding = format!("bind to consumer {name} of stream {stream}");
-            let bound = self.binding.broker.until_answered(&binding, Asked::Anyone, || async {
+            let what = format!("bind to consumer {name} of stream {stream}");
+            let bound = self.broker().until_answered(&what, Asked::Anyone, || async {
                 self.binding
                     .broker
                     .jetstream()
@@ -272,7 +276,7 @@ impl Inbox {
         }
         let Some(consumer) = &self.consumer else { return Err(BrokerError::Stopping) };
         // Whoever takes the request takes these first.
-        self.binding.broker.repeat_acks(name).await;
+        self.broker().repeat_acks(name).await;
         loop {
             let request =
                 consumer.stream().max_messages_per_batch(self.batch).expires(REQUEST).heartbeat(HEARTBEAT);
@@ -280,7 +284,7 @@ impl Inbox {
                 Ok(messages) => return Ok(messages),
                 Err(error) => tracing::debug!("Consumer {name}: {error}"),
             }
-            self.binding.broker.pause(REOPENING).await?;
+            self.broker().pause(REOPENING).await?;
         }
     }
 
@@ -289,7 +293,7 @@ impl Inbox {
         let ConsumerDefinition { stream, name, max_ack_pending, .. } = &self.binding.definition;
         self.last_look = Instant::now();
         let consumer =
-            self.binding.broker.jetstream().get_consumer_from_stream::<pull::Config, _, _>(name, *stream);
+            self.broker().jetstream().get_consumer_from_stream::<pull::Config, _, _>(name, *stream);
         let answer = tokio::time::timeout(self.look, consumer).await;
         // Without an answer it may be the way that is slow.
         let next_look = if answer.is_err() { self.look * 2 } else { self.last_look.elapsed() * 2 };
@@ -309,9 +313,9 @@ impl Inbox {
         };
         let info = consumer.cached_info();
         if let Some(duration) = cut_off_for(info.cluster.as_ref()) {
-            self.binding.broker.note_silence_for(duration, Asked::Leader).await;
+            self.broker().note_silence_for(duration, Asked::Leader).await;
         }
-        self.binding.broker.shell_metrics().note_pending(name, info.num_pending);
+        self.broker().shell_metrics().note_pending(name, info.num_pending);
         let may_deliver = (info.num_ack_pending as i64) < *max_ack_pending && !info.paused;
         let has_waited = self.waiting_since.is_some_and(|since| since.elapsed() >= SILENCE);
         if info.num_pending > 0 && may_deliver && has_waited {
@@ -340,12 +344,14 @@ impl Inbox {
             return Ok(None);
         }
         let Some(others) = self.unfinished(delivery).await?.count.checked_sub(1) else { return Ok(None) };
-        self.binding.broker.pause(AFTER_OTHERS * u32::try_from(others).unwrap_or(0)).await?;
-        let stopping = self.binding.broker.stopping().clone();
+        self.broker().pause(AFTER_OTHERS * u32::try_from(others).unwrap_or(0)).await?;
+        let stopping = self.broker().stopping().clone();
         tokio::select! {
             biased;
             () = stopping.cancelled() => Err(BrokerError::Stopping),
-            permit = self.binding.broker.solitude().acquire_owned() => permit.map(Some).map_err(|_| BrokerError::Stopping),
+            permit = self.broker().solitude().acquire_owned() => {
+                permit.map(Some).map_err(|_| BrokerError::Stopping)
+            }
         }
     }
 
@@ -376,7 +382,7 @@ impl Inbox {
             Verdict::Done(events) => {
                 // Its handler has ended; a stage that stops while the events find no room does not count against it.
                 delivery.not_to_blame().await?;
-                let publishing = self.binding.broker.publish_all(&events);
+                let publishing = self.broker().publish_all(&events);
                 for answer in trace::within(delivery.trace_context(), publishing).await {
                     match answer {
                         Ok(_) => {}
@@ -419,14 +425,14 @@ impl Inbox {
             if delivery.deliveries > 1 { self.unfinished(&delivery).await? } else { Unfinished::default() };
         let first_failed = before.another(outside::now()).since;
         let letter = self.letter(&delivery, reason, first_failed);
-        match trace::within(delivery.trace_context(), self.binding.broker.publish(&letter)).await {
+        match trace::within(delivery.trace_context(), self.broker().publish(&letter)).await {
             Ok(_) => {}
             Err(PublishError::TooBig { .. }) => {
                 // The message itself stays in its stream; the letter says where.
                 let mut short = letter;
                 short.encoded.payload =
                     self.letter_payload(&delivery, reason, first_failed, String::new(), false);
-                self.binding.broker.publish(&short).await.map_err(|_| BrokerError::Stopping)?;
+                self.broker().publish(&short).await.map_err(|_| BrokerError::Stopping)?;
             }
             Err(_) => return Err(BrokerError::Stopping),
         }
@@ -496,10 +502,10 @@ impl Inbox {
     pub(crate) async fn acknowledge_early(&self, delivery: &Delivery) -> Result<(), BrokerError> {
         delivery.acknowledge(AckKind::Ack).await?;
         #[cfg(all(feature = "faults", debug_assertions))]
-        if self.binding.broker.seat().is_some() {
+        if self.broker().seat().is_some() {
             return Ok(());
         }
-        self.binding.broker.client().flush().await.map_err(|error| BrokerError::unavailable("flush", error))
+        self.broker().client().flush().await.map_err(|error| BrokerError::unavailable("flush", error))
     }
 
     /// Gives back at once what was fetched and not begun, so that a successor need not wait for the ack wait.
@@ -513,10 +519,10 @@ impl Inbox {
             let _gone = delivery.acknowledge(AckKind::Nak(Some(Duration::from_millis(1)))).await;
         }
         #[cfg(all(feature = "faults", debug_assertions))]
-        if self.binding.broker.seat().is_some() {
+        if self.broker().seat().is_some() {
             return;
         }
-        let _gone = self.binding.broker.client().flush().await;
+        let _gone = self.broker().client().flush().await;
     }
 }
 
