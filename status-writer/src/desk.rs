@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
+use std::time::Duration;
 
 use chrono::{DateTime, FixedOffset};
 use schemas::{Entity, RecordRef, StatusSettled};
@@ -49,6 +50,8 @@ pub struct Held<D> {
     pub failed_batches: u8,
     /// When the portal last refused it, for want of rights or with a failure of its own.
     pub refused: Option<Instant>,
+    /// When it was last picked to be looked at or written.
+    pub tried: Option<Instant>,
     /// Until then an update of another text may still be applied, as was known when it was picked.
     pub in_doubt: Option<Instant>,
 }
@@ -71,6 +74,7 @@ impl<D> Held<D> {
             failures: 0,
             failed_batches: 0,
             refused: None,
+            tried: None,
             in_doubt: None,
         }
     }
@@ -101,7 +105,7 @@ impl<D> Held<D> {
 
     /// Tells whether something went wrong with it before.
     pub fn is_troubled(&self) -> bool {
-        self.failures > 0 || self.unkept_in_all() > 0 || self.refused.is_some()
+        self.failures > 0 || self.failed_batches > 0 || self.unkept_in_all() > 0 || self.refused.is_some()
     }
 
     /// Returns the updates of this text that did not show, for this version and older ones.
@@ -250,6 +254,9 @@ struct Suspect {
 /// The company of those that are dealt with alone.
 pub const ALONE: usize = 1;
 
+/// Time without a try after which a suspect goes first.
+const OVERDUE: Duration = Duration::from_secs(60);
+
 /// Returns with how many of its like a record is dealt with that was in hand at so many deaths of the stage.
 ///
 /// Hundreds may have been in hand with the one that killed it. One by one they would take minutes; by eights, then by twos,
@@ -319,6 +326,10 @@ impl<D> Desk<D> {
         if other.fence.sequence > kept.fence.sequence {
             (kept.fence, kept.fence_read) = (other.fence.clone(), other.fence_read);
         }
+        // Whatever failed with another version may be the record's own.
+        kept.tried = kept.tried.max(other.tried);
+        kept.refused = kept.refused.max(other.refused);
+        kept.failed_batches = kept.failed_batches.max(other.failed_batches);
         let is_of_one_text = other.wanted.text == kept.wanted.text;
         if matches!(displaced, Displaced::Older(_)) && is_of_one_text && other.unkept_in_all() > 0 {
             kept.inherit(other.unkept_in_all(), other.last_unkept);
@@ -433,7 +444,12 @@ impl<D> Desk<D> {
     ///
     /// A trouble may be the one's own, and a list that lags behind speaks against every new write.
     pub fn pick_for_trial(&mut self, entity: Entity, now: Instant) -> Picked<D> {
-        let order = self.order(entity, now);
+        let mut order = self.order(entity, now);
+        // By turns, or one of them might fail each time and keep the others from theirs.
+        order.sort_by_key(|record| {
+            let troubled = self.waiting.get(record).filter(|held| held.is_troubled())?;
+            Some(troubled.tried)
+        });
         let first = |is_wanted: fn(&Held<D>) -> bool| {
             order.iter().copied().find(|record| self.waiting.get(record).is_some_and(is_wanted))
         };
@@ -474,6 +490,7 @@ impl<D> Desk<D> {
                 continue;
             }
             self.away.insert(record);
+            held.tried = Some(now);
             match decision {
                 Decision::Superseded => picked.superseded.push(held),
                 Decision::AlreadyShown(seen) => picked.shown.push((held, seen)),
@@ -496,8 +513,9 @@ impl<D> Desk<D> {
 
     /// Returns the ready records: by turns the one that was edited last, and the one that waits longest.
     ///
-    /// People look at what they have just edited, and nobody is to wait for ever. Suspects come last, and of them whoever
-    /// failed last: it may do so each time, and only another one that is written shows that it is to blame.
+    /// People look at what they have just edited, and nobody is to wait for ever. Suspects and whoever failed alone come last and
+    /// by turns: one of them may fail each time, and only another one that is written shows that it is to blame. Where
+    /// others never end, each has a turn a minute.
     fn order(&self, entity: Entity, now: Instant) -> Vec<RecordRef> {
         let mut ready: Vec<&Held<D>> = self.at_hand(entity).filter(|held| held.not_before <= now).collect();
         let key = |held: &Held<D>| (held.arrived, held.wanted.version);
@@ -512,8 +530,14 @@ impl<D> Desk<D> {
             .filter(|record| seen.insert(*record))
             .collect();
         order.sort_by_key(|record| {
-            let suspect = self.suspects.get(record).and_then(|_| self.waiting.get(record));
-            (Reverse(self.company_of(*record)), suspect.and_then(|held| held.refused))
+            let others = (1, Reverse(usize::MAX), None);
+            let Some(held) = self.waiting.get(record) else { return others };
+            if !self.suspects.contains_key(record) && held.refused.is_none() {
+                return others;
+            }
+            let place = if now >= held.tried.unwrap_or(held.arrived) + OVERDUE { 0 } else { 2 };
+            let company = self.suspects.get(record).map_or(ALONE, |suspect| suspect.company);
+            (place, Reverse(company), held.tried)
         });
         order
     }
@@ -531,7 +555,6 @@ mod tests {
     use crate::decide::{LATEST_UPDATE, Unkept, decide_unkept};
     use proptest::prelude::*;
     use schemas::{RecordId, Version};
-    use std::time::Duration;
 
     fn held(id: u64, raw_sequence: u64, text: &str, observed: i64, arrived: Instant) -> Held<u64> {
         Held::new(wanted(id, raw_sequence, text, Some(""), observed), raw_sequence, Fence::default(), arrived)
@@ -624,24 +647,73 @@ mod tests {
         assert_eq!(ids(&desk.pick(Entity::Contact, 9, now)).len(), 1);
     }
 
-    #[test]
-    fn of_several_suspects_the_one_that_failed_last_lets_the_others_go_first() {
-        let (mut desk, now) = (Desk::default(), Instant::now());
-        for id in 1..=3 {
-            desk.suspect(contact(id), ALONE);
-            desk.insert(held(id, id, "A", 0, now));
-        }
+    /// Picks one record after the other and gives each back as one that failed alone.
+    fn fail_in_turn(desk: &mut Desk<u64>, start: Instant, seconds: std::ops::Range<u64>) -> Vec<u64> {
         let mut tried = Vec::new();
-        for second in 1..=4 {
-            let mut failed = desk.pick(Entity::Contact, 9, now).write.remove(0);
+        for second in seconds {
+            let now = start + Duration::from_secs(second);
+            let mut failed = desk.pick(Entity::Contact, 1, now).write.remove(0);
             tried.push(failed.record().id.get());
-            failed.refused = Some(now + Duration::from_secs(second));
+            failed.refused = Some(now);
             assert!(desk.give_back(failed).is_none());
         }
-        let (first, again) = (tried[0], tried[3]);
-        tried.truncate(3);
+        tried
+    }
+
+    #[test]
+    fn suspects_that_fail_have_their_tries_by_turns() {
+        let (mut desk, start) = (Desk::default(), Instant::now());
+        for id in 1..=3 {
+            desk.suspect(contact(id), ALONE);
+            desk.insert(held(id, id, "A", 0, start));
+        }
+        let tried = fail_in_turn(&mut desk, start, 1..7);
+        assert_eq!(tried[..3], tried[3..]);
+        let all: HashSet<u64> = tried.into_iter().collect();
+        assert_eq!(all.len(), 3);
+    }
+
+    #[test]
+    fn who_failed_alone_lets_suspects_go_first_also_with_a_newer_version() {
+        let (mut desk, start) = (Desk::default(), Instant::now());
+        desk.insert(held(1, 1, "A", 0, start));
+        assert_eq!(fail_in_turn(&mut desk, start, 1..2), [1]);
+        desk.suspect(contact(2), ALONE);
+        desk.insert(held(2, 2, "A", 0, start));
+        desk.insert(held(1, 3, "B", 9, start + Duration::from_secs(2)));
+        assert_eq!(ids(&desk.pick(Entity::Contact, 9, start + Duration::from_secs(3))), [2]);
+    }
+
+    #[test]
+    fn where_others_never_end_a_suspect_has_a_turn_a_minute() {
+        let (mut desk, start) = (Desk::default(), Instant::now());
+        for id in 1..=9 {
+            desk.insert(held(id, id, "A", 0, start));
+        }
+        desk.suspect(contact(1), ALONE);
+        let soon = ids(&desk.pick(Entity::Contact, 4, start + OVERDUE / 2));
+        assert!(soon.len() == 4 && !soon.contains(&1));
+        assert_eq!(ids(&desk.pick(Entity::Contact, 4, start + OVERDUE)), [1]);
+    }
+
+    #[test]
+    fn trials_of_records_that_had_trouble_go_by_turns() {
+        let (mut desk, start) = (Desk::default(), Instant::now());
+        for id in 1..=3 {
+            let mut unkept = held(id, id, "A", id as i64, start);
+            unkept.unkept = 1;
+            desk.insert(unkept);
+        }
+        let mut tried = Vec::new();
+        for second in 1..=6 {
+            let now = start + Duration::from_secs(second);
+            let held = desk.pick_for_trial(Entity::Contact, now).write.remove(0);
+            tried.push(held.record().id.get());
+            assert!(desk.give_back(held).is_none());
+        }
+        assert_eq!(tried[..3], tried[3..]);
         tried.sort_unstable();
-        assert_eq!((tried, again), (vec![1, 2, 3], first));
+        assert_eq!(tried, [1, 1, 2, 2, 3, 3]);
     }
 
     #[test]

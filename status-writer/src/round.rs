@@ -194,9 +194,17 @@ fn is_cut_off(error: &Error) -> bool {
     matches!(error, Error::Timeout { .. } | Error::Status { status: 504, .. })
 }
 
-/// Tells whether the portal, or a filter before it, answered a request with a failure for which one of its records may be why.
-fn is_answered_with_failure(error: &Error) -> bool {
-    let has_answered = matches!(error, Error::Api(_) | Error::Status { .. } | Error::Answer { .. });
+/// Tells whether a request failed in a way for which one of its records may be why: with an answer of the portal's or of a filter
+/// before it, or with a filter's hanging up.
+fn may_be_one_records(error: &Error) -> bool {
+    let has_answered = matches!(
+        error,
+        Error::Api(_)
+            | Error::Status { .. }
+            | Error::Answer { .. }
+            | Error::TooLarge { .. }
+            | Error::Broken { .. }
+    );
     let is_for_all = matches!(
         error.class(),
         ErrorClass::Refused | ErrorClass::RateLimited { .. } | ErrorClass::OperatingLimit { .. }
@@ -313,8 +321,12 @@ impl Turn<'_> {
         faults::crash_point("look-answered");
         let (looks, at) = match looked {
             Some(Ok(looked)) => looked,
-            failed => {
-                self.report.trouble = failed.and_then(Result::err).map(|error| Trouble::of(&error, 0));
+            Some(Err(error)) => {
+                self.fail_together(look, &error, 0);
+                self.report.again.append(&mut write);
+                return write;
+            }
+            None => {
                 self.report.again.extend(look);
                 self.report.again.append(&mut write);
                 return write;
@@ -395,17 +407,26 @@ impl Turn<'_> {
     }
 
     /// Deals with updates of which only the next look tells. The portal may go on with what was cut off.
-    ///
-    /// The records of several batches on which it failed go alone, as one of them may be why, and those of one that was
-    /// forbidden.
     fn give_up_batch(&mut self, mut held: Vec<Held<Delivery>>, error: &Error) {
         let may_be_done = !error.surely_not_processed();
         if is_cut_off(error) || matches!(error, Error::Broken { .. }) {
             let may_come = held.iter().map(|held| (held.record(), held.wanted.text.clone()));
             self.report.in_doubt.extend(may_come);
         }
-        let trouble = Trouble::of(error, held.len());
-        let (is_failure, is_forbidden) = (is_answered_with_failure(error), is_forbidden(error));
+        for held in &mut held {
+            // What a batch would take for one of its results went alone, before it.
+            held.look_first |= may_be_done || bitrix24::looks_like_reference(&held.wanted.text);
+        }
+        let updates = held.len();
+        self.fail_together(held, error, updates);
+    }
+
+    /// Deals with records whose request failed as a whole, so many updates among it.
+    ///
+    /// Those of several that failed go alone, as one of them may be why, and those of one that was forbidden.
+    fn fail_together(&mut self, mut held: Vec<Held<Delivery>>, error: &Error, updates: usize) {
+        let trouble = Trouble::of(error, updates);
+        let (is_failure, is_forbidden) = (may_be_one_records(error), is_forbidden(error));
         if held.len() == 1
             && (is_failure || is_forbidden || is_cut_off(error))
             && let Some(alone) = held.pop()
@@ -424,8 +445,6 @@ impl Turn<'_> {
             if is_forbidden || held.failed_batches >= MOST_FAILED_BATCHES {
                 self.report.suspects.push(held.record());
             }
-            // What a batch would take for one of its results went alone, before it.
-            held.look_first |= may_be_done || bitrix24::looks_like_reference(&held.wanted.text);
             self.report.again.push(held);
         }
     }
@@ -742,13 +761,14 @@ mod tests {
     #[test]
     fn one_record_may_be_why_a_request_fails_that_was_answered_but_not_why_everybody_is_turned_away() {
         let status = |status| Error::Status { method: "batch".into(), status };
-        let is_failure = |number| is_answered_with_failure(&status(number));
+        let is_failure = |number| may_be_one_records(&status(number));
         assert!([400, 406, 413, 500, 502, 503].into_iter().all(is_failure));
         assert!(![401, 403, 429, 504].into_iter().any(is_failure));
         assert!(
             is_forbidden(&status(403)) && ![401, 500].into_iter().any(|number| is_forbidden(&status(number)))
         );
-        assert!(!is_answered_with_failure(&Error::Timeout { method: "batch".into() }));
+        assert!(!may_be_one_records(&Error::Timeout { method: "batch".into() }));
+        assert!(may_be_one_records(&Error::TooLarge { method: "batch".into(), limit: 1 }));
     }
 
     #[test]
