@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, bail};
+use async_nats::jetstream;
+use async_nats::jetstream::consumer::pull::OrderedConfig;
 use chrono::{DateTime, FixedOffset};
-use futures::TryStreamExt;
+use futures::{StreamExt, TryStreamExt};
 use schemas::DeadLetter;
 use serde_json::{Value, json};
 
@@ -188,13 +190,36 @@ async fn echoes(school: &School, sent_again: usize) -> anyhow::Result<Vec<String
     let stream = school.broker.jetstream().get_stream(schemas::streams::RAW.name).await?;
     let published: Vec<(String, usize)> = stream.info_with_subjects("b24.raw.>").await?.try_collect().await?;
     let made = versions(&school.bitrix24.history().await?)?;
-    let too_many = published.into_iter().filter_map(|(subject, published)| {
-        let record = subject.strip_prefix("b24.raw.")?.to_owned();
+    let mut findings = Vec::new();
+    for (subject, published) in published {
+        let Some(record) = subject.strip_prefix("b24.raw.") else { continue };
         // A record that nobody made by hand was there from the beginning.
-        let made = made.get(&record).copied().unwrap_or(1) + sent_again;
-        (published > made).then(|| format!("{record}: {published} versions published, {made} made"))
-    });
-    Ok(too_many.collect())
+        let made = made.get(record).copied().unwrap_or(1) + sent_again;
+        if published > made {
+            let readings = readings(&stream, &subject).await?;
+            findings.push(format!(
+                "{record}: {published} versions published, {made} made; read as of {readings}"
+            ));
+        }
+    }
+    Ok(findings)
+}
+
+/// Returns modification time and fingerprint of each version under a subject.
+async fn readings(stream: &jetstream::stream::Stream, subject: &str) -> anyhow::Result<String> {
+    let config = OrderedConfig { filter_subject: subject.to_owned(), ..OrderedConfig::default() };
+    let mut messages = stream.create_consumer(config).await?.messages().await?;
+    let mut readings = Vec::new();
+    while let Some(message) = messages.next().await {
+        let message = message?;
+        let header =
+            |name| message.headers.as_ref().and_then(|all| all.get(name)).map_or("?", |found| found.as_str());
+        readings.push(format!("{} {}", header("ce-time"), header("ce-fingerprint")));
+        if message.info().map_err(|error| anyhow::anyhow!("{error}"))?.pending == 0 {
+            break;
+        }
+    }
+    Ok(readings.join(", "))
 }
 
 /// Counts the versions of each record that people made.
@@ -203,9 +228,11 @@ fn versions(history: &Value) -> anyhow::Result<BTreeMap<String, usize>> {
     let entries = history["history"].as_array().context("a history")?;
     for write in entries.iter().filter(|write| write["origin"] == "human") {
         let record = format!("{}.{}", write["entity"].as_str().context("an entity")?, write["id"]);
-        let is_made = write["method"].as_str().is_some_and(|method| method.ends_with(".add"));
-        let first = usize::from(!is_made);
-        versions.entry(record).and_modify(|count| *count += 1).or_insert(1 + first);
+        let method = write["method"].as_str().context("a method")?;
+        // Rows are read after the list with their deal: new ones beside a deal as it was before are a version of their own.
+        let made = if method.ends_with(".productrows.set") { 2 } else { 1 };
+        let first = usize::from(!method.ends_with(".add"));
+        versions.entry(record).and_modify(|count| *count += made).or_insert(made + first);
     }
     Ok(versions)
 }
