@@ -4,6 +4,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
+use super::php::Node;
 use super::settings::glob;
 
 /// What goes wrong.
@@ -137,7 +138,7 @@ pub struct Rule {
     /// Error code of `command_error`.
     #[serde(default)]
     pub error: Option<String>,
-    /// The record that a call has to be about, by the ID in it; any when absent.
+    /// The record that a call has to name, by its ID or in a list's filter; any when absent.
     #[serde(default)]
     pub id: Option<i64>,
     /// Error text of `command_error`.
@@ -155,8 +156,22 @@ pub struct Rule {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Called {
     pub method: String,
-    /// The record's ID, where one is named.
-    pub id: Option<i64>,
+    /// IDs of the records that it names.
+    pub ids: Vec<i64>,
+}
+
+impl Called {
+    /// Reads which records a call names: by `id`, or in a filter by `ID` or `@ID`.
+    pub fn of(method: &str, params: &Node) -> Called {
+        let mut ids: Vec<i64> = params.param("id").and_then(Node::integer).into_iter().collect();
+        for (key, value) in params.param("filter").and_then(Node::as_array).into_iter().flatten() {
+            if key.trim_start_matches(['@', '=']).eq_ignore_ascii_case("id") {
+                let several = value.as_array().into_iter().flatten().map(|(_, id)| id);
+                ids.extend(several.chain([value]).filter_map(Node::integer));
+            }
+        }
+        Called { method: method.to_lowercase(), ids }
+    }
 }
 
 fn always() -> f64 {
@@ -196,9 +211,8 @@ impl Faults {
     }
 
     /// Picks the fault of one command.
-    pub fn strike_command(&mut self, method: &str, id: Option<i64>) -> Option<Rule> {
-        let call = Called { method: method.to_owned(), id };
-        self.strike(&[call], |rule| rule.kind.is_per_command())
+    pub fn strike_command(&mut self, call: &Called) -> Option<Rule> {
+        self.strike(std::slice::from_ref(call), |rule| rule.kind.is_per_command())
     }
 
     fn strike(&mut self, calls: &[Called], applies: impl Fn(&Rule) -> bool) -> Option<Rule> {
@@ -213,7 +227,8 @@ impl Faults {
 impl Rule {
     fn matches(&self, calls: &[Called]) -> bool {
         let pattern = self.method.as_deref().unwrap_or("*");
-        let fits = |call: &Called| glob(pattern, &call.method) && (self.id.is_none() || self.id == call.id);
+        let fits =
+            |call: &Called| glob(pattern, &call.method) && self.id.is_none_or(|id| call.ids.contains(&id));
         self.count != Some(0) && calls.iter().any(fits)
     }
 
@@ -235,10 +250,11 @@ impl Rule {
 mod tests {
     use serde_json::json;
 
+    use super::super::php::parse_query;
     use super::*;
 
     fn called(method: &str, id: Option<i64>) -> Called {
-        Called { method: method.to_owned(), id }
+        Called { method: method.to_owned(), ids: id.into_iter().collect() }
     }
 
     fn faults(rule: serde_json::Value) -> Faults {
@@ -278,19 +294,29 @@ mod tests {
     }
 
     #[test]
+    fn a_call_names_records_by_its_id_and_by_its_filter() {
+        let named = |query: &str| Called::of("crm.Contact.list", &parse_query(query)).ids;
+        assert_eq!(named("ID=7"), [7]);
+        assert_eq!(named("filter[@ID][0]=7&filter[@ID][1]=9"), [7, 9]);
+        assert_eq!(named("FILTER[%3Did]=7&filter2[ID]=8"), [7]);
+        assert!(named("filter[>ID]=7&filter[NAME]=7&select[]=ID").is_empty());
+        assert_eq!(Called::of("crm.Contact.list", &parse_query("")).method, "crm.contact.list");
+    }
+
+    #[test]
     fn command_faults_leave_requests_alone() {
         let mut faults = faults(json!({"kind": "command_error", "method": "crm.deal.update", "count": 1}));
         assert!(faults.strike_request(&[called("crm.deal.update", None)]).is_none());
-        assert!(faults.strike_command("crm.deal.update", None).is_some());
-        assert!(faults.strike_command("crm.deal.update", None).is_none());
+        assert!(faults.strike_command(&called("crm.deal.update", None)).is_some());
+        assert!(faults.strike_command(&called("crm.deal.update", None)).is_none());
     }
 
     #[test]
     fn a_command_may_fail_for_one_record_alone() {
         let mut faults = faults(json!({"kind": "command_error", "id": 7}));
-        assert!(faults.strike_command("crm.deal.update", Some(6)).is_none());
-        assert!(faults.strike_command("crm.deal.list", None).is_none());
-        assert!(faults.strike_command("crm.deal.update", Some(7)).is_some());
+        assert!(faults.strike_command(&called("crm.deal.update", Some(6))).is_none());
+        assert!(faults.strike_command(&called("crm.deal.list", None)).is_none());
+        assert!(faults.strike_command(&called("crm.deal.update", Some(7))).is_some());
     }
 
     #[test]

@@ -138,16 +138,12 @@ fn strike(portal: &Portal, method: &str, params: &Node) -> Option<Rule> {
     if portal.state().faults.rules().is_empty() {
         return None;
     }
-    let called = |method: &str, params: &Node| Called {
-        method: method.to_lowercase(),
-        id: params.param("id").and_then(Node::integer),
-    };
-    let mut calls = vec![called(method, params)];
+    let mut calls = vec![Called::of(method, params)];
     if method == "batch" {
         let commands = params.param("cmd").and_then(Node::as_array).into_iter().flatten();
         calls.extend(commands.filter_map(|(_, command)| command.text()).map(|command| {
             let (method, query) = command.split_once('?').unwrap_or((&command, ""));
-            called(method, &parse_query(query))
+            Called::of(method, &parse_query(query))
         }));
     }
     let mut state = portal.state();

@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 
 use super::clock::Clock;
 use super::dates::print_moment;
-use super::faults::{Kind, Rule};
+use super::faults::{Called, Kind, Rule};
 use super::history::{Author, count};
 use super::limits::OperatingState;
 use super::methods::{ApiError, Call, Outcome, Reply, find};
@@ -173,8 +173,7 @@ impl Portal {
         direct: bool,
     ) -> Finished {
         let started = self.clock.now();
-        let id = params.param("id").and_then(Node::integer);
-        let cost = match self.admit(name, id, direct, started) {
+        let cost = match self.admit(name, params, direct, started) {
             Ok(cost) => cost,
             Err(error) => {
                 let operating = self.state().operating.state(name, started);
@@ -193,7 +192,7 @@ impl Portal {
     }
 
     /// Checks a call before it runs and returns its cost.
-    fn admit(&self, name: &str, id: Option<i64>, direct: bool, now: f64) -> Result<f64, ApiError> {
+    fn admit(&self, name: &str, params: &Node, direct: bool, now: f64) -> Result<f64, ApiError> {
         let mut state = self.state();
         count(&mut state.counters.commands, name);
         if name == "batch" {
@@ -216,7 +215,7 @@ impl Portal {
         {
             return Err(error);
         }
-        if let Some(rule) = state.faults.strike_command(name, id) {
+        if let Some(rule) = state.faults.strike_command(&Called::of(name, params)) {
             count(&mut state.counters.faults, "command_error");
             return Err(command_error(&rule));
         }
