@@ -535,8 +535,8 @@ fn batch_body(batch: &Batch) -> Result<Vec<u8>, Error> {
 fn is_webhook_taken<T>(outcome: &Result<T, Error>, reads_only: bool) -> Option<bool> {
     match outcome {
         Ok(_) => Some(true),
-        // Without a word of the portal's: a filter before it, which may forbid what was to be written.
-        Err(Error::Status { status: 403, .. }) if !reads_only => None,
+        // Perhaps it was what was to be written.
+        Err(error) if !reads_only && error.is_bare_refusal() => None,
         // Nothing was sent.
         Err(Error::Untrusted { .. }) => None,
         Err(error) => match error.class() {

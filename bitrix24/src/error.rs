@@ -144,6 +144,12 @@ impl Error {
         }
     }
 
+    /// Tells whether we are turned away without a word of the portal's. A filter before it does that too, which may mean what
+    /// was to be written as well as the webhook.
+    pub fn is_bare_refusal(&self) -> bool {
+        matches!(self, Self::Status { .. } | Self::Redirect { .. }) && self.class() == ErrorClass::Refused
+    }
+
     /// Tells whether the portal surely did not act on the request.
     pub fn surely_not_processed(&self) -> bool {
         match self {
