@@ -132,7 +132,7 @@ impl Handler for Mapping {
         let mapped = delivery.decode::<RecordChanged>().and_then(|(envelope, changed)| {
             let (record, mapping) = (envelope.record, map_record(&self.rules, envelope.record, &changed));
             self.metrics.note(record.entity, &mapping.1);
-            message(envelope, &changed, mapping, delivery.sequence)
+            message(envelope, &changed, mapping, delivery.sequence())
         });
         match mapped {
             Ok(outgoing) => Verdict::Done(vec![outgoing]),

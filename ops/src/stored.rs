@@ -121,16 +121,8 @@ pub async fn read(
         let next = tokio::time::timeout(PATIENCE, messages.next()).await;
         let Some(message) = next.map_err(|_| failed(&"NATS went silent"))? else { return Ok(()) };
         let message = message.map_err(|error| failed(&error))?;
-        let info = message.info().map_err(|error| failed(&error))?;
-        let (sequence, stored, pending) = (info.stream_sequence, info.published, info.pending);
-        let message = message.message;
-        let stored = StoredMessage {
-            sequence,
-            stored,
-            subject: message.subject.to_string(),
-            headers: message.headers.unwrap_or_default(),
-            payload: message.payload,
-        };
+        let pending = message.info().map_err(|error| failed(&error))?.pending;
+        let stored = StoredMessage::try_from(message).map_err(|error| failed(&error))?;
         left = left.saturating_sub(1).min(pending);
         bar.iter().for_each(Progress::step);
         if each(stored).is_break() || left == 0 {

@@ -276,7 +276,7 @@ impl Push {
     /// may have had an effect already that nobody saw.
     async fn skip_if_overtaken(&self, task: &Task<'_>) -> Result<(), Halt> {
         let Some(pupil) = task.pupil().filter(|_| task.envelope.attempt > 0) else { return Ok(()) };
-        let rivals = self.store.rivals(pupil, task.record, task.delivery.sequence).await?;
+        let rivals = self.store.rivals(pupil, task.record, task.delivery.sequence()).await?;
         match rivals.overtake(task.version) {
             true => Err(Halt::Skip),
             false => Ok(()),
@@ -370,7 +370,7 @@ impl Push {
             return Ok(true);
         }
         let Some(pupil) = task.pupil() else { return Ok(false) };
-        let rivals = self.store.rivals(pupil, task.record, task.delivery.sequence).await?;
+        let rivals = self.store.rivals(pupil, task.record, task.delivery.sequence()).await?;
         Ok(!rivals.are_untried())
     }
 
@@ -379,7 +379,7 @@ impl Push {
         if task.record.entity != Entity::Contact {
             return Ok(false);
         }
-        let rivals = self.store.rivals(task.record.id, task.record, task.delivery.sequence).await?;
+        let rivals = self.store.rivals(task.record.id, task.record, task.delivery.sequence()).await?;
         Ok(!rivals.are_untried())
     }
 
@@ -562,7 +562,7 @@ impl Push {
         // The server brings it back, by its own clock.
         let due = self.claims.server_time().await? + pause;
         loop {
-            let rivals = self.store.rivals(pupil, task.record, task.delivery.sequence).await?;
+            let rivals = self.store.rivals(pupil, task.record, task.delivery.sequence()).await?;
             if rivals.overtake(task.version) {
                 return Ok(Halt::Skip);
             }

@@ -183,6 +183,24 @@ impl From<jetstream::message::StreamMessage> for StoredMessage {
     }
 }
 
+impl TryFrom<jetstream::Message> for StoredMessage {
+    /// It is no delivery of a consumer's.
+    type Error = async_nats::Error;
+
+    fn try_from(delivered: jetstream::Message) -> Result<StoredMessage, async_nats::Error> {
+        let info = delivered.info()?;
+        let (sequence, stored) = (info.stream_sequence, info.published);
+        let message = delivered.message;
+        Ok(StoredMessage {
+            sequence,
+            stored,
+            subject: message.subject.to_string(),
+            headers: message.headers.unwrap_or_default(),
+            payload: message.payload,
+        })
+    }
+}
+
 impl StoredMessage {
     /// Looks a header up.
     pub fn header(&self, name: &str) -> Option<&str> {

@@ -24,8 +24,6 @@ pub struct Delivery {
     pub deliveries: u64,
     /// Messages behind it that the consumer has not delivered yet.
     pub pending: u64,
-    /// Sequence of the message in its stream.
-    pub sequence: u64,
     keep_alive: tokio::task::JoinHandle<()>,
     span: Option<Box<Span>>,
     _held: HeldDelivery,
@@ -61,14 +59,18 @@ impl Delivery {
     }
 
     fn begin(message: Received, deliveries: u64, pending: u64) -> Delivery {
-        let sequence = message.sequence;
         let span = message.begin_span(deliveries).map(Box::new);
         let metrics = message.binding.broker.shell_metrics();
         metrics.note_arrival(&message.binding.definition.name, deliveries, pending);
         let held = HeldDelivery::new(metrics);
         let message = Arc::new(message);
         let keep_alive = tokio::spawn(Arc::clone(&message).keep_alive());
-        Delivery { message, deliveries, pending, sequence, keep_alive, span, _held: held }
+        Delivery { message, deliveries, pending, keep_alive, span, _held: held }
+    }
+
+    /// Returns the sequence of the message in its stream.
+    pub fn sequence(&self) -> u64 {
+        self.message.sequence
     }
 
     /// Returns the subject.
@@ -137,7 +139,7 @@ impl Delivery {
 
     /// Returns the key under which its unfinished deliveries are counted.
     pub(crate) fn attempt_key(&self) -> String {
-        format!("{}.{}", self.message.binding.definition.name, self.sequence)
+        format!("{}.{}", self.message.binding.definition.name, self.sequence())
     }
 
     /// Tells the server what becomes of it.

@@ -265,8 +265,7 @@ impl Inbox {
         if self.consumer.is_none() {
             let what = format!("bind to consumer {name} of stream {stream}");
             let bound = self.broker().until_answered(&what, Asked::Anyone, || async {
-                self.binding
-                    .broker
+                self.broker()
                     .jetstream()
                     .get_consumer_from_stream(name, *stream)
                     .await
@@ -400,7 +399,7 @@ impl Inbox {
                 tracing::debug!(
                     message.deliveries = delivery.deliveries,
                     "Message {} comes again: {reason}",
-                    delivery.sequence
+                    delivery.sequence()
                 );
                 delivery.not_to_blame().await?;
                 self.acknowledge(delivery, AckKind::Nak(Some(after)), "retry").await
@@ -436,7 +435,11 @@ impl Inbox {
             }
             Err(_) => return Err(BrokerError::Stopping),
         }
-        tracing::error!("Message {} of {} is a dead letter: {reason}", delivery.sequence, delivery.stream());
+        tracing::error!(
+            "Message {} of {} is a dead letter: {reason}",
+            delivery.sequence(),
+            delivery.stream()
+        );
         // The count of unfinished deliveries stands: one more may be here already, which is not to be begun either.
         self.acknowledge(delivery, AckKind::Term, "dead_letter").await
     }
@@ -457,7 +460,7 @@ impl Inbox {
         Outgoing::new(
             subject,
             encoded,
-            format!("dlq:{}:{}:{}", self.stage, delivery.stream(), delivery.sequence),
+            format!("dlq:{}:{}:{}", self.stage, delivery.stream(), delivery.sequence()),
         )
     }
 
@@ -473,7 +476,7 @@ impl Inbox {
             stage: self.stage.to_owned(),
             reason: reason.to_owned(),
             stream: delivery.stream().to_owned(),
-            sequence: delivery.sequence,
+            sequence: delivery.sequence(),
             subject: delivery.subject().to_owned(),
             deliveries: delivery.deliveries,
             first_failed,

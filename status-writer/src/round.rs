@@ -82,7 +82,7 @@ const FAILURE_PAUSE: Duration = Duration::from_secs(5);
 
 async fn settle_all(settler: &Inbox, deliveries: Vec<(Delivery, Verdict)>) {
     let settlings = stream::iter(deliveries).for_each_concurrent(AT_ONCE, |(delivery, verdict)| async {
-        let sequence = delivery.sequence;
+        let sequence = delivery.sequence();
         if let Err(error) = settler.settle(delivery, verdict).await {
             tracing::debug!("Could not settle message {sequence}, it will come again: {error}");
         }

@@ -20,7 +20,7 @@ struct Broken;
 
 impl Handler for Broken {
     async fn handle(&self, delivery: &Delivery) -> Verdict {
-        panic!("cannot bear message {}", delivery.sequence)
+        panic!("cannot bear message {}", delivery.sequence())
     }
 }
 

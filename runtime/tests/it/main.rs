@@ -198,7 +198,7 @@ async fn a_message_whose_handler_always_panics_is_buried_and_the_next_one_passes
     bench.publish_contact(1, "poison").await;
     bench.publish_contact(2, "fine").await;
     let handler = Counting(AtomicU64::new(0), |_, delivery: &Delivery| {
-        assert_ne!(delivery.sequence, 1, "poison");
+        assert_ne!(delivery.sequence(), 1, "poison");
         Verdict::Done(Vec::new())
     });
     let stage = consume(&bench.broker, "mapper", mapper_consumer(), &handler);
