@@ -10,9 +10,10 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use async_nats::jetstream::consumer::{FromConsumer, PullConsumer, pull};
+use futures::StreamExt;
 use nix::sys::signal::Signal;
 use runtime::bootstrap::{self, Mode};
-use runtime::broker::NatsSettings;
+use runtime::broker::{NatsSettings, StoredMessage};
 use runtime::health::Health;
 use runtime::local_nats::{Access, LocalNats, Routes, free_port};
 use runtime::{Broker, CancellationToken, Reader, Source};
@@ -250,6 +251,9 @@ pub const PATIENCE: Duration = Duration::from_secs(180);
 
 /// Time in which a process answers that does not stand still.
 const AWAKE: Duration = Duration::from_secs(2);
+
+/// Longest wait for the next message of a stream that is known to hold one.
+const SILENCE: Duration = Duration::from_secs(60);
 
 impl School {
     /// Starts describing a school; empty unless told otherwise.
@@ -655,6 +659,24 @@ impl School {
     /// Returns how many messages a stream holds.
     pub async fn messages(&self, stream: &str) -> anyhow::Result<u64> {
         Ok(self.broker.jetstream().get_stream(stream).await?.cached_info().state.messages)
+    }
+
+    /// Returns what a stream holds under such subjects, `>` for all, in its order.
+    pub async fn stored(&self, stream: &str, subjects: &str) -> anyhow::Result<Vec<StoredMessage>> {
+        let config = pull::OrderedConfig { filter_subject: subjects.to_owned(), ..Default::default() };
+        let consumer = self.broker.jetstream().get_stream(stream).await?.create_consumer(config).await?;
+        let mut left = consumer.cached_info().num_pending;
+        let mut messages = consumer.messages().await?;
+        let mut stored = Vec::new();
+        while left > 0 {
+            let next = tokio::time::timeout(SILENCE, messages.next()).await;
+            let message = next.context("the stream went silent")?.context("the stream ended")??;
+            let pending = message.info().map_err(anyhow::Error::from_boxed)?.pending;
+            // Some that were counted may be gone by now.
+            left = left.saturating_sub(1).min(pending);
+            stored.push(StoredMessage::try_from(message).map_err(anyhow::Error::from_boxed)?);
+        }
+        Ok(stored)
     }
 
     /// Returns every dead letter, in order.

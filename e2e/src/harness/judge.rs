@@ -3,10 +3,8 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, bail};
-use async_nats::jetstream;
-use async_nats::jetstream::consumer::pull::OrderedConfig;
 use chrono::{DateTime, FixedOffset};
-use futures::{StreamExt, TryStreamExt};
+use futures::TryStreamExt;
 use schemas::DeadLetter;
 use serde_json::{Value, json};
 
@@ -196,7 +194,7 @@ async fn echoes(school: &School, sent_again: usize) -> anyhow::Result<Vec<String
         // A record that nobody made by hand was there from the beginning.
         let made = made.get(record).copied().unwrap_or(1) + sent_again;
         if published > made {
-            let readings = readings(&stream, &subject).await?;
+            let readings = readings(school, &subject).await?;
             findings.push(format!(
                 "{record}: {published} versions published, {made} made; read as of {readings}"
             ));
@@ -206,20 +204,14 @@ async fn echoes(school: &School, sent_again: usize) -> anyhow::Result<Vec<String
 }
 
 /// Returns modification time and fingerprint of each version under a subject.
-async fn readings(stream: &jetstream::stream::Stream, subject: &str) -> anyhow::Result<String> {
-    let config = OrderedConfig { filter_subject: subject.to_owned(), ..OrderedConfig::default() };
-    let mut messages = stream.create_consumer(config).await?.messages().await?;
-    let mut readings = Vec::new();
-    while let Some(message) = messages.next().await {
-        let message = message?;
-        let header =
-            |name| message.headers.as_ref().and_then(|all| all.get(name)).map_or("?", |found| found.as_str());
-        readings.push(format!("{} {}", header("ce-time"), header("ce-fingerprint")));
-        if message.info().map_err(|error| anyhow::anyhow!("{error}"))?.pending == 0 {
-            break;
-        }
-    }
-    Ok(readings.join(", "))
+async fn readings(school: &School, subject: &str) -> anyhow::Result<String> {
+    let published = school.stored(schemas::streams::RAW.name, subject).await?;
+    let read = published.iter().map(|message| {
+        let [time, fingerprint] =
+            ["ce-time", "ce-fingerprint"].map(|name| message.header(name).unwrap_or("?"));
+        format!("{time} {fingerprint}")
+    });
+    Ok(read.collect::<Vec<_>>().join(", "))
 }
 
 /// Counts the versions of each record that people made.

@@ -4,10 +4,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
-use async_nats::jetstream::consumer::DeliverPolicy;
-use async_nats::jetstream::consumer::pull::OrderedConfig;
 use e2e::{School, Stage, eventually};
-use futures::{StreamExt, TryStreamExt};
+use futures::TryStreamExt;
 use schemas::{DeadLetter, RecordId, RecordRef, subjects};
 use serde_json::{Value, json};
 
@@ -38,17 +36,9 @@ async fn everything_in_nats(school: &School) -> anyhow::Result<Vec<String>> {
     let names: Vec<String> = school.broker.jetstream().stream_names().try_collect().await?;
     let mut texts = Vec::new();
     for name in names {
-        let mut stream = school.broker.jetstream().get_stream(&name).await?;
-        let mut left = stream.info().await?.state.messages;
-        let config = OrderedConfig { deliver_policy: DeliverPolicy::All, ..OrderedConfig::default() };
-        let mut messages = stream.create_consumer(config).await?.messages().await?;
-        while left > 0 {
-            let next = tokio::time::timeout(PATIENCE, messages.next()).await?;
-            let message = next.context("the stream ended")??;
-            let text = String::from_utf8_lossy(&message.payload).into_owned();
+        for message in school.stored(&name, ">").await? {
+            let text = String::from_utf8_lossy(&message.payload);
             texts.push(format!("{name} {} {:?} {text}", message.subject, message.headers));
-            left =
-                left.saturating_sub(1).min(message.info().map_err(|error| anyhow::anyhow!(error))?.pending);
         }
     }
     Ok(texts)

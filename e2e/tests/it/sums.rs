@@ -2,12 +2,9 @@
 //! simulators say was done.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use async_nats::jetstream::consumer::pull::OrderedConfig;
 use e2e::{School, Stage};
-use futures::StreamExt;
 use runtime::broker::StoredMessage;
 use schemas::{
     Entity, EventData, Outcome, RecordMapped, RecordProcessed, RecordRef, StatusSettled, StatusWritten,
@@ -25,36 +22,13 @@ struct Told<T> {
     data: T,
 }
 
-/// Reads all that a stream holds, in its order.
-async fn stored(school: &School, stream: &str) -> anyhow::Result<Vec<StoredMessage>> {
-    let stream = school.broker.jetstream().get_stream(stream).await?;
-    let expected = stream.cached_info().state.messages;
-    let mut messages = stream.create_consumer(OrderedConfig::default()).await?.messages().await?;
-    let mut found = Vec::new();
-    while (found.len() as u64) < expected {
-        let next = tokio::time::timeout(Duration::from_secs(60), messages.next()).await;
-        let message = next.context("the stream went silent")?.context("the stream ended")??;
-        let info = message.info().map_err(anyhow::Error::from_boxed)?;
-        let (sequence, stored) = (info.stream_sequence, info.published);
-        let message = message.message;
-        found.push(StoredMessage {
-            sequence,
-            stored,
-            subject: message.subject.to_string(),
-            headers: message.headers.unwrap_or_default(),
-            payload: message.payload,
-        });
-    }
-    Ok(found)
-}
-
 async fn told<T: EventData>(school: &School, stream: &str) -> anyhow::Result<Vec<Told<T>>> {
     let read = |message: &StoredMessage| {
         let (envelope, data) = message.decode::<T>()?;
         let version = envelope.version.context("a version")?;
         Ok(Told { record: envelope.record, version, attempt: envelope.attempt, data })
     };
-    stored(school, stream).await?.iter().map(read).collect()
+    school.stored(stream, ">").await?.iter().map(read).collect()
 }
 
 /// Returns the versions of messages, each of which has to be there once.
@@ -95,7 +69,7 @@ async fn an_eventful_day() -> anyhow::Result<School> {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_event_ends_in_exactly_one_outcome_and_the_sums_agree() -> anyhow::Result<()> {
     let school = an_eventful_day().await?;
-    let raw = stored(&school, "B24_RAW").await?;
+    let raw = school.stored("B24_RAW", ">").await?;
     let commands = told::<RecordMapped>(&school, "CRM_CMD").await?;
     let outcomes = told::<RecordProcessed>(&school, "CRM_RESULT").await?;
     let statuses = told::<StatusWritten>(&school, "B24_STATUS").await?;
