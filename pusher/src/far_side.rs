@@ -70,14 +70,16 @@ pub struct FarSide {
     pauses: Pauses,
     closed: Option<Closed>,
     on_trial: bool,
+    /// Workers in line with what was never put aside.
+    fresh: usize,
     /// Trials in vain since anything worked.
     tries: u64,
     /// Records that failed since the last write that worked; never more than [`OUTAGE_RECORDS`].
     failing: BTreeSet<RecordRef>,
     /// When a write last worked, by the clock that failures are noted with.
     accepted: Option<DateTime<Utc>>,
-    /// What was forbidden for which record, and when that was first; never more than [`MOST_FORBIDDEN`].
-    forbidden: BTreeMap<(RecordRef, Call), Instant>,
+    /// What was forbidden for which record; never more than [`MOST_FORBIDDEN`].
+    forbidden: BTreeMap<(RecordRef, Call), Forbidden>,
     /// When each call last worked.
     permitted: BTreeMap<Call, Instant>,
 }
@@ -86,6 +88,24 @@ pub struct FarSide {
 struct Closed {
     why: Why,
     until: Instant,
+}
+
+/// When a call about a record was forbidden.
+#[derive(Clone, Copy, Debug)]
+struct Forbidden {
+    first: Instant,
+    last: Instant,
+}
+
+/// Whose trouble a forbidden call is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whose {
+    /// Nothing speaks against the token's.
+    Everybodys,
+    /// Writes have worked since it was forbidden last, but not this call: the token is good, perhaps not for this.
+    Unproven,
+    /// The same call has worked for others since it was forbidden first.
+    Own,
 }
 
 impl Kind {
@@ -102,6 +122,7 @@ impl FarSide {
             pauses,
             closed: None,
             on_trial: false,
+            fresh: 0,
             tries: 0,
             failing: BTreeSet::new(),
             accepted: None,
@@ -115,8 +136,20 @@ impl FarSide {
         self.closed.map(|closed| closed.why)
     }
 
+    /// Puts a worker in line whose command was never put aside; it has to leave by [`FarSide::leave_line`].
+    pub fn join_line(&mut self) {
+        self.fresh += 1;
+    }
+
+    /// Takes it out of the line.
+    pub fn leave_line(&mut self) {
+        self.fresh = self.fresh.saturating_sub(1);
+    }
+
     /// Decides whether a worker may call. After [`Admission::Trial`] it has to end in [`FarSide::end_trial`].
-    pub fn admit(&mut self, now: Instant) -> Admission {
+    ///
+    /// What failed before leaves a trial to who is in line with something `is_fresh`: it tells more of otmechalka.
+    pub fn admit(&mut self, is_fresh: bool, now: Instant) -> Admission {
         match self.closed {
             None => Admission::Go,
             Some(closed) if now < closed.until => Admission::Wait(Some(closed.until)),
@@ -124,7 +157,7 @@ impl FarSide {
                 self.closed = None;
                 Admission::Go
             }
-            Some(_) if self.on_trial => Admission::Wait(None),
+            Some(_) if self.on_trial || (!is_fresh && self.fresh > 0) => Admission::Wait(None),
             Some(closed) => {
                 self.on_trial = true;
                 Admission::Trial(closed.why)
@@ -173,15 +206,23 @@ impl FarSide {
         self.permitted.insert(call, now);
     }
 
-    /// Notes that a call about a record was forbidden (403); tells whether that is the record's own trouble and not the token's:
-    /// since it was first, the same call has worked for others.
-    pub fn forbidden(&mut self, record: RecordRef, call: Call, now: Instant) -> bool {
+    /// Notes that a call about a record was forbidden (403); tells whose trouble that is.
+    pub fn forbidden(&mut self, record: RecordRef, call: Call, now: Instant) -> Whose {
         let key = (record, call);
         if self.forbidden.len() >= MOST_FORBIDDEN && !self.forbidden.contains_key(&key) {
             self.forbidden.clear();
         }
-        let first = *self.forbidden.entry(key).or_insert(now);
-        self.permitted.get(&call).is_some_and(|worked| *worked > first)
+        let before = self.forbidden.insert(key, Forbidden { first: now, last: now });
+        let Some(before) = before else { return Whose::Everybodys };
+        self.forbidden.insert(key, Forbidden { first: before.first, last: now });
+        let last_write = self.permitted.iter().filter(|(call, _)| call.is_write()).map(|(_, at)| *at).max();
+        if self.permitted.get(&call).is_some_and(|worked| *worked > before.first) {
+            Whose::Own
+        } else if last_write.is_some_and(|worked| worked > before.last) {
+            Whose::Unproven
+        } else {
+            Whose::Everybodys
+        }
     }
 
     /// Notes a 429.
@@ -272,28 +313,28 @@ mod tests {
     #[test]
     fn down_holds_everybody_and_lets_one_try_after_a_growing_pause() {
         let (mut far_side, start) = well();
-        assert_eq!(far_side.admit(start), Admission::Go);
+        assert_eq!(far_side.admit(true, start), Admission::Go);
         far_side.unreachable(false, None, start, 1.0);
         // Those that were under way fail as well: that is the same news.
         far_side.unreachable(false, None, start, 1.0);
-        assert_eq!(far_side.admit(start), Admission::Wait(Some(start + seconds(1))));
+        assert_eq!(far_side.admit(true, start), Admission::Wait(Some(start + seconds(1))));
         let later = start + seconds(1);
-        assert_eq!(far_side.admit(later), Admission::Trial(Why::Down));
-        assert_eq!(far_side.admit(later), Admission::Wait(None));
+        assert_eq!(far_side.admit(true, later), Admission::Trial(Why::Down));
+        assert_eq!(far_side.admit(true, later), Admission::Wait(None));
         far_side.unreachable(true, None, later, 1.0);
         far_side.end_trial();
-        assert_eq!(far_side.admit(later), Admission::Wait(Some(later + seconds(2))));
-        assert_eq!(far_side.admit(later + seconds(2)), Admission::Trial(Why::Down));
+        assert_eq!(far_side.admit(true, later), Admission::Wait(Some(later + seconds(2))));
+        assert_eq!(far_side.admit(true, later + seconds(2)), Admission::Trial(Why::Down));
         far_side.answered(Kind::Read);
         far_side.end_trial();
-        assert_eq!(far_side.admit(later + seconds(2)), Admission::Go);
+        assert_eq!(far_side.admit(true, later + seconds(2)), Admission::Go);
     }
 
     #[test]
     fn the_pause_asked_for_with_a_503_is_kept() {
         let (mut far_side, start) = well();
         far_side.unreachable(false, Some(seconds(30)), start, 0.0);
-        assert_eq!(far_side.admit(start), Admission::Wait(Some(start + seconds(30))));
+        assert_eq!(far_side.admit(true, start), Admission::Wait(Some(start + seconds(30))));
     }
 
     #[test]
@@ -333,29 +374,87 @@ mod tests {
     fn what_is_forbidden_is_a_records_own_only_once_the_same_call_worked_for_another() {
         let (mut far_side, first) = well();
         let later = first + seconds(60);
-        far_side.permitted(record(1), Call::CreateClient, first);
-        assert!(!far_side.forbidden(record(1), Call::CreateClient, first));
-        far_side.permitted(record(2), Call::UpdateClient, later);
-        assert!(!far_side.forbidden(record(1), Call::CreateClient, later), "perhaps nobody may create");
-        far_side.permitted(record(2), Call::CreateClient, later);
-        assert!(far_side.forbidden(record(1), Call::CreateClient, later));
-        assert!(!far_side.forbidden(record(2), Call::CreateClient, later), "this may be the token's end");
-        far_side.permitted(record(1), Call::CreateClient, later);
-        assert!(!far_side.forbidden(record(1), Call::CreateClient, later + seconds(1)), "what was is over");
-        (3..100).for_each(|id| assert!(!far_side.forbidden(record(id), Call::GetClient, later)));
+        let create = Call::CreateClient;
+        far_side.permitted(record(1), create, first);
+        assert_eq!(far_side.forbidden(record(1), create, first), Whose::Everybodys);
+        far_side.permitted(record(2), create, later);
+        assert_eq!(far_side.forbidden(record(1), create, later), Whose::Own);
+        assert_eq!(
+            far_side.forbidden(record(2), create, later),
+            Whose::Everybodys,
+            "this may be the token's end"
+        );
+        far_side.permitted(record(1), create, later);
+        assert_eq!(
+            far_side.forbidden(record(1), create, later + seconds(1)),
+            Whose::Everybodys,
+            "what was is over"
+        );
+        for id in 3..100 {
+            assert_eq!(far_side.forbidden(record(id), Call::GetClient, later), Whose::Everybodys);
+        }
         assert!(far_side.forbidden.len() <= MOST_FORBIDDEN);
+    }
+
+    #[test]
+    fn what_is_forbidden_holds_nobody_twice_while_other_writes_work() {
+        let (mut far_side, start) = well();
+        let [second, third] = [60, 120].map(|later| start + seconds(later));
+        let create = Call::CreateClient;
+        assert_eq!(far_side.forbidden(record(1), create, start), Whose::Everybodys);
+        assert_eq!(
+            far_side.forbidden(record(1), create, second),
+            Whose::Everybodys,
+            "nothing was written since"
+        );
+        far_side.permitted(record(2), Call::GetClient, third);
+        assert_eq!(
+            far_side.forbidden(record(1), create, second),
+            Whose::Everybodys,
+            "a lookup proves nothing"
+        );
+        far_side.permitted(record(2), Call::UpdateClient, third);
+        assert_eq!(
+            far_side.forbidden(record(1), create, third + seconds(1)),
+            Whose::Unproven,
+            "perhaps nobody may create"
+        );
+        assert_eq!(far_side.forbidden(record(1), create, third + seconds(2)), Whose::Everybodys);
+        assert_eq!(far_side.forbidden(record(3), create, third + seconds(2)), Whose::Everybodys);
+        far_side.permitted(record(2), create, third + seconds(3));
+        assert_eq!(far_side.forbidden(record(1), create, third + seconds(4)), Whose::Own);
+    }
+
+    #[test]
+    fn what_failed_before_leaves_the_trial_to_what_did_not() {
+        let (mut far_side, start) = well();
+        far_side.unreachable(false, None, start, 1.0);
+        let later = start + seconds(1);
+        far_side.join_line();
+        far_side.join_line();
+        assert_eq!(far_side.admit(false, later), Admission::Wait(None));
+        assert_eq!(far_side.admit(true, later), Admission::Trial(Why::Down));
+        far_side.leave_line();
+        far_side.end_trial();
+        assert_eq!(far_side.admit(false, later), Admission::Wait(None), "one is left in line");
+        far_side.leave_line();
+        assert_eq!(far_side.admit(false, later), Admission::Trial(Why::Down));
+        far_side.answered(Kind::Write);
+        far_side.end_trial();
+        far_side.join_line();
+        assert_eq!(far_side.admit(false, later), Admission::Go, "only trials are few");
     }
 
     #[test]
     fn a_refused_token_is_tried_once_a_minute() {
         let (mut far_side, start) = well();
         far_side.refused(Kind::Read, start);
-        assert_eq!(far_side.admit(start + seconds(59)), Admission::Wait(Some(start + seconds(60))));
+        assert_eq!(far_side.admit(true, start + seconds(59)), Admission::Wait(Some(start + seconds(60))));
         let later = start + seconds(60);
-        assert_eq!(far_side.admit(later), Admission::Trial(Why::Refuses { on: Kind::Read }));
+        assert_eq!(far_side.admit(true, later), Admission::Trial(Why::Refuses { on: Kind::Read }));
         far_side.refused(Kind::Write, later);
         far_side.end_trial();
-        assert_eq!(far_side.admit(later), Admission::Wait(Some(later + seconds(60))));
+        assert_eq!(far_side.admit(true, later), Admission::Wait(Some(later + seconds(60))));
         far_side.answered(Kind::Read);
         assert_eq!(far_side.closed_because(), Some(Why::Refuses { on: Kind::Write }));
         far_side.answered(Kind::Write);
@@ -366,11 +465,11 @@ mod tests {
     fn what_another_process_learned_of_the_token_counts_here() {
         let (mut far_side, start) = well();
         far_side.refused_elsewhere(start + seconds(10));
-        assert_eq!(far_side.admit(start), Admission::Wait(Some(start + seconds(10))));
+        assert_eq!(far_side.admit(true, start), Admission::Wait(Some(start + seconds(10))));
         far_side.answered(Kind::Read);
         assert!(far_side.closed_because().is_some(), "a lookup proves nothing");
         far_side.taken_elsewhere();
-        assert_eq!(far_side.admit(start), Admission::Go);
+        assert_eq!(far_side.admit(true, start), Admission::Go);
         far_side.unreachable(false, None, start, 1.0);
         far_side.taken_elsewhere();
         assert_eq!(far_side.closed_because(), Some(Why::Down), "that is another matter");
@@ -382,9 +481,9 @@ mod tests {
         far_side.throttled(Some(seconds(7)), start);
         far_side.throttled(None, start);
         far_side.answered(Kind::Write);
-        assert_eq!(far_side.admit(start), Admission::Wait(Some(start + seconds(7))));
-        assert_eq!(far_side.admit(start + seconds(7)), Admission::Go);
-        assert_eq!(far_side.admit(start + seconds(7)), Admission::Go);
+        assert_eq!(far_side.admit(true, start), Admission::Wait(Some(start + seconds(7))));
+        assert_eq!(far_side.admit(true, start + seconds(7)), Admission::Go);
+        assert_eq!(far_side.admit(true, start + seconds(7)), Admission::Go);
     }
 
     proptest! {
@@ -394,7 +493,7 @@ mod tests {
         fn it_is_never_shut_for_good(events in prop::collection::vec((0u8..7, 1u64..6), 0..80)) {
             let (mut far_side, mut now) = well();
             for (event, id) in events {
-                let trial = matches!(far_side.admit(now), Admission::Trial(_));
+                let trial = matches!(far_side.admit(true, now), Admission::Trial(_));
                 match event {
                     0 => far_side.answered(Kind::Read),
                     1 => far_side.answered(Kind::Write),
@@ -410,7 +509,7 @@ mod tests {
                 prop_assert!(far_side.failing.len() <= OUTAGE_RECORDS);
             }
             let later = now + seconds(60);
-            prop_assert!(!matches!(far_side.admit(later), Admission::Wait(_)));
+            prop_assert!(!matches!(far_side.admit(true, later), Admission::Wait(_)));
         }
     }
 }

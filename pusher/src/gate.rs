@@ -12,7 +12,7 @@ use schemas::RecordRef;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::far_side::{Admission, Diagnosis, FarSide, Kind, Why};
+use crate::far_side::{Admission, Diagnosis, FarSide, Kind, Whose, Why};
 use crate::pause::Pauses;
 
 /// Id under which nobody is stored; Bitrix24 counts from one.
@@ -75,6 +75,22 @@ impl Drop for Permit<'_> {
     }
 }
 
+/// A place in line with a command that was never put aside.
+struct InLine<'g>(&'g Gate);
+
+impl<'g> InLine<'g> {
+    fn join(gate: &'g Gate) -> InLine<'g> {
+        gate.lock().join_line();
+        InLine(gate)
+    }
+}
+
+impl Drop for InLine<'_> {
+    fn drop(&mut self) {
+        self.0.change(FarSide::leave_line);
+    }
+}
+
 impl Gate {
     /// Opens the gate.
     pub fn new(client: Client, pauses: Pauses, door: Door) -> Gate {
@@ -88,14 +104,20 @@ impl Gate {
         }
     }
 
-    /// Waits until a worker may call.
-    pub async fn admit(&self, stopping: &CancellationToken, latest: Instant) -> Result<Permit<'_>, Shut> {
+    /// Waits until a worker may call. One whose command `is_fresh`, was never put aside, comes first where only one may.
+    pub async fn admit(
+        &self,
+        is_fresh: bool,
+        stopping: &CancellationToken,
+        latest: Instant,
+    ) -> Result<Permit<'_>, Shut> {
+        let _in_line = is_fresh.then(|| InLine::join(self));
         loop {
             let changed = self.changed.notified();
             tokio::pin!(changed);
             // Registered before looking, so that no change in between is missed.
             changed.as_mut().enable();
-            let admission = self.lock().admit(Instant::now());
+            let admission = self.lock().admit(is_fresh, Instant::now());
             let until = match admission {
                 Admission::Go => return Ok(Permit { gate: self, is_trial: false }),
                 Admission::Trial(why) => {
@@ -213,12 +235,17 @@ impl Gate {
             }
             ErrorClass::Unauthorized => {
                 let forbidden = error.call().filter(|_| error.status() == Some(403));
-                let is_its_own =
-                    |call| self.change(|far_side| far_side.forbidden(record, call, Instant::now()));
-                if forbidden.is_some_and(is_its_own) {
-                    return Advice::Count;
+                let whose = forbidden.map_or(Whose::Everybodys, |call| {
+                    self.change(|far_side| far_side.forbidden(record, call, Instant::now()))
+                });
+                match whose {
+                    Whose::Own => return Advice::Count,
+                    Whose::Unproven => {
+                        tracing::warn!(record.id = %record.id, "otmechalka forbids {record} while other writes work; trying it again later: {error}");
+                        return Advice::StepAside;
+                    }
+                    Whose::Everybodys => self.refused(kind, failed).await,
                 }
-                self.refused(kind, failed).await;
                 // The next try is another's: whoever is forbidden alone must not make them all.
                 let is_to_step_aside = forbidden.is_some() && permit.is_trial;
                 return if is_to_step_aside { Advice::StepAside } else { Advice::Hold };

@@ -456,7 +456,11 @@ impl Push {
             if self.gate.is_closed() {
                 task.delivery.not_to_blame().await?;
             }
-            let permit = match self.gate.admit(self.broker.stopping(), held + HOLD).await {
+            let permit = match self
+                .gate
+                .admit(task.envelope.attempt == 0, self.broker.stopping(), held + HOLD)
+                .await
+            {
                 Ok(permit) => permit,
                 Err(Shut::Late) => return Err(Halt::GiveBack("otmechalka is unwell")),
                 Err(Shut::Stopping) => return Err(Halt::GiveBack("the stage is stopping")),
