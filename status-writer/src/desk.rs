@@ -532,12 +532,12 @@ impl<D> Desk<D> {
         order.sort_by_key(|record| {
             let others = (1, Reverse(usize::MAX), None);
             let Some(held) = self.waiting.get(record) else { return others };
-            if !self.suspects.contains_key(record) && held.refused.is_none() {
+            let suspect = self.suspects.get(record);
+            if suspect.is_none() && held.refused.is_none() {
                 return others;
             }
             let place = if now >= held.tried.unwrap_or(held.arrived) + OVERDUE { 0 } else { 2 };
-            let company = self.suspects.get(record).map_or(ALONE, |suspect| suspect.company);
-            (place, Reverse(company), held.tried)
+            (place, Reverse(suspect.map_or(ALONE, |suspect| suspect.company)), held.tried)
         });
         order
     }

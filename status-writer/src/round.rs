@@ -1,7 +1,7 @@
 //! One round: the records that were picked together, from the last look at their fences to their acks.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bitrix24::{ApiError, Client, Error, ErrorClass, Lane};
@@ -9,6 +9,7 @@ use chrono::{DateTime, FixedOffset};
 use futures::{StreamExt, stream};
 use runtime::{BrokerError, Delivery, Inbox, Leadership, PublishError, Verdict, faults, trace};
 use schemas::{Entity, RecordId, RecordRef, StatusSettled};
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::allowance::unless_stopped;
@@ -29,6 +30,8 @@ pub struct Tools {
     pub store: Store,
     /// Settles deliveries and reads none; see [`Tools::settle`].
     pub settler: Arc<Inbox>,
+    /// Dead letters that are being stored.
+    pub burials: Mutex<JoinSet<()>>,
     /// Portal seconds in one of ours.
     pub clock_speed: f64,
     /// Leave to write.
@@ -37,11 +40,31 @@ pub struct Tools {
 
 impl Tools {
     /// Settles deliveries. What cannot be settled comes again and is found settled then.
+    ///
+    /// Nobody waits for dead letters, for which there may be no room for long.
     pub async fn settle(&self, deliveries: Vec<(Delivery, Verdict)>) {
-        if deliveries.is_empty() {
-            return;
+        let is_dead = |(_, verdict): &(Delivery, Verdict)| matches!(verdict, Verdict::DeadLetter { .. });
+        let (dead, others): (Vec<_>, Vec<_>) = deliveries.into_iter().partition(is_dead);
+        self.bury(dead);
+        let settler = &*self.settler;
+        let settlings = stream::iter(others)
+            .for_each_concurrent(AT_ONCE, |(delivery, verdict)| settle_one(settler, delivery, verdict));
+        settlings.await;
+    }
+
+    fn bury(&self, dead: Vec<(Delivery, Verdict)>) {
+        let mut burials = self.burials.lock().unwrap_or_else(PoisonError::into_inner);
+        while burials.try_join_next().is_some() {}
+        for (delivery, verdict) in dead {
+            let settler = Arc::clone(&self.settler);
+            burials.spawn(async move { settle_one(&settler, delivery, verdict).await });
         }
-        settle_all(&self.settler, deliveries).await;
+    }
+
+    /// Waits until no dead letter is being stored any more.
+    pub async fn all_are_buried(&self) {
+        let burials = std::mem::take(&mut *self.burials.lock().unwrap_or_else(PoisonError::into_inner));
+        burials.join_all().await;
     }
 
     /// Turns portal time into real time.
@@ -80,14 +103,11 @@ const SECOND_LOOK: Duration = Duration::from_secs(2);
 /// Portal time between tries of a record that fails alone.
 const FAILURE_PAUSE: Duration = Duration::from_secs(5);
 
-async fn settle_all(settler: &Inbox, deliveries: Vec<(Delivery, Verdict)>) {
-    let settlings = stream::iter(deliveries).for_each_concurrent(AT_ONCE, |(delivery, verdict)| async {
-        let sequence = delivery.sequence();
-        if let Err(error) = settler.settle(delivery, verdict).await {
-            tracing::debug!("Could not settle message {sequence}, it will come again: {error}");
-        }
-    });
-    settlings.await;
+async fn settle_one(settler: &Inbox, delivery: Delivery, verdict: Verdict) {
+    let sequence = delivery.sequence();
+    if let Err(error) = settler.settle(delivery, verdict).await {
+        tracing::debug!("Could not settle message {sequence}, it will come again: {error}");
+    }
 }
 
 /// What is to be done in a round.
@@ -212,12 +232,6 @@ fn may_be_one_records(error: &Error) -> bool {
     has_answered && !is_for_all && !is_cut_off(error)
 }
 
-/// Tells whether whoever answered forbids a request without a word of the portal's: a filter before it, which may mean one of
-/// the records as well as everybody.
-fn is_forbidden(error: &Error) -> bool {
-    matches!(error, Error::Status { status: 403, .. })
-}
-
 /// Carries a round out.
 pub async fn carry_out(tools: Arc<Tools>, round: Round) -> Report {
     let Round { entity, lane, picked, line_is_sound, last_kept } = round;
@@ -321,13 +335,11 @@ impl Turn<'_> {
         faults::crash_point("look-answered");
         let (looks, at) = match looked {
             Some(Ok(looked)) => looked,
-            Some(Err(error)) => {
-                self.fail_together(look, &error, 0);
-                self.report.again.append(&mut write);
-                return write;
-            }
-            None => {
-                self.report.again.extend(look);
+            failed => {
+                match failed {
+                    Some(Err(error)) => self.fail_together(look, &error, 0),
+                    _ => self.report.again.extend(look),
+                }
                 self.report.again.append(&mut write);
                 return write;
             }
@@ -423,12 +435,12 @@ impl Turn<'_> {
 
     /// Deals with records whose request failed as a whole, so many updates among it.
     ///
-    /// Those of several that failed go alone, as one of them may be why, and those of one that was forbidden.
+    /// Those of several that failed go alone, as one of them may be why, and those of one that was turned away.
     fn fail_together(&mut self, mut held: Vec<Held<Delivery>>, error: &Error, updates: usize) {
         let trouble = Trouble::of(error, updates);
-        let (is_failure, is_forbidden) = (may_be_one_records(error), is_forbidden(error));
+        let (is_failure, is_turned_away) = (may_be_one_records(error), error.is_bare_refusal());
         if held.len() == 1
-            && (is_failure || is_forbidden || is_cut_off(error))
+            && (is_failure || is_turned_away || is_cut_off(error))
             && let Some(alone) = held.pop()
         {
             self.report.suspects.push(alone.record());
@@ -438,11 +450,11 @@ impl Turn<'_> {
         }
         self.report.trouble = Some(trouble);
         for mut held in held {
-            if is_forbidden {
+            if is_turned_away {
                 held.refused = Some(Instant::now());
             }
             held.failed_batches = held.failed_batches.saturating_add(u8::from(is_failure));
-            if is_forbidden || held.failed_batches >= MOST_FAILED_BATCHES {
+            if is_turned_away || held.failed_batches >= MOST_FAILED_BATCHES {
                 self.report.suspects.push(held.record());
             }
             self.report.again.push(held);
@@ -505,7 +517,10 @@ impl Turn<'_> {
             ErrorClass::OperatingLimit { .. } => Some(Trouble::OutOfOperating),
             ErrorClass::Refused => Some(Trouble::Refused(error.to_string())),
             ErrorClass::Transient => {
-                self.note_server_error(held, &error.clone().into());
+                let error = error.clone().into();
+                if self.note_server_error(held, &error) == Whose::Everybodys {
+                    self.report.trouble.get_or_insert(Trouble::of(&error, 0));
+                }
                 return;
             }
             _ if is_about_rights(error) => return self.refuse(held, error),
@@ -522,9 +537,9 @@ impl Turn<'_> {
     /// Deals with a want of rights: everybody's trouble, unless others are written meanwhile.
     fn refuse(&mut self, mut held: Held<Delivery>, error: &ApiError) {
         let now = Instant::now();
-        let whose = whose_refusal(held.refused, held.failures, self.last_kept);
+        let whose = self.whose(&held);
         held.refused = Some(now);
-        if whose == Whose::Own || self.report.kept > 0 {
+        if whose == Whose::Own {
             return self.count_failure(held, error);
         }
         // Others go first.
@@ -539,10 +554,10 @@ impl Turn<'_> {
     /// record's own if others are written meanwhile. Returns whose it is.
     fn note_server_error(&mut self, mut held: Held<Delivery>, error: &Error) -> Whose {
         let now = Instant::now();
-        let whose = whose_refusal(held.refused, held.failures, self.last_kept);
+        let whose = self.whose(&held);
         held.refused = Some(now);
         held.look_first = true;
-        if whose == Whose::Own || self.report.kept > 0 {
+        if whose == Whose::Own {
             held.failures = held.failures.saturating_add(1);
         }
         if held.failures >= MOST_SERVER_ERRORS {
@@ -555,12 +570,20 @@ impl Turn<'_> {
             // While nobody else is written there is nothing to learn from one more try.
             Whose::Unproven => pause.max(MINUTE),
             // All wait for a minute then. The others go first after it, and show whose trouble it is.
-            Whose::Everybodys if is_forbidden(error) => MINUTE * 2,
+            Whose::Everybodys if error.is_bare_refusal() => MINUTE * 2,
             _ => pause,
         };
         held.not_before = now + self.tools.real(pause);
         self.report.again.push(held);
         whose
+    }
+
+    /// Tells whose trouble it is that a record is not written.
+    fn whose(&self, held: &Held<Delivery>) -> Whose {
+        if self.report.kept > 0 {
+            return Whose::Own;
+        }
+        whose_refusal(held.refused, held.failures, self.last_kept)
     }
 
     fn count_failure(&mut self, mut held: Held<Delivery>, error: &ApiError) {
@@ -764,9 +787,6 @@ mod tests {
         let is_failure = |number| may_be_one_records(&status(number));
         assert!([400, 406, 413, 500, 502, 503].into_iter().all(is_failure));
         assert!(![401, 403, 429, 504].into_iter().any(is_failure));
-        assert!(
-            is_forbidden(&status(403)) && ![401, 500].into_iter().any(|number| is_forbidden(&status(number)))
-        );
         assert!(!may_be_one_records(&Error::Timeout { method: "batch".into() }));
         assert!(may_be_one_records(&Error::TooLarge { method: "batch".into(), limit: 1 }));
     }

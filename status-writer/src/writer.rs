@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bitrix24::{ErrorClass, Lane};
@@ -107,6 +107,7 @@ async fn write(office: &Office, leadership: Leadership) -> anyhow::Result<()> {
         fields: office.fields.clone(),
         store: Store::open(broker, &office.state_dir).await?,
         settler,
+        burials: Mutex::default(),
         clock_speed: office.clock_speed,
         leadership,
     });
@@ -726,6 +727,8 @@ impl Writer {
         let unsettled: Vec<Delivery> = held.chain(left).collect();
         let given_back = unsettled.into_iter().map(|delivery| (delivery, come_again())).collect();
         self.tools.settle(given_back).await;
+        // One for which there is no room ends as the stage is to stop; it comes again.
+        let _out_of_time = tokio::time::timeout_at(deadline, self.tools.all_are_buried()).await;
         self.tools.store.flush();
     }
 }

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::PullConsumer;
+use async_nats::jetstream::stream;
 use chrono::{DateTime, FixedOffset};
 use runtime::bootstrap::{self, Mode};
 use runtime::broker::NatsSettings;
@@ -217,7 +218,8 @@ impl Bench {
         self.broker.publish(&message).await.unwrap();
     }
 
-    async fn now(&self) -> DateTime<FixedOffset> {
+    /// Returns the portal's time.
+    pub async fn now(&self) -> DateTime<FixedOffset> {
         let clock = self.get("clock").await;
         DateTime::parse_from_rfc3339(clock["now"].as_str().unwrap()).unwrap()
     }
@@ -251,6 +253,13 @@ impl Bench {
     /// Returns the number of dead letters.
     pub async fn dead_letters(&self) -> u64 {
         self.stored(DEAD_LETTERS.name).await
+    }
+
+    /// Leaves that many bytes to dead letters.
+    pub async fn room_for_dead_letters(&self, bytes: i64) {
+        let stream = self.broker.jetstream().get_stream(DEAD_LETTERS.name).await.unwrap();
+        let config = stream::Config { max_bytes: bytes, ..stream.cached_info().config.clone() };
+        self.broker.jetstream().update_stream(config).await.unwrap();
     }
 
     async fn stored(&self, stream: &str) -> u64 {
@@ -306,6 +315,11 @@ impl Bench {
     /// Plans a fault.
     pub async fn fault(&self, rule: Value) {
         self.post("faults", &rule).await;
+    }
+
+    /// Ends all faults.
+    pub async fn no_faults(&self) {
+        self.send(self.http.delete(self.admin("faults"))).await;
     }
 
     /// Returns what a contact shows in its status field.

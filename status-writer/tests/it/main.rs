@@ -262,8 +262,11 @@ async fn a_record_on_which_the_portal_itself_fails_is_given_up_while_others_are_
         .await;
     bench.run().await;
     bench.outcome(*sick, 1, SUCCESS, "").await;
-    // Alone it is everybody's trouble: it waits for somebody who is written.
+    // Alone it is everybody's trouble: it waits for somebody who is written, and longer each time.
+    let begun = bench.now().await;
     bench.until("some tries", || async { bench.commands("crm.contact.update").await > 10 }).await;
+    let took = (bench.now().await - begun).num_seconds();
+    assert!(took > 120, "ten tries within {took} s");
     assert_eq!(bench.dead_letters().await, 0);
     let mut written = 0;
     for id in others {
@@ -281,7 +284,7 @@ async fn a_record_on_which_the_portal_itself_fails_is_given_up_while_others_are_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_record_over_which_the_portal_fails_whole_batches_holds_nobody_else() {
-    for kind in ["php_fatal_500", "html_403", "reset_before"] {
+    for kind in ["php_fatal_500", "html_403", "login_redirect", "reset_before"] {
         let bench = Bench::start().await;
         let ids = bench.contacts(300).await;
         let sick = ids[7];
@@ -303,6 +306,56 @@ async fn a_record_over_which_the_portal_fails_whole_batches_holds_nobody_else() 
         assert_eq!(bench.dead_letters().await, 1, "{kind}");
         bench.stop().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_at_which_nobody_can_look_holds_nobody_else() {
+    let bench = Bench::start().await;
+    let ids = bench.contacts(40).await;
+    for id in &ids {
+        bench.outcome(*id, 1, SUCCESS, "").await;
+    }
+    // Killed in the middle of its first batch, it has to look at all that comes again.
+    bench.fault(json!({"kind": "slow", "method": "batch", "count": 1, "seconds": 600.0})).await;
+    bench.run().await;
+    bench.until("writes", || async { !bench.writes().await.is_empty() }).await;
+    bench.kill().await;
+    bench.fault(json!({"kind": "php_fatal_500", "method": "crm.contact.list", "id": ids[7]})).await;
+    bench.run().await;
+    bench.settled(39).await;
+    bench.no_faults().await;
+    bench.settled(40).await;
+    assert_eq!(bench.dead_letters().await, 0);
+    bench.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dead_letters_for_which_there_is_no_room_hold_nobody() {
+    let bench = Bench::start().await;
+    let ids = bench.contacts(20).await;
+    let sick = json!({
+        "kind": "command_error", "method": "crm.contact.update", "id": ids[0],
+        "error": "ERROR_CORE", "description": "Field is not valid"
+    });
+    bench.fault(sick).await;
+    bench.room_for_dead_letters(1).await;
+    bench.run().await;
+    // Nobody can read this one, and the portal takes that one never.
+    bench.unreadable(ids[1]).await;
+    bench.outcome(ids[0], 1, SUCCESS, "").await;
+    for (settled, id) in ids.iter().enumerate().skip(2) {
+        bench.outcome(*id, 1, SUCCESS, "").await;
+        bench.settled(settled as u64 - 1).await;
+    }
+    bench.until("three tries", || async { bench.requests().await["faults"]["command_error"] == 3 }).await;
+    bench.outcome(ids[2], 2, "E", "").await;
+    bench.settled(19).await;
+    bench.until("all others settled", || async { bench.unsettled().await == 2 }).await;
+    assert_eq!(bench.dead_letters().await, 0);
+    bench.room_for_dead_letters(1 << 20).await;
+    bench.consumed().await;
+    assert_eq!(bench.dead_letters().await, 2);
+    bench.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
