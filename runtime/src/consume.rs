@@ -48,8 +48,10 @@ pub async fn consume(
 }
 
 async fn step(inbox: &Inbox, delivery: Delivery, handler: &impl Handler) -> Result<(), BrokerError> {
-    let _solitude = inbox.solitude(&delivery).await?;
+    let solitude = inbox.solitude(&delivery).await?;
     if !inbox.may_begin(&delivery).await? {
+        // There may be no room for the letter, and other suspects are not to wait for that.
+        drop(solitude);
         return inbox.settle(delivery, Verdict::deadly()).await;
     }
     if faults::is_planted("ack-before-effect") {
