@@ -78,8 +78,8 @@ pub struct FarSide {
     failing: BTreeSet<RecordRef>,
     /// When a write last worked, by the clock that failures are noted with.
     accepted: Option<DateTime<Utc>>,
-    /// What was forbidden for which record; never more than [`MOST_FORBIDDEN`].
-    forbidden: BTreeMap<(RecordRef, Call), Forbidden>,
+    /// What was forbidden for which record, and when that was first; never more than [`MOST_FORBIDDEN`].
+    forbidden: BTreeMap<(RecordRef, Call), Instant>,
     /// When each call last worked.
     permitted: BTreeMap<Call, Instant>,
 }
@@ -90,19 +90,12 @@ struct Closed {
     until: Instant,
 }
 
-/// When a call about a record was forbidden.
-#[derive(Clone, Copy, Debug)]
-struct Forbidden {
-    first: Instant,
-    last: Instant,
-}
-
 /// Whose trouble a forbidden call is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Whose {
     /// Nothing speaks against the token's.
     Everybodys,
-    /// Writes have worked since it was forbidden last, but not this call: the token is good, perhaps not for this.
+    /// Writes have worked since it was forbidden first, but not this call: the token is good, perhaps not for this.
     Unproven,
     /// The same call has worked for others since it was forbidden first.
     Own,
@@ -212,13 +205,12 @@ impl FarSide {
         if self.forbidden.len() >= MOST_FORBIDDEN && !self.forbidden.contains_key(&key) {
             self.forbidden.clear();
         }
-        let before = self.forbidden.insert(key, Forbidden { first: now, last: now });
-        let Some(before) = before else { return Whose::Everybodys };
-        self.forbidden.insert(key, Forbidden { first: before.first, last: now });
+        let first = *self.forbidden.entry(key).or_insert(now);
         let last_write = self.permitted.iter().filter(|(call, _)| call.is_write()).map(|(_, at)| *at).max();
-        if self.permitted.get(&call).is_some_and(|worked| *worked > before.first) {
+        if self.permitted.get(&call).is_some_and(|worked| *worked > first) {
             Whose::Own
-        } else if last_write.is_some_and(|worked| worked > before.last) {
+        } else if last_write.is_some_and(|worked| worked > first) {
+            // Should the token end meanwhile, others are forbidden too.
             Whose::Unproven
         } else {
             Whose::Everybodys
@@ -419,7 +411,11 @@ mod tests {
             Whose::Unproven,
             "perhaps nobody may create"
         );
-        assert_eq!(far_side.forbidden(record(1), create, third + seconds(2)), Whose::Everybodys);
+        assert_eq!(
+            far_side.forbidden(record(1), create, third + seconds(2)),
+            Whose::Unproven,
+            "also the next time"
+        );
         assert_eq!(far_side.forbidden(record(3), create, third + seconds(2)), Whose::Everybodys);
         far_side.permitted(record(2), create, third + seconds(3));
         assert_eq!(far_side.forbidden(record(1), create, third + seconds(4)), Whose::Own);
