@@ -176,7 +176,7 @@ impl<D> Held<D> {
 pub enum Displaced<D> {
     /// Of an older version: it is done with, as the newer one is held.
     Older(Held<D>),
-    /// Of the same version, most likely the same message: it must be forgotten, not acknowledged.
+    /// An older delivery of the same version, most likely of the same message: it must be forgotten, not acknowledged.
     Same(Held<D>),
 }
 
@@ -240,6 +240,10 @@ pub struct Desk<D> {
     dropped: HashMap<RecordRef, (Dropped, Instant)>,
     /// Records over which the stage may die or the portal fail.
     suspects: HashMap<RecordRef, Suspect>,
+    /// Time without a try after which a suspect goes first, if others had theirs meanwhile.
+    overdue: Duration,
+    /// When one that is no suspect and did not fail alone was picked last.
+    others_tried: Option<Instant>,
 }
 
 /// What is known of a record over which the stage may die or the portal fail.
@@ -254,9 +258,6 @@ struct Suspect {
 /// The company of those that are dealt with alone.
 pub const ALONE: usize = 1;
 
-/// Time without a try after which a suspect goes first.
-const OVERDUE: Duration = Duration::from_secs(60);
-
 /// Returns with how many of its like a record is dealt with that was in hand at so many deaths of the stage.
 ///
 /// Hundreds may have been in hand with the one that killed it. One by one they would take minutes; by eights, then by twos,
@@ -269,19 +270,20 @@ pub fn company(deaths: u64) -> usize {
     }
 }
 
-impl<D> Default for Desk<D> {
-    fn default() -> Desk<D> {
+impl<D> Desk<D> {
+    /// Starts with nothing. A suspect that had no try for longer than `overdue` goes first, if others had theirs meanwhile.
+    pub fn new(overdue: Duration) -> Desk<D> {
         Desk {
             waiting: HashMap::new(),
             away: HashSet::new(),
             doubts: HashMap::new(),
             dropped: HashMap::new(),
             suspects: HashMap::new(),
+            overdue,
+            others_tried: None,
         }
     }
-}
 
-impl<D> Desk<D> {
     /// Returns the number of records with a wanted status, those away included.
     pub fn len(&self) -> usize {
         self.waiting.len() + self.away.len()
@@ -299,7 +301,8 @@ impl<D> Desk<D> {
         records.filter(|record| record.entity == entity).count()
     }
 
-    /// Takes in an outcome; only the newest version of a record stays.
+    /// Takes in an outcome; only the newest version of a record stays, by its newest delivery: nobody may count on an older one
+    /// any more.
     pub fn insert(&mut self, mut held: Held<D>) -> Option<Displaced<D>> {
         let record = held.record();
         let Some(known) = self.waiting.remove(&record) else {
@@ -311,7 +314,11 @@ impl<D> Desk<D> {
                 held.arrived = held.arrived.min(known.arrived);
                 (held, Displaced::Older(known))
             }
-            std::cmp::Ordering::Equal => (known, Displaced::Same(held)),
+            std::cmp::Ordering::Equal => {
+                let mut known = known;
+                std::mem::swap(&mut known.delivery, &mut held.delivery);
+                (known, Displaced::Same(held))
+            }
             std::cmp::Ordering::Less => (known, Displaced::Older(held)),
         };
         let (Displaced::Older(other) | Displaced::Same(other)) = &displaced;
@@ -361,8 +368,12 @@ impl<D> Desk<D> {
 
     /// Takes back what was picked and not settled.
     pub fn give_back(&mut self, held: Held<D>) -> Option<Displaced<D>> {
-        self.away.remove(&held.record());
-        self.insert(held)
+        let record = held.record();
+        self.away.remove(&record);
+        // What came meanwhile is the newer delivery.
+        let came = self.waiting.remove(&record);
+        self.waiting.insert(record, held);
+        came.and_then(|came| self.insert(came))
     }
 
     /// Notes that a picked record is done with, and its newest settled status where it is known.
@@ -490,6 +501,9 @@ impl<D> Desk<D> {
                 continue;
             }
             self.away.insert(record);
+            if company.is_none() && held.refused.is_none() {
+                self.others_tried = Some(now);
+            }
             held.tried = Some(now);
             match decision {
                 Decision::Superseded => picked.superseded.push(held),
@@ -515,7 +529,7 @@ impl<D> Desk<D> {
     ///
     /// People look at what they have just edited, and nobody is to wait for ever. Suspects and whoever failed alone come last and
     /// by turns: one of them may fail each time, and only another one that is written shows that it is to blame. Where
-    /// others never end, each has a turn a minute.
+    /// others never end, each has a turn when it is overdue.
     fn order(&self, entity: Entity, now: Instant) -> Vec<RecordRef> {
         let mut ready: Vec<&Held<D>> = self.at_hand(entity).filter(|held| held.not_before <= now).collect();
         let key = |held: &Held<D>| (held.arrived, held.wanted.version);
@@ -536,7 +550,10 @@ impl<D> Desk<D> {
             if suspect.is_none() && held.refused.is_none() {
                 return others;
             }
-            let place = if now >= held.tried.unwrap_or(held.arrived) + OVERDUE { 0 } else { 2 };
+            let last_turn = held.tried.unwrap_or(held.arrived);
+            // The pauses after its failures may be as long, and then it would go first each time.
+            let is_overdue = now >= last_turn + self.overdue && self.others_tried > Some(last_turn);
+            let place = if is_overdue { 0 } else { 2 };
             (place, Reverse(suspect.map_or(ALONE, |suspect| suspect.company)), held.tried)
         });
         order
@@ -553,6 +570,7 @@ mod tests {
     use super::*;
     use crate::decide::tests::{at, wanted};
     use crate::decide::{LATEST_UPDATE, Unkept, decide_unkept};
+    use crate::line::MINUTE;
     use proptest::prelude::*;
     use schemas::{RecordId, Version};
 
@@ -566,7 +584,7 @@ mod tests {
 
     #[test]
     fn only_the_newest_version_of_a_record_stays() {
-        let (mut desk, now) = (Desk::default(), Instant::now());
+        let (mut desk, now) = (Desk::new(MINUTE), Instant::now());
         assert!(desk.insert(held(1, 5, "A", 0, now)).is_none());
         assert!(matches!(
             desk.insert(held(1, 4, "old", 0, now)),
@@ -583,7 +601,7 @@ mod tests {
 
     #[test]
     fn a_record_that_is_away_is_not_picked_again() {
-        let (mut desk, now) = (Desk::default(), Instant::now());
+        let (mut desk, now) = (Desk::new(MINUTE), Instant::now());
         desk.insert(held(1, 5, "A", 0, now));
         let mut picked = desk.pick(Entity::Contact, 9, now);
         desk.insert(held(1, 6, "B", 0, now));
@@ -594,8 +612,23 @@ mod tests {
     }
 
     #[test]
+    fn of_one_version_the_newest_delivery_stays_with_all_that_is_known() {
+        let (mut desk, now) = (Desk::new(MINUTE), Instant::now());
+        let delivered = |delivery| Held { delivery, ..held(1, 5, "A", 0, now) };
+        let mut failed = delivered(1);
+        failed.failures = 2;
+        desk.insert(failed);
+        assert!(matches!(desk.insert(delivered(2)), Some(Displaced::Same(old)) if old.delivery == 1));
+        let picked = desk.pick(Entity::Contact, 9, now).write.remove(0);
+        desk.insert(delivered(3));
+        assert!(matches!(desk.give_back(picked), Some(Displaced::Same(old)) if old.delivery == 2));
+        let left = desk.pick(Entity::Contact, 9, now).write.remove(0);
+        assert_eq!((left.delivery, left.failures), (3, 2));
+    }
+
+    #[test]
     fn the_latest_edit_and_the_longest_wait_take_turns() {
-        let (mut desk, now) = (Desk::default(), Instant::now());
+        let (mut desk, now) = (Desk::new(MINUTE), Instant::now());
         for id in 1..=9 {
             desk.insert(held(id, id, "A", id as i64, now + Duration::from_secs(id)));
         }
@@ -606,7 +639,7 @@ mod tests {
 
     #[test]
     fn what_has_to_wait_is_not_ready() {
-        let (mut desk, now) = (Desk::default(), Instant::now());
+        let (mut desk, now) = (Desk::new(MINUTE), Instant::now());
         let mut later = held(1, 5, "A", 0, now);
         later.not_before = now + Duration::from_secs(2);
         desk.insert(later);
@@ -617,7 +650,7 @@ mod tests {
 
     #[test]
     fn a_record_that_panics_is_dealt_with_alone() {
-        let (mut desk, now) = (Desk::default(), Instant::now());
+        let (mut desk, now) = (Desk::new(MINUTE), Instant::now());
         let record = |id| RecordRef::contact(RecordId::try_new(id).unwrap());
         desk.note_panic(&[record(1)]);
         for id in 1..=3 {
@@ -633,7 +666,7 @@ mod tests {
 
     #[test]
     fn of_several_over_which_the_stage_may_die_one_is_dealt_with_at_a_time() {
-        let (mut desk, now) = (Desk::default(), Instant::now());
+        let (mut desk, now) = (Desk::new(MINUTE), Instant::now());
         let record = |id| RecordRef::contact(RecordId::try_new(id).unwrap());
         for id in 1..=3 {
             desk.suspect(record(id), ALONE);
@@ -662,7 +695,7 @@ mod tests {
 
     #[test]
     fn suspects_that_fail_have_their_tries_by_turns() {
-        let (mut desk, start) = (Desk::default(), Instant::now());
+        let (mut desk, start) = (Desk::new(MINUTE), Instant::now());
         for id in 1..=3 {
             desk.suspect(contact(id), ALONE);
             desk.insert(held(id, id, "A", 0, start));
@@ -675,7 +708,7 @@ mod tests {
 
     #[test]
     fn who_failed_alone_lets_suspects_go_first_also_with_a_newer_version() {
-        let (mut desk, start) = (Desk::default(), Instant::now());
+        let (mut desk, start) = (Desk::new(MINUTE), Instant::now());
         desk.insert(held(1, 1, "A", 0, start));
         assert_eq!(fail_in_turn(&mut desk, start, 1..2), [1]);
         desk.suspect(contact(2), ALONE);
@@ -686,19 +719,30 @@ mod tests {
 
     #[test]
     fn where_others_never_end_a_suspect_has_a_turn_a_minute() {
-        let (mut desk, start) = (Desk::default(), Instant::now());
+        let (mut desk, start) = (Desk::new(MINUTE), Instant::now());
         for id in 1..=9 {
             desk.insert(held(id, id, "A", 0, start));
         }
         desk.suspect(contact(1), ALONE);
-        let soon = ids(&desk.pick(Entity::Contact, 4, start + OVERDUE / 2));
+        let soon = ids(&desk.pick(Entity::Contact, 4, start + MINUTE / 2));
         assert!(soon.len() == 4 && !soon.contains(&1));
-        assert_eq!(ids(&desk.pick(Entity::Contact, 4, start + OVERDUE)), [1]);
+        assert_eq!(ids(&desk.pick(Entity::Contact, 4, start + MINUTE)), [1]);
+    }
+
+    #[test]
+    fn a_suspect_after_whose_failures_all_pause_for_longer_does_not_go_first_each_time() {
+        let (mut desk, start) = (Desk::new(MINUTE), Instant::now());
+        desk.insert(held(1, 1, "A", 0, start));
+        desk.suspect(contact(1), ALONE);
+        let alone = desk.pick(Entity::Contact, 4, start).write.remove(0);
+        desk.give_back(alone);
+        desk.insert(held(2, 2, "A", 0, start + MINUTE));
+        assert_eq!(ids(&desk.pick(Entity::Contact, 4, start + MINUTE * 2)), [2]);
     }
 
     #[test]
     fn trials_of_records_that_had_trouble_go_by_turns() {
-        let (mut desk, start) = (Desk::default(), Instant::now());
+        let (mut desk, start) = (Desk::new(MINUTE), Instant::now());
         for id in 1..=3 {
             let mut unkept = held(id, id, "A", id as i64, start);
             unkept.unkept = 1;
@@ -718,7 +762,7 @@ mod tests {
 
     #[test]
     fn whoever_was_in_hand_at_a_death_is_dealt_with_in_ever_smaller_company() {
-        let (mut desk, now) = (Desk::default(), Instant::now());
+        let (mut desk, now) = (Desk::new(MINUTE), Instant::now());
         for (id, deaths) in (1..=20).map(|id| (id, 1)).chain([(21, 2), (22, 2), (23, 2), (24, 3)]) {
             desk.suspect(contact(id), company(deaths));
             desk.insert(held(id, id, "A", 0, now));
@@ -744,7 +788,7 @@ mod tests {
 
     #[test]
     fn a_lost_answer_casts_doubt_on_what_a_newer_version_saw() {
-        let (mut desk, now) = (Desk::default(), Instant::now());
+        let (mut desk, now) = (Desk::new(MINUTE), Instant::now());
         let outcome = |version, text: &str| {
             let wanted = wanted(1, version, text, Some("E"), 20);
             Held::new(wanted, version, settled(3, "E", StatusSettled::Written), now)
@@ -776,7 +820,7 @@ mod tests {
 
     #[test]
     fn a_redelivery_learns_of_a_newer_status_that_is_settled_while_it_waits() {
-        let (mut desk, now) = (Desk::default(), Instant::now());
+        let (mut desk, now) = (Desk::new(MINUTE), Instant::now());
         let newer = Held::new(wanted(1, 5, "E", Some("E"), 0), 5, Fence::default(), now);
         desk.insert(newer);
         assert_eq!(desk.pick(Entity::Contact, 9, now).shown.len(), 1);
@@ -793,7 +837,7 @@ mod tests {
 
     #[test]
     fn a_redelivery_behind_a_newer_status_waits_until_nothing_older_can_come() {
-        let (mut desk, now) = (Desk::default(), Instant::now());
+        let (mut desk, now) = (Desk::new(MINUTE), Instant::now());
         let end = now + LATEST_UPDATE;
         let fence = settled(5, "E", StatusSettled::Written);
         desk.doubt(contact(1), "Успешно".into(), end, now);
@@ -808,7 +852,7 @@ mod tests {
 
     #[test]
     fn what_is_settled_while_an_older_text_may_still_come_is_looked_at_once_more() {
-        let (mut desk, now) = (Desk::default(), Instant::now());
+        let (mut desk, now) = (Desk::new(MINUTE), Instant::now());
         let end = now + LATEST_UPDATE;
         for id in [1, 2] {
             desk.doubt(contact(id), "A".into(), end, now);
@@ -832,7 +876,7 @@ mod tests {
 
     #[test]
     fn of_several_texts_that_may_still_come_none_is_harmless() {
-        let (mut desk, now) = (Desk::default(), Instant::now());
+        let (mut desk, now) = (Desk::new(MINUTE), Instant::now());
         for (text, seconds) in [("A", 60), ("B", 10)] {
             desk.doubt(contact(1), text.into(), now + Duration::from_secs(seconds), now);
         }
@@ -842,7 +886,7 @@ mod tests {
 
     #[test]
     fn a_text_that_the_portal_drops_is_not_written_for_ever_although_each_update_makes_a_version() {
-        let (mut desk, start) = (Desk::default(), Instant::now());
+        let (mut desk, start) = (Desk::new(MINUTE), Instant::now());
         let (mut version, mut updates, mut known_updates) = (5, 0, 0);
         desk.insert(held(1, version, "A", 0, start));
         for seconds in 0..86_400 {
@@ -874,7 +918,7 @@ mod tests {
 
     #[test]
     fn what_was_given_up_counts_for_a_while_for_the_version_that_it_made() {
-        let (mut desk, now) = (Desk::default(), Instant::now());
+        let (mut desk, now) = (Desk::new(MINUTE), Instant::now());
         let until = now + Duration::from_secs(3_600);
         for id in [1, 2] {
             let dropped = Dropped { record: contact(id), text: "A".into(), updates: 2, last: Some(now) };
@@ -887,7 +931,7 @@ mod tests {
         let mut counted: Vec<_> = picked.iter().map(counts).collect();
         counted.sort_unstable();
         assert_eq!(counted, [(1, 2, true), (2, 0, false)]);
-        let mut later = Desk::default();
+        let mut later = Desk::new(MINUTE);
         let dropped = Dropped { record: contact(1), text: "A".into(), updates: 2, last: Some(now) };
         later.note_dropped(dropped, until, now);
         later.insert(held(1, 6, "A", 0, until));
@@ -896,7 +940,7 @@ mod tests {
 
     #[test]
     fn another_text_is_another_matter() {
-        let (mut desk, now) = (Desk::default(), Instant::now());
+        let (mut desk, now) = (Desk::new(MINUTE), Instant::now());
         let mut unkept = held(1, 5, "A", 0, now);
         (unkept.unkept, unkept.last_unkept) = (2, Some(now));
         desk.insert(unkept);
@@ -906,7 +950,7 @@ mod tests {
 
     #[test]
     fn a_trial_is_left_to_a_record_that_had_no_trouble() {
-        let (mut desk, now) = (Desk::default(), Instant::now());
+        let (mut desk, now) = (Desk::new(MINUTE), Instant::now());
         let mut refused = held(2, 2, "A", 9, now);
         refused.refused = Some(now);
         desk.insert(refused);
@@ -963,7 +1007,7 @@ mod tests {
         ) {
             /// How much later an update may be applied that was given up.
             const LATEST: u64 = 9;
-            let (mut desk, now, mut record) = (Desk::default(), Instant::now(), Record::default());
+            let (mut desk, now, mut record) = (Desk::new(MINUTE), Instant::now(), Record::default());
             let moment = |clock: u64| now + Duration::from_secs(clock);
             // Each version was read before any of its statuses was written, or after all of the ones before.
             let outcome = |index: usize, fence: &Fence| {

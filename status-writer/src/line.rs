@@ -51,8 +51,8 @@ pub struct Line {
     pub is_checking: bool,
     /// Nothing is sent earlier.
     pub rest_until: Option<Instant>,
-    /// When a status was last seen to stand where it was written.
-    pub last_kept: Option<Instant>,
+    /// When an update was last seen to stand. A look that finds a status proves nothing of updates.
+    pub last_written: Option<Instant>,
     /// Messages that its consumer had not delivered when it delivered the newest one here.
     pub pending: u64,
     /// When records were last named as those over which the portal may fail.
@@ -73,7 +73,7 @@ impl Line {
             in_flight: 0,
             is_checking: false,
             rest_until: None,
-            last_kept: None,
+            last_written: None,
             pending: 0,
             named: None,
             dribbled: None,
@@ -90,7 +90,7 @@ impl Line {
 
     /// Tells whether records may be named as those over which the portal may fail: in an outage those of one batch in ten minutes.
     pub fn may_name_suspects(&self, now: Instant, minute: Duration) -> bool {
-        self.named.is_none_or(|named| self.last_kept > Some(named) || now >= named + minute * 10)
+        self.named.is_none_or(|named| self.last_written > Some(named) || now >= named + minute * 10)
     }
 
     /// Returns the number of rounds that may be under way at once.
@@ -151,10 +151,12 @@ impl Line {
         if !report.suspects.is_empty() {
             self.named = Some(now);
         }
+        if report.written > 0 {
+            self.last_written = Some(now);
+        }
         let unkept = report.no_field + report.other_text;
         let word = if report.kept > 0 {
             self.unwell = 0;
-            self.last_kept = Some(now);
             self.note_kept()
         } else if unkept > 0 {
             self.note_unkept(report.no_field > 0, now, &pause)
@@ -293,6 +295,11 @@ mod tests {
         assert!(!line.may_name_suspects(start + MINUTE * 9, MINUTE));
         assert!(line.may_name_suspects(start + MINUTE * 10, MINUTE));
         line.note_report(&Report { kept: 1, ..report() }, start + MINUTE, same);
+        assert!(
+            !line.may_name_suspects(start + MINUTE, MINUTE),
+            "a look has found one, and updates may fail as before"
+        );
+        line.note_report(&Report { kept: 1, written: 1, ..report() }, start + MINUTE, same);
         assert!(line.may_name_suspects(start + MINUTE, MINUTE));
     }
 

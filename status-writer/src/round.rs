@@ -1,7 +1,7 @@
 //! One round: the records that were picked together, from the last look at their fences to their acks.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bitrix24::{ApiError, Client, Error, ErrorClass, Lane};
@@ -31,7 +31,7 @@ pub struct Tools {
     /// Settles deliveries and reads none; see [`Tools::settle`].
     pub settler: Arc<Inbox>,
     /// Dead letters that are being stored.
-    pub burials: Mutex<JoinSet<()>>,
+    pub burials: Burials,
     /// Portal seconds in one of ours.
     pub clock_speed: f64,
     /// Leave to write.
@@ -45,26 +45,11 @@ impl Tools {
     pub async fn settle(&self, deliveries: Vec<(Delivery, Verdict)>) {
         let is_dead = |(_, verdict): &(Delivery, Verdict)| matches!(verdict, Verdict::DeadLetter { .. });
         let (dead, others): (Vec<_>, Vec<_>) = deliveries.into_iter().partition(is_dead);
-        self.bury(dead);
+        self.burials.begin(&self.settler, dead);
         let settler = &*self.settler;
         let settlings = stream::iter(others)
             .for_each_concurrent(AT_ONCE, |(delivery, verdict)| settle_one(settler, delivery, verdict));
         settlings.await;
-    }
-
-    fn bury(&self, dead: Vec<(Delivery, Verdict)>) {
-        let mut burials = self.burials.lock().unwrap_or_else(PoisonError::into_inner);
-        while burials.try_join_next().is_some() {}
-        for (delivery, verdict) in dead {
-            let settler = Arc::clone(&self.settler);
-            burials.spawn(async move { settle_one(&settler, delivery, verdict).await });
-        }
-    }
-
-    /// Waits until no dead letter is being stored any more.
-    pub async fn all_are_buried(&self) {
-        let burials = std::mem::take(&mut *self.burials.lock().unwrap_or_else(PoisonError::into_inner));
-        burials.join_all().await;
     }
 
     /// Turns portal time into real time.
@@ -75,6 +60,38 @@ impl Tools {
     /// Turns real time into portal time.
     fn portal(&self, real: Duration) -> Duration {
         real.mul_f64(self.clock_speed)
+    }
+}
+
+/// Dead letters that are being stored. Those that are not come again.
+#[derive(Default)]
+pub struct Burials {
+    tasks: Mutex<JoinSet<()>>,
+    gate: Arc<tokio::sync::Mutex<()>>,
+}
+
+impl Burials {
+    /// Begins to store some, one after the other.
+    fn begin(&self, settler: &Arc<Inbox>, dead: Vec<(Delivery, Verdict)>) {
+        let mut tasks = self.tasks();
+        while tasks.try_join_next().is_some() {}
+        for (delivery, verdict) in dead {
+            let (settler, gate) = (Arc::clone(settler), Arc::clone(&self.gate));
+            tasks.spawn(async move {
+                let _turn = gate.lock().await;
+                settle_one(&settler, delivery, verdict).await;
+            });
+        }
+    }
+
+    /// Waits until none is being stored any more.
+    pub async fn end(&self) {
+        let mut tasks = std::mem::take(&mut *self.tasks());
+        while tasks.join_next().await.is_some() {}
+    }
+
+    fn tasks(&self) -> MutexGuard<'_, JoinSet<()>> {
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -120,8 +137,8 @@ pub struct Round {
     pub picked: Picked<Delivery>,
     /// Updates of this entity show up as they should, so that what does not is the record's own trouble.
     pub line_is_sound: bool,
-    /// When a status of this entity was last seen to stand where it was written.
-    pub last_kept: Option<Instant>,
+    /// When an update of this entity was last seen to stand.
+    pub last_written: Option<Instant>,
 }
 
 /// What came of a round.
@@ -138,8 +155,10 @@ pub struct Report {
     pub suspects: Vec<RecordRef>,
     /// Texts that were given up.
     pub dropped: Vec<Dropped>,
-    /// Records read back with the right text.
+    /// Records that show the right text, as a look or the reading after an update tells.
     pub kept: usize,
+    /// Those of them that were updated.
+    pub written: usize,
     /// Records that showed it without being written.
     pub already_shown: usize,
     /// Records that are gone.
@@ -165,6 +184,7 @@ impl Report {
             suspects: Vec::new(),
             dropped: Vec::new(),
             kept: 0,
+            written: 0,
             already_shown: 0,
             gone: 0,
             other_text: 0,
@@ -234,13 +254,13 @@ fn may_be_one_records(error: &Error) -> bool {
 
 /// Carries a round out.
 pub async fn carry_out(tools: Arc<Tools>, round: Round) -> Report {
-    let Round { entity, lane, picked, line_is_sound, last_kept } = round;
+    let Round { entity, lane, picked, line_is_sound, last_written } = round;
     let mut turn = Turn {
         tools: &tools,
         entity,
         lane,
         line_is_sound,
-        last_kept,
+        last_written,
         report: Report::new(entity),
         verdicts: Vec::new(),
     };
@@ -269,7 +289,7 @@ struct Turn<'t> {
     entity: Entity,
     lane: Lane,
     line_is_sound: bool,
-    last_kept: Option<Instant>,
+    last_written: Option<Instant>,
     report: Report,
     /// Deliveries that are done with. They are settled together, last of all.
     verdicts: Vec<(Delivery, Verdict)>,
@@ -473,6 +493,7 @@ impl Turn<'_> {
             match fates.remove(&held.record().id).unwrap_or(Fate::Unclear) {
                 Fate::Shown => {
                     self.report.kept += 1;
+                    self.report.written += 1;
                     settled.push((held, StatusSettled::Written, at));
                 }
                 Fate::Gone => {
@@ -580,10 +601,10 @@ impl Turn<'_> {
 
     /// Tells whose trouble it is that a record is not written.
     fn whose(&self, held: &Held<Delivery>) -> Whose {
-        if self.report.kept > 0 {
+        if self.report.written > 0 {
             return Whose::Own;
         }
-        whose_refusal(held.refused, held.failures, self.last_kept)
+        whose_refusal(held.refused, held.failures, self.last_written)
     }
 
     fn count_failure(&mut self, mut held: Held<Delivery>, error: &ApiError) {
@@ -762,9 +783,9 @@ enum Whose {
     Unproven,
 }
 
-fn whose_refusal(refused: Option<Instant>, failures: u8, last_kept: Option<Instant>) -> Whose {
-    match (refused, last_kept) {
-        (Some(refused), Some(kept)) if kept > refused => Whose::Own,
+fn whose_refusal(refused: Option<Instant>, failures: u8, last_written: Option<Instant>) -> Whose {
+    match (refused, last_written) {
+        (Some(refused), Some(written)) if written > refused => Whose::Own,
         (Some(_), _) if failures > 0 => Whose::Unproven,
         _ => Whose::Everybodys,
     }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bitrix24::{ErrorClass, Lane};
@@ -31,7 +31,7 @@ use crate::field::{self, Unusable};
 use crate::line::{Gate, Line, MINUTE, Word};
 use crate::metrics::{self, WriterMetrics};
 use crate::pace::MOST_IN_FLIGHT;
-use crate::round::{AT_ONCE, Report, Round, Tools, Trouble, carry_out};
+use crate::round::{AT_ONCE, Burials, Report, Round, Tools, Trouble, carry_out};
 use crate::store::Store;
 
 /// Most outcomes of an entity that are held; its consumer has no more in flight either.
@@ -107,7 +107,7 @@ async fn write(office: &Office, leadership: Leadership) -> anyhow::Result<()> {
         fields: office.fields.clone(),
         store: Store::open(broker, &office.state_dir).await?,
         settler,
-        burials: Mutex::default(),
+        burials: Burials::default(),
         clock_speed: office.clock_speed,
         leadership,
     });
@@ -244,8 +244,8 @@ struct Writer {
 impl Writer {
     fn new(tools: Arc<Tools>, metrics: WriterMetrics, now: Instant) -> Writer {
         Writer {
+            desk: Desk::new(tools.real(MINUTE)),
             tools,
-            desk: Desk::default(),
             lines: Entity::ALL.map(|_| Line::new(now)),
             tasks: JoinSet::new(),
             running: HashMap::new(),
@@ -526,7 +526,8 @@ impl Writer {
             line.patience.note_hasty(portal_now);
         }
         line.in_flight += 1;
-        let round = Round { entity, lane, picked, line_is_sound: line.is_sound(), last_kept: line.last_kept };
+        let round =
+            Round { entity, lane, picked, line_is_sound: line.is_sound(), last_written: line.last_written };
         let records = round.picked.records();
         let tools = Arc::clone(&self.tools);
         let task = self.tasks.spawn(async move { Ended::Round(Box::new(carry_out(tools, round).await)) });
@@ -728,7 +729,7 @@ impl Writer {
         let given_back = unsettled.into_iter().map(|delivery| (delivery, come_again())).collect();
         self.tools.settle(given_back).await;
         // One for which there is no room ends as the stage is to stop; it comes again.
-        let _out_of_time = tokio::time::timeout_at(deadline, self.tools.all_are_buried()).await;
+        let _out_of_time = tokio::time::timeout_at(deadline, self.tools.burials.end()).await;
         self.tools.store.flush();
     }
 }

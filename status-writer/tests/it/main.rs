@@ -309,6 +309,24 @@ async fn a_record_over_which_the_portal_fails_whole_batches_holds_nobody_else() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_failed_alone_for_long_lets_the_next_one_go_first() {
+    for kind in ["php_fatal_500", "html_504"] {
+        let bench = Bench::start().await;
+        let [sick, other] = bench.contacts(2).await[..] else { panic!("two contacts") };
+        bench.fault(json!({"kind": kind, "method": "crm.contact.update", "id": sick})).await;
+        bench.run().await;
+        bench.outcome(sick, 1, SUCCESS, "").await;
+        // From then on it pauses for a minute or more each time.
+        bench.until("nine tries", || async { bench.requests().await["faults"][kind] == 9 }).await;
+        bench.outcome(other, 1, SUCCESS, "").await;
+        bench.settled(1).await;
+        bench.no_faults().await;
+        bench.settled(2).await;
+        bench.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_record_at_which_nobody_can_look_holds_nobody_else() {
     let bench = Bench::start().await;
     let ids = bench.contacts(40).await;
