@@ -168,13 +168,19 @@ struct OwnerWalk<'a> {
     by_deal: BTreeMap<u64, Vec<Box<RawValue>>>,
     ids: BTreeSet<u64>,
     rows: usize,
+    /// How many rows there are, as the first page said.
+    total: Option<u64>,
+    restarts: u8,
     finished: bool,
 }
+
+/// How often a walk begins anew as rows came or went meanwhile.
+const MOST_RESTARTS: u8 = 3;
 
 impl<'a> OwnerWalk<'a> {
     fn new(deals: &'a [u64]) -> Self {
         let by_deal = deals.iter().map(|deal| (*deal, Vec::new())).collect();
-        Self { deals, by_deal, ids: BTreeSet::new(), rows: 0, finished: false }
+        Self { deals, by_deal, ids: BTreeSet::new(), rows: 0, total: None, restarts: 0, finished: false }
     }
 
     fn start(&self) -> usize {
@@ -183,8 +189,18 @@ impl<'a> OwnerWalk<'a> {
 
     /// Adds a page. Its end is believed only if the page is short or the count agrees: portals leave
     /// out `next` or count zero.
+    ///
+    /// Pages are counted from the first row on: if one of those before was deleted, another has slipped past, and the walk
+    /// begins anew.
     fn take(&mut self, answer: &Answer) -> Result<(), Error> {
         let page = items(answer)?;
+        let total = answer.total.filter(|total| *total > 0);
+        let is_changed = self.total.is_some() && total.is_some() && self.total != total;
+        if is_changed && self.restarts < MOST_RESTARTS {
+            *self = Self { restarts: self.restarts + 1, ..Self::new(self.deals) };
+            return Ok(());
+        }
+        self.total = self.total.or(total);
         let length = page.len();
         let known = self.ids.len();
         for row in page {
@@ -330,6 +346,33 @@ mod tests {
     fn rows_of_other_deals_mean_an_ignored_filter() {
         let taken = OwnerWalk::new(&[1, 2]).take(&answer(page([(7, 3)]), None, None));
         assert!(matches!(taken, Err(Error::Listing { fault: ListingFault::OutOfBounds, .. })));
+    }
+
+    #[test]
+    fn rows_that_came_or_went_between_two_pages_have_all_read_anew() {
+        let mut walk = OwnerWalk::new(&[1, 2]);
+        let first = |rows: u64| answer(page((1..=50).map(|n| (n, 1))), Some(50), Some(rows));
+        walk.take(&first(60)).expect("a page");
+        walk.take(&answer(page((52..=60).map(|n| (n, 2))), None, Some(59))).expect("a page");
+        assert_eq!((walk.start(), walk.finished, walk.ids.len()), (0, false, 0));
+        walk.take(&first(59)).expect("a page");
+        walk.take(&answer(page((51..=59).map(|n| (n, 2))), None, Some(59))).expect("a page");
+        assert_eq!((walk.finished, walk.by_deal[&1].len(), walk.by_deal[&2].len()), (true, 50, 9));
+    }
+
+    #[test]
+    fn a_portal_that_never_counts_the_same_is_read_to_its_end() {
+        let mut walk = OwnerWalk::new(&[1]);
+        for counted in 0..=u64::from(MOST_RESTARTS) {
+            walk.take(&answer(page((1..=50).map(|n| (n, 1))), Some(50), Some(100 + counted)))
+                .expect("a page");
+            if counted > 0 && walk.start() == 0 {
+                walk.take(&answer(page((1..=50).map(|n| (n, 1))), Some(50), Some(200 + counted)))
+                    .expect("a page");
+            }
+        }
+        walk.take(&answer(page([(51, 1)]), None, Some(7))).expect("a page");
+        assert_eq!((walk.finished, walk.ids.len()), (true, 51));
     }
 
     #[test]
