@@ -7,6 +7,7 @@ use runtime::{Broker, BrokerError, Bucket};
 use schemas::Entity;
 use schemas::streams::CHECKPOINTS;
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 use crate::error::PollError;
 use crate::missed::Look;
@@ -90,13 +91,17 @@ pub struct Daily {
     bucket: Bucket,
     run: Option<Run>,
     revision: Option<u64>,
+    /// Until when it is left alone, as the portal does not give what it asks for.
+    rests_until: Option<Instant>,
+    /// Stretches in a row that failed.
+    failures: u32,
 }
 
 impl Daily {
     /// Opens it as it was left.
     pub async fn open(broker: &Broker, at: NaiveTime) -> Result<Daily, BrokerError> {
         let bucket = broker.bucket(&CHECKPOINTS).await?;
-        let mut daily = Daily { at, bucket, run: None, revision: None };
+        let mut daily = Daily { at, bucket, run: None, revision: None, rests_until: None, failures: 0 };
         daily.load().await?;
         Ok(daily)
     }
@@ -121,6 +126,9 @@ impl Daily {
 
     /// Tells whether a run is under way or due, or something about it is to be noted.
     pub fn is_wanted(&self, now: Moment) -> bool {
+        if self.rests_until.is_some_and(|until| until > Instant::now()) {
+            return false;
+        }
         let run = follow(self.run.clone(), self.at, now);
         run.reading.is_some() || self.run.as_ref() != Some(&run)
     }
@@ -164,9 +172,24 @@ impl Poller {
         daily.is_wanted(now)
     }
 
-    /// Takes the daily run one stretch further. Polls are between two of them, never within one, so that nothing
-    /// is published between reading and publishing.
+    /// Takes the daily run one stretch further. Where the portal does not give what it asks for it alone rests.
     pub async fn step_daily(&mut self) -> Result<(), PollError> {
+        if !self.wants_daily() {
+            return Ok(());
+        }
+        let ended = self.read_stretch().await;
+        let failed = ended.as_ref().err().filter(|error| error.is_about_what_was_asked());
+        let failures = failed.and(self.daily.as_ref()).map_or(0, |daily| daily.failures.saturating_add(1));
+        let rests_until = failed.map(|error| Instant::now() + self.note(error, failures));
+        if let Some(daily) = &mut self.daily {
+            (daily.failures, daily.rests_until) = (failures, rests_until);
+        }
+        if failed.is_some() { Ok(()) } else { ended }
+    }
+
+    /// Reads a stretch and publishes what was missed. Polls are between two of them, never within one, so that nothing
+    /// is published between reading and publishing.
+    async fn read_stretch(&mut self) -> Result<(), PollError> {
         let (Some(daily), Some(now)) = (&mut self.daily, self.portal.client().portal_now()) else {
             return Ok(());
         };

@@ -61,6 +61,19 @@ impl PollError {
         matches!(self, PollError::Portal(error) if matches!(error.class(), ErrorClass::OperatingLimit { .. }))
     }
 
+    /// Tells whether the portal gave something else than what was asked for, so that another question may fare better: it is
+    /// there, takes the webhook, and asks for no pause.
+    pub fn is_about_what_was_asked(&self) -> bool {
+        match self {
+            PollError::Portal(bitrix24::Error::Connect { .. }) => false,
+            PollError::Portal(error) => {
+                !matches!(error.class(), ErrorClass::Refused | ErrorClass::RateLimited { .. })
+            }
+            PollError::Ignored { .. } => true,
+            _ => false,
+        }
+    }
+
     /// Tells whether an answer was longer than is read.
     pub fn is_too_large(&self) -> bool {
         matches!(self, PollError::Portal(bitrix24::Error::TooLarge { .. }))

@@ -30,8 +30,10 @@ pub struct Job {
     pub due: Instant,
     /// Whether a window is open.
     pub walking: bool,
-    /// Until when it is left alone, as a method that it alone needs has no computing time left.
+    /// Until when it is left alone, as the portal does not give what it alone asks for.
     pub rests_until: Option<Instant>,
+    /// Turns of it in a row that failed.
+    pub failures: u32,
     /// Where to ask from while the portal's clock is behind the watermark.
     pub floor: Option<Moment>,
     /// Where to ask from once more, as another producer published what it had read of that time.
@@ -68,6 +70,7 @@ impl Job {
             due: now,
             walking: false,
             rests_until: None,
+            failures: 0,
             floor: None,
             again_from: None,
             tally,
@@ -105,11 +108,13 @@ impl Job {
 
     /// Has the next request ask for less: what is read for several pages is lost if the portal fails once meanwhile.
     pub fn note_failure(&mut self) {
+        self.failures = self.failures.saturating_add(1);
         self.narrowed = (self.narrowed + 1).min(MOST_NARROWED);
     }
 
     /// Has the next request ask for more again.
     pub fn note_success(&mut self) {
+        self.failures = 0;
         self.narrowed = self.narrowed.saturating_sub(1);
     }
 

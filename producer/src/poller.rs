@@ -23,6 +23,9 @@ use crate::walk::{self, Clock, Looked, Moment, Question, Spans};
 /// Span of modification time above which a walk makes room for livelier requests.
 const LIVE_SPAN: chrono::Duration = chrono::Duration::hours(1);
 
+/// Turns in which each job asks for itself, the failed one of both among them: one or two of each.
+const TURNS_APART: u8 = 4;
+
 /// Polls both entities.
 pub struct Poller {
     /// Asks the portal.
@@ -45,6 +48,8 @@ pub struct Poller {
     pub jobs: [Job; 2],
     /// The job that had the last turn.
     pub last_turn: usize,
+    /// Turns in which the jobs do not go together, as what both asked for at once was not answered.
+    pub turns_apart: u8,
     /// What the portal's clock showed in the last answer, and when that came.
     pub last_seen: Option<(Moment, Instant)>,
     /// The daily run, where one is wanted.
@@ -92,7 +97,8 @@ impl Poller {
         self.jobs.iter().map(|job| job.next_turn(now)).min().unwrap_or(now)
     }
 
-    fn note(&self, error: &PollError, failures: u32) -> Duration {
+    /// Tells of a failure, the latest of so many in a row, and returns how long to leave alone what failed.
+    pub fn note(&self, error: &PollError, failures: u32) -> Duration {
         let portal_now = self.portal.client().portal_now();
         let setback = setback(error, failures, self.clock_speed, portal_now, outside::noise());
         let seconds = setback.pause.as_secs_f64();
@@ -114,22 +120,30 @@ impl Poller {
         let strayed = self.publisher.check().await?;
         self.read_again(strayed).await?;
         let now = Instant::now();
+        self.turns_apart = self.turns_apart.saturating_sub(1);
         let [first, second] = &self.jobs;
         // A job that is due again as soon as it ends must not keep the other from ever having a turn.
         let is_turn_of_second = self.last_turn == 0 && !first.walking;
         match (first.is_wanted(now), second.is_wanted(now)) {
             (false, false) => self.step_daily().await,
             (true, true) if is_turn_of_second => self.step_second(None).await,
-            (true, _) | (_, true) if self.may_go_together(now) => self.poll_together().await,
+            (true, _) | (_, true) if self.may_go_together(now) => match self.poll_together().await {
+                // It may be one of them that is not answered; or each is, alone.
+                Err(error) if error.is_about_what_was_asked() => {
+                    self.turns_apart = TURNS_APART;
+                    Err(error)
+                }
+                ended => ended,
+            },
             (true, _) => self.step(0, None).await,
             (false, true) => self.step_second(None).await,
         }
     }
 
-    /// Takes the second job further. Nobody follows it, so where its methods have no computing time left it alone rests.
+    /// Takes the second job further. Nobody follows it, so where the portal does not give what it asks for it alone rests.
     async fn step_second(&mut self, prefetched: Option<Prefetched>) -> Result<(), PollError> {
         match self.step(1, prefetched).await {
-            Err(error) if error.is_want_of_operating() => {
+            Err(error) if error.is_about_what_was_asked() => {
                 self.rest_second(&error);
                 Ok(())
             }
@@ -139,7 +153,7 @@ impl Poller {
 
     fn rest_second(&mut self, error: &PollError) {
         self.jobs[1].note_failure();
-        self.jobs[1].rests_until = Some(Instant::now() + self.note(error, 1));
+        self.jobs[1].rests_until = Some(Instant::now() + self.note(error, self.jobs[1].failures));
     }
 
     /// Has read again what another producer published since the last turn. It is one that slept through the end of its
@@ -165,7 +179,8 @@ impl Poller {
     }
 
     fn may_go_together(&self, now: Instant) -> bool {
-        self.jobs.iter().all(|job| !job.walking && !job.is_resting(now) && job.is_nearly_due(now))
+        self.turns_apart == 0
+            && self.jobs.iter().all(|job| !job.walking && !job.is_resting(now) && job.is_nearly_due(now))
     }
 
     /// Reads the first page of both in one request, where neither is in the middle of something.
@@ -202,7 +217,7 @@ impl Poller {
             let prefetched = |pages| Some(Prefetched { asked: begun, question, pages });
             match (place, pages) {
                 (0, pages) => self.step(0, prefetched(pages?)).await?,
-                (_, Err(error)) if error.is_want_of_operating() => self.rest_second(&error),
+                (_, Err(error)) if error.is_about_what_was_asked() => self.rest_second(&error),
                 (_, pages) => self.step_second(prefetched(pages?)).await?,
             }
         }

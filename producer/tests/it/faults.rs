@@ -93,6 +93,28 @@ async fn contacts_travel_while_a_method_of_deals_has_no_computing_time_left() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn contacts_travel_while_deals_cannot_be_read() {
+    for (kind, method) in
+        [("php_fatal_500", "crm.deal.list"), ("html_504", "crm.deal.list"), ("html_502", "*productrow*")]
+    {
+        let mut bench = Bench::plain(2, 2).await;
+        bench.start_producer();
+        bench.settles_at(4).await;
+        bench.admin("faults", json!({"kind": kind, "method": method})).await;
+        let fields = json!({"TITLE": "Абонемент", "STAGE_ID": "WON"});
+        bench.admin("deals", json!({"fields": fields})).await;
+        eventually("failed polls of deals", || async { spoilt(&bench).await >= 3 }).await;
+        for name in ["Анна", "Вера", "Нина"] {
+            let id = bench.create_contact(name).await;
+            bench.shows_name(id, name).await;
+        }
+        assert_eq!(bench.messages().await, 7, "{kind} of {method}");
+        bench.end_faults().await;
+        bench.settles_at(8).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn rows_that_cannot_be_read_hold_their_deal_back_without_losing_it() {
     let mut bench = Bench::plain(2, 2).await;
     bench.admin("faults", json!({"kind": "html_502", "method": "*productrow*"})).await;
