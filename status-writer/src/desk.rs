@@ -44,8 +44,10 @@ pub struct Held<D> {
     pub unkept_before: u8,
     /// When the last of all of them was confirmed.
     pub last_unkept: Option<Instant>,
-    /// Tries that ended with an error of this record alone.
+    /// Tries that the portal rejected though it wrote others.
     pub failures: u8,
+    /// Tries on which the portal failed though it wrote others.
+    pub server_errors: u8,
     /// Batches with it on which the portal failed as a whole.
     pub failed_batches: u8,
     /// When the portal last refused it, for want of rights or with a failure of its own.
@@ -72,6 +74,7 @@ impl<D> Held<D> {
             unkept_before: 0,
             last_unkept: None,
             failures: 0,
+            server_errors: 0,
             failed_batches: 0,
             refused: None,
             tried: None,
@@ -103,9 +106,14 @@ impl<D> Held<D> {
         }
     }
 
+    /// Tells whether it failed while others were written.
+    pub fn fails_alone(&self) -> bool {
+        self.failures > 0 || self.server_errors > 0
+    }
+
     /// Tells whether something went wrong with it before.
     pub fn is_troubled(&self) -> bool {
-        self.failures > 0 || self.failed_batches > 0 || self.unkept_in_all() > 0 || self.refused.is_some()
+        self.fails_alone() || self.failed_batches > 0 || self.unkept_in_all() > 0 || self.refused.is_some()
     }
 
     /// Returns the updates of this text that did not show, for this version and older ones.
@@ -158,7 +166,8 @@ impl<D> Held<D> {
     pub fn look_again(&mut self) -> bool {
         let Some(until) = self.in_doubt.take() else { return false };
         (self.repair, self.look_first, self.not_before) = (true, true, until);
-        (self.unkept, self.unkept_before, self.last_unkept, self.failures) = (0, 0, None, 0);
+        (self.unkept, self.unkept_before, self.last_unkept) = (0, 0, None);
+        (self.failures, self.server_errors) = (0, 0);
         self.follow_newer();
         true
     }
@@ -242,8 +251,8 @@ pub struct Desk<D> {
     suspects: HashMap<RecordRef, Suspect>,
     /// Time without a try after which a suspect goes first, if others had theirs meanwhile.
     overdue: Duration,
-    /// When one that is no suspect and did not fail alone was picked last.
-    others_tried: Option<Instant>,
+    /// When one of an entity that is no suspect and did not fail alone was picked last.
+    others_tried: HashMap<Entity, Instant>,
 }
 
 /// What is known of a record over which the stage may die or the portal fail.
@@ -280,7 +289,7 @@ impl<D> Desk<D> {
             dropped: HashMap::new(),
             suspects: HashMap::new(),
             overdue,
-            others_tried: None,
+            others_tried: HashMap::new(),
         }
     }
 
@@ -451,7 +460,8 @@ impl<D> Desk<D> {
         self.take(order, most, now)
     }
 
-    /// Picks what is to show whether statuses stand: a record that had no trouble, and one to be looked at again.
+    /// Picks what is to show whether statuses stand: a record that had no trouble, or another one than this, and one to be looked
+    /// at again.
     ///
     /// A trouble may be the one's own, and a list that lags behind speaks against every new write.
     pub fn pick_for_trial(&mut self, entity: Entity, now: Instant) -> Picked<D> {
@@ -461,12 +471,11 @@ impl<D> Desk<D> {
             let troubled = self.waiting.get(record).filter(|held| held.is_troubled())?;
             Some(troubled.tried)
         });
-        let first = |is_wanted: fn(&Held<D>) -> bool| {
-            order.iter().copied().find(|record| self.waiting.get(record).is_some_and(is_wanted))
-        };
-        let trial = [first(|held| !held.is_troubled()), first(|held| held.unkept_in_all() > 0)];
-        let trial: Vec<RecordRef> = trial.into_iter().flatten().collect();
-        if trial.is_empty() { self.take(order, 1, now) } else { self.take(trial, 2, now) }
+        let is_unkept =
+            |record: &RecordRef| self.waiting.get(record).is_some_and(|held| held.unkept_in_all() > 0);
+        let (unkept, others): (Vec<_>, Vec<_>) = order.into_iter().partition(is_unkept);
+        let trial = [others.first(), unkept.first()].into_iter().flatten().copied().collect();
+        self.take(trial, 2, now)
     }
 
     fn take(&mut self, order: Vec<RecordRef>, most: usize, now: Instant) -> Picked<D> {
@@ -502,7 +511,7 @@ impl<D> Desk<D> {
             }
             self.away.insert(record);
             if company.is_none() && held.refused.is_none() {
-                self.others_tried = Some(now);
+                self.others_tried.insert(record.entity, now);
             }
             held.tried = Some(now);
             match decision {
@@ -552,7 +561,8 @@ impl<D> Desk<D> {
             }
             let last_turn = held.tried.unwrap_or(held.arrived);
             // The pauses after its failures may be as long, and then it would go first each time.
-            let is_overdue = now >= last_turn + self.overdue && self.others_tried > Some(last_turn);
+            let is_overdue =
+                now >= last_turn + self.overdue && self.others_tried.get(&entity) > Some(&last_turn);
             let place = if is_overdue { 0 } else { 2 };
             (place, Reverse(suspect.map_or(ALONE, |suspect| suspect.company)), held.tried)
         });
@@ -738,6 +748,32 @@ mod tests {
         desk.give_back(alone);
         desk.insert(held(2, 2, "A", 0, start + MINUTE));
         assert_eq!(ids(&desk.pick(Entity::Contact, 4, start + MINUTE * 2)), [2]);
+    }
+
+    #[test]
+    fn turns_of_the_other_entity_make_no_suspect_overdue() {
+        let (mut desk, start) = (Desk::new(MINUTE), Instant::now());
+        desk.insert(held(1, 1, "A", 0, start));
+        desk.insert(held(2, 2, "A", 0, start));
+        desk.suspect(contact(1), ALONE);
+        let deal = RecordRef::deal(RecordId::try_new(1).unwrap());
+        let mut of_deal = held(3, 3, "A", 0, start);
+        of_deal.wanted.envelope.record = deal;
+        desk.insert(of_deal);
+        assert_eq!(desk.pick(Entity::Deal, 4, start + MINUTE / 2).records(), [deal]);
+        assert_eq!(ids(&desk.pick(Entity::Contact, 4, start + MINUTE * 2)), [2]);
+    }
+
+    #[test]
+    fn who_had_another_trouble_has_a_turn_beside_one_that_does_not_keep_its_text() {
+        let (mut desk, start) = (Desk::new(MINUTE), Instant::now());
+        let [mut unkept, mut refused] = [1, 2].map(|id| held(id, id, "A", 0, start));
+        (unkept.unkept, refused.refused) = (1, Some(start));
+        desk.insert(unkept);
+        desk.insert(refused);
+        let mut tried = ids(&desk.pick_for_trial(Entity::Contact, start));
+        tried.sort_unstable();
+        assert_eq!(tried, [1, 2]);
     }
 
     #[test]

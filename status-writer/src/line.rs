@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::pace::{Pace, Patience};
+use crate::pace::{MOST_IN_FLIGHT, Pace, Patience};
 use crate::round::{Report, Trouble};
 
 /// Pause between probes of something that a person has to put right.
@@ -98,7 +98,8 @@ impl Line {
         match self.gate {
             Gate::Check(_) => 0,
             Gate::Trial => 1,
-            Gate::Open => self.pace.in_flight(),
+            // One place is left to the other entity, whatever these wait for.
+            Gate::Open => self.pace.in_flight().min(MOST_IN_FLIGHT - 1),
         }
     }
 

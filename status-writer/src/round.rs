@@ -104,7 +104,7 @@ pub const AT_ONCE: usize = 64;
 /// Age at which a fence is read again before a write: a replica may have moved on.
 const FRESH: Duration = Duration::from_secs(1);
 
-/// Errors of one record alone after which it is a dead letter.
+/// Rejections of one record after which it is a dead letter, others being written meanwhile.
 const MOST_FAILURES: u8 = 3;
 
 /// Errors of the portal itself over one record after which its status is given up. With the pauses between, which double
@@ -243,6 +243,7 @@ fn may_be_one_records(error: &Error) -> bool {
             | Error::Status { .. }
             | Error::Answer { .. }
             | Error::TooLarge { .. }
+            | Error::Listing { .. }
             | Error::Broken { .. }
     );
     let is_for_all = matches!(
@@ -458,7 +459,9 @@ impl Turn<'_> {
     /// Those of several that failed go alone, as one of them may be why, and those of one that was turned away.
     fn fail_together(&mut self, mut held: Vec<Held<Delivery>>, error: &Error, updates: usize) {
         let trouble = Trouble::of(error, updates);
-        let (is_failure, is_turned_away) = (may_be_one_records(error), error.is_bare_refusal());
+        let is_turned_away = error.is_bare_refusal();
+        // Updates that are cut off go on in ever smaller batches, but a look stays as large as it is.
+        let is_failure = may_be_one_records(error) || (updates == 0 && is_cut_off(error));
         if held.len() == 1
             && (is_failure || is_turned_away || is_cut_off(error))
             && let Some(alone) = held.pop()
@@ -544,18 +547,19 @@ impl Turn<'_> {
                 }
                 return;
             }
-            _ if is_about_rights(error) => return self.refuse(held, error),
-            _ => None,
+            // The record is there, as the look beside it tells.
+            ErrorClass::NotFound => return self.count_failure(held, error),
+            ErrorClass::Permanent => None,
         };
         if let Some(trouble) = shared {
             self.report.trouble = Some(trouble);
             self.report.again.push(held);
             return;
         }
-        self.count_failure(held, error);
+        self.refuse(held, error);
     }
 
-    /// Deals with a want of rights: everybody's trouble, unless others are written meanwhile.
+    /// Deals with an update that the portal rejects: everybody's trouble, unless others are written meanwhile.
     fn refuse(&mut self, mut held: Held<Delivery>, error: &ApiError) {
         let now = Instant::now();
         let whose = self.whose(&held);
@@ -563,11 +567,11 @@ impl Turn<'_> {
         if whose == Whose::Own {
             return self.count_failure(held, error);
         }
-        // Others go first.
-        held.not_before = now + self.tools.real(MINUTE);
-        if whose == Whose::Everybodys {
-            self.report.trouble = Some(Trouble::NoRights(error.to_string()));
+        if whose == Whose::Everybodys && is_about_rights(error) {
+            self.report.trouble.get_or_insert(Trouble::NoRights(error.to_string()));
         }
+        tracing::warn!("The status of {} waits for others to be written: {error}", held.record());
+        held.not_before = now + self.tools.real(MINUTE);
         self.report.again.push(held);
     }
 
@@ -579,14 +583,14 @@ impl Turn<'_> {
         held.refused = Some(now);
         held.look_first = true;
         if whose == Whose::Own {
-            held.failures = held.failures.saturating_add(1);
+            held.server_errors = held.server_errors.saturating_add(1);
         }
-        if held.failures >= MOST_SERVER_ERRORS {
+        if held.server_errors >= MOST_SERVER_ERRORS {
             let reason = format!("the portal fails on the status, though it writes others: {error}");
             self.end(held, Verdict::DeadLetter { reason }, None);
             return whose;
         }
-        let pause = SECOND_LOOK * 2_u32.pow(held.failures.into());
+        let pause = SECOND_LOOK * 2_u32.pow(held.server_errors.into());
         let pause = match whose {
             // While nobody else is written there is nothing to learn from one more try.
             Whose::Unproven => pause.max(MINUTE),
@@ -604,7 +608,7 @@ impl Turn<'_> {
         if self.report.written > 0 {
             return Whose::Own;
         }
-        whose_refusal(held.refused, held.failures, self.last_written)
+        whose_refusal(held.refused, held.fails_alone(), self.last_written)
     }
 
     fn count_failure(&mut self, mut held: Held<Delivery>, error: &ApiError) {
@@ -772,7 +776,7 @@ fn note(held: &Held<Delivery>, how: StatusSettled) {
     );
 }
 
-/// Whose trouble a want of rights is, where nothing else was written in the same batch.
+/// Whose trouble it is that a record is not written, where nothing else was in the same batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Whose {
     /// Nothing speaks for the record's alone.
@@ -783,10 +787,10 @@ enum Whose {
     Unproven,
 }
 
-fn whose_refusal(refused: Option<Instant>, failures: u8, last_written: Option<Instant>) -> Whose {
+fn whose_refusal(refused: Option<Instant>, fails_alone: bool, last_written: Option<Instant>) -> Whose {
     match (refused, last_written) {
         (Some(refused), Some(written)) if written > refused => Whose::Own,
-        (Some(_), _) if failures > 0 => Whose::Unproven,
+        (Some(_), _) if fails_alone => Whose::Unproven,
         _ => Whose::Everybodys,
     }
 }
@@ -816,10 +820,10 @@ mod tests {
     fn a_refusal_is_a_records_own_once_another_one_was_written() {
         let start = Instant::now();
         let [first, second] = [1, 2].map(|seconds| start + Duration::from_secs(seconds));
-        assert_eq!(whose_refusal(None, 0, Some(first)), Whose::Everybodys);
-        assert_eq!(whose_refusal(Some(first), 0, None), Whose::Everybodys);
-        assert_eq!(whose_refusal(Some(second), 0, Some(first)), Whose::Everybodys);
-        assert_eq!(whose_refusal(Some(first), 0, Some(second)), Whose::Own);
-        assert_eq!(whose_refusal(Some(second), 1, Some(first)), Whose::Unproven);
+        assert_eq!(whose_refusal(None, false, Some(first)), Whose::Everybodys);
+        assert_eq!(whose_refusal(Some(first), false, None), Whose::Everybodys);
+        assert_eq!(whose_refusal(Some(second), false, Some(first)), Whose::Everybodys);
+        assert_eq!(whose_refusal(Some(first), false, Some(second)), Whose::Own);
+        assert_eq!(whose_refusal(Some(second), true, Some(first)), Whose::Unproven);
     }
 }
