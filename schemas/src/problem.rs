@@ -522,8 +522,9 @@ fn cut(text: &str, most: usize) -> String {
     if text.chars().count() <= most {
         return text.to_owned();
     }
-    let mut kept: String = text.chars().take(most.saturating_sub(1)).collect();
-    kept.truncate(kept.trim_end().len());
+    let beginning: String = text.chars().take(most.saturating_sub(1)).collect();
+    // It may end with a space, or with a joiner of emoji that joins nothing any more.
+    let mut kept = clean(&beginning);
     kept.push('…');
     kept
 }

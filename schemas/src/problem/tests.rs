@@ -113,6 +113,17 @@ fn clean_lines_keep_what_can_be_seen() {
 }
 
 #[test]
+fn a_text_that_is_cut_is_as_clean_as_it_was() {
+    let family = "👨\u{200d}👩\u{200d}👧 ".repeat(200);
+    for letters in 0..8 {
+        let value = format!("{}{family}", "я".repeat(letters));
+        let text = Problem::phone_invalid(field("phone", "Телефон"), &value).text;
+        assert!(text.contains('…'));
+        assert_eq!(clean(&text), text);
+    }
+}
+
+#[test]
 fn the_same_refusal_gives_the_same_text() {
     let of = |text: &str| Problem::refused_by_otmechalka(text, &[]).text;
     assert_eq!(
