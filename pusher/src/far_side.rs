@@ -70,7 +70,7 @@ pub struct FarSide {
     pauses: Pauses,
     closed: Option<Closed>,
     on_trial: bool,
-    /// Workers in line with what was never put aside.
+    /// Workers in line with what never failed nor was put aside.
     fresh: usize,
     /// Trials in vain since anything worked.
     tries: u64,
@@ -129,7 +129,7 @@ impl FarSide {
         self.closed.map(|closed| closed.why)
     }
 
-    /// Puts a worker in line whose command was never put aside; it has to leave by [`FarSide::leave_line`].
+    /// Puts a worker in line whose command never failed nor was put aside; it has to leave by [`FarSide::leave_line`].
     pub fn join_line(&mut self) {
         self.fresh += 1;
     }

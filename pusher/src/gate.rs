@@ -75,7 +75,7 @@ impl Drop for Permit<'_> {
     }
 }
 
-/// A place in line with a command that was never put aside.
+/// A place in line with a command that never failed nor was put aside.
 struct InLine<'g>(&'g Gate);
 
 impl<'g> InLine<'g> {
@@ -104,7 +104,7 @@ impl Gate {
         }
     }
 
-    /// Waits until a worker may call. One whose command `is_fresh`, was never put aside, comes first where only one may.
+    /// Waits until a worker may call. One whose command `is_fresh`, never failed nor was put aside, comes first where only one may.
     pub async fn admit(
         &self,
         is_fresh: bool,

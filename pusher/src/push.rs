@@ -452,15 +452,12 @@ impl Push {
     async fn call(&self, task: &Task<'_>, work: &Work<'_>) -> Result<Tried, Halt> {
         let held = tokio::time::Instant::now();
         let mut had_unknown_outcome = false;
+        let mut is_fresh = task.envelope.attempt == 0;
         loop {
             if self.gate.is_closed() {
                 task.delivery.not_to_blame().await?;
             }
-            let permit = match self
-                .gate
-                .admit(task.envelope.attempt == 0, self.broker.stopping(), held + HOLD)
-                .await
-            {
+            let permit = match self.gate.admit(is_fresh, self.broker.stopping(), held + HOLD).await {
                 Ok(permit) => permit,
                 Err(Shut::Late) => return Err(Halt::GiveBack("otmechalka is unwell")),
                 Err(Shut::Stopping) => return Err(Halt::GiveBack("the stage is stopping")),
@@ -505,6 +502,7 @@ impl Push {
                 }));
             }
             had_unknown_outcome |= error.outcome_unknown();
+            is_fresh = false;
             if kind == Kind::Write && error.may_be_under_way() && matches!(work, Work::Client { .. }) {
                 self.late.note(task.record, task.version);
             }
