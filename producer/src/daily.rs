@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use crate::error::PollError;
 use crate::missed::Look;
-use crate::poller::Poller;
+use crate::poller::{Ended, Poller};
 use crate::survey::read_behind;
 use crate::walk::Moment;
 
@@ -133,6 +133,11 @@ impl Daily {
         run.reading.is_some() || self.run.as_ref() != Some(&run)
     }
 
+    /// Returns until when it is left alone.
+    pub fn rests_until(&self) -> Option<Instant> {
+        self.rests_until
+    }
+
     /// Notes what was dealt with; gives the run once it has ended.
     pub async fn note(
         &mut self,
@@ -173,9 +178,9 @@ impl Poller {
     }
 
     /// Takes the daily run one stretch further. Where the portal does not give what it asks for it alone rests.
-    pub async fn step_daily(&mut self) -> Result<(), PollError> {
+    pub async fn step_daily(&mut self) -> Result<Ended, PollError> {
         if !self.wants_daily() {
-            return Ok(());
+            return Ok(Ended::Well);
         }
         let ended = self.read_stretch().await;
         let failed = ended.as_ref().err().filter(|error| error.is_about_what_was_asked());
@@ -184,7 +189,7 @@ impl Poller {
         if let Some(daily) = &mut self.daily {
             (daily.failures, daily.rests_until) = (failures, rests_until);
         }
-        if failed.is_some() { Ok(()) } else { ended }
+        if failed.is_some() { Ok(Ended::Resting) } else { ended.map(|()| Ended::Well) }
     }
 
     /// Reads a stretch and publishes what was missed. Polls are between two of them, never within one, so that nothing

@@ -143,7 +143,7 @@ pub fn setback(
         PollError::Ignored { .. } => Setback {
             pause: backoff,
             remedy: Some(
-                "nothing is published before the portal filters as documented; run `rollcall doctor`",
+                "nothing of these is published before the portal filters as documented; run `rollcall doctor`",
             ),
         },
         PollError::Checkpoint(_) => Setback {

@@ -32,7 +32,7 @@ pub struct Job {
     pub walking: bool,
     /// Until when it is left alone, as the portal does not give what it alone asks for.
     pub rests_until: Option<Instant>,
-    /// Turns of it in a row that failed.
+    /// Turns in a row after which it was left alone.
     pub failures: u32,
     /// Where to ask from while the portal's clock is behind the watermark.
     pub floor: Option<Moment>,
@@ -108,7 +108,6 @@ impl Job {
 
     /// Has the next request ask for less: what is read for several pages is lost if the portal fails once meanwhile.
     pub fn note_failure(&mut self) {
-        self.failures = self.failures.saturating_add(1);
         self.narrowed = (self.narrowed + 1).min(MOST_NARROWED);
     }
 

@@ -26,6 +26,15 @@ const LIVE_SPAN: chrono::Duration = chrono::Duration::hours(1);
 /// Turns in which each job asks for itself, the failed one of both among them: one or two of each.
 const TURNS_APART: u8 = 4;
 
+/// How a turn ended that pauses nothing but itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// It did what it was to do.
+    Well,
+    /// What it was about rests, as the portal did not give what was asked for.
+    Resting,
+}
+
 /// Polls both entities.
 pub struct Poller {
     /// Asks the portal.
@@ -75,8 +84,10 @@ impl Poller {
                 () = tokio::time::sleep_until(wake) => {}
             }
             wake = match self.turn().await {
-                Ok(()) => {
-                    failures = 0;
+                Ok(ended) => {
+                    if ended == Ended::Well {
+                        failures = 0;
+                    }
                     self.next_turn()
                 }
                 Err(_) if broker.stopping().is_cancelled() => return Ok(()),
@@ -94,7 +105,8 @@ impl Poller {
         if self.wants_daily() {
             return now;
         }
-        self.jobs.iter().map(|job| job.next_turn(now)).min().unwrap_or(now)
+        let rested = self.daily.as_ref().and_then(Daily::rests_until).filter(|until| *until > now);
+        self.jobs.iter().map(|job| job.next_turn(now)).chain(rested).min().unwrap_or(now)
     }
 
     /// Tells of a failure, the latest of so many in a row, and returns how long to leave alone what failed.
@@ -116,7 +128,7 @@ impl Poller {
     /// Makes one request for rows and deals with its answer.
     ///
     /// Deals wait for contacts, so a failing poll of contacts delays that of deals: their clients would be missing.
-    async fn turn(&mut self) -> Result<(), PollError> {
+    async fn turn(&mut self) -> Result<Ended, PollError> {
         let strayed = self.publisher.check().await?;
         self.read_again(strayed).await?;
         let now = Instant::now();
@@ -135,25 +147,30 @@ impl Poller {
                 }
                 ended => ended,
             },
-            (true, _) => self.step(0, None).await,
+            (true, _) => self.step_first(None).await,
             (false, true) => self.step_second(None).await,
         }
     }
 
     /// Takes the second job further. Nobody follows it, so where the portal does not give what it asks for it alone rests.
-    async fn step_second(&mut self, prefetched: Option<Prefetched>) -> Result<(), PollError> {
+    async fn step_second(&mut self, prefetched: Option<Prefetched>) -> Result<Ended, PollError> {
         match self.step(1, prefetched).await {
-            Err(error) if error.is_about_what_was_asked() => {
-                self.rest_second(&error);
-                Ok(())
-            }
-            ended => ended,
+            Err(error) if error.is_about_what_was_asked() => Ok(self.rest_second(&error)),
+            ended => ended.map(|()| Ended::Well),
         }
     }
 
-    fn rest_second(&mut self, error: &PollError) {
-        self.jobs[1].note_failure();
-        self.jobs[1].rests_until = Some(Instant::now() + self.note(error, self.jobs[1].failures));
+    fn rest_second(&mut self, error: &PollError) -> Ended {
+        let failures = self.jobs[1].failures.saturating_add(1);
+        let rests_until = Some(Instant::now() + self.note(error, failures));
+        let job = &mut self.jobs[1];
+        job.note_failure();
+        (job.failures, job.rests_until) = (failures, rests_until);
+        Ended::Resting
+    }
+
+    async fn step_first(&mut self, prefetched: Option<Prefetched>) -> Result<Ended, PollError> {
+        self.step(0, prefetched).await.map(|()| Ended::Well)
     }
 
     /// Has read again what another producer published since the last turn. It is one that slept through the end of its
@@ -179,17 +196,17 @@ impl Poller {
     }
 
     fn may_go_together(&self, now: Instant) -> bool {
-        self.turns_apart == 0
-            && self.jobs.iter().all(|job| !job.walking && !job.is_resting(now) && job.is_nearly_due(now))
+        let may_go = |job: &Job| !job.walking && job.failures == 0 && job.is_nearly_due(now);
+        self.turns_apart == 0 && self.jobs.iter().all(may_go)
     }
 
     /// Reads the first page of both in one request, where neither is in the middle of something.
-    async fn poll_together(&mut self) -> Result<(), PollError> {
+    async fn poll_together(&mut self) -> Result<Ended, PollError> {
         let mut questions: Vec<Question> = Vec::new();
         for place in 0..self.jobs.len() {
             let stored = self.checkpoints.load(self.jobs[place].plan.entity).await?;
             let Some(checkpoint) = stored.checkpoint.filter(|checkpoint| checkpoint.window.is_none()) else {
-                return self.step(0, None).await;
+                return self.step_first(None).await;
             };
             self.jobs[place].resume(&checkpoint);
             questions.push(self.question(&self.jobs[place], Some(&checkpoint)));
@@ -202,12 +219,13 @@ impl Poller {
         let answers = match self.portal.ask_together(&asked, lane).await {
             // Each alone may be small enough, or is read in smaller parts; the other is due by itself soon.
             Err(error) if error.is_want_of_operating() || error.is_too_large() => {
-                return self.step(0, None).await;
+                return self.step_first(None).await;
             }
             answers => answers?,
         };
         // One request that served both is told of once.
         self.jobs[0].tally.requests += self.portal.client().stats().requests - before;
+        let mut ended = Ended::Well;
         for (place, (question, pages)) in questions.into_iter().zip(answers).enumerate() {
             let follows_a_walk = self.jobs[..place].iter().any(|job| job.walking);
             if follows_a_walk {
@@ -215,13 +233,13 @@ impl Poller {
             }
             self.jobs[place].due = self.jobs[place].due.min(begun);
             let prefetched = |pages| Some(Prefetched { asked: begun, question, pages });
-            match (place, pages) {
-                (0, pages) => self.step(0, prefetched(pages?)).await?,
+            ended = match (place, pages) {
+                (0, pages) => self.step_first(prefetched(pages?)).await?,
                 (_, Err(error)) if error.is_about_what_was_asked() => self.rest_second(&error),
                 (_, pages) => self.step_second(prefetched(pages?)).await?,
-            }
+            };
         }
-        Ok(())
+        Ok(ended)
     }
 
     fn question(&self, job: &Job, stored: Option<&Checkpoint>) -> Question {
