@@ -251,7 +251,7 @@ pub struct Desk<D> {
     suspects: HashMap<RecordRef, Suspect>,
     /// Time without a try after which a suspect goes first, if others had theirs meanwhile.
     overdue: Duration,
-    /// When one of an entity that is no suspect and did not fail alone was picked last.
+    /// When one of an entity was picked last that is not dealt with alone.
     others_tried: HashMap<Entity, Instant>,
 }
 
@@ -510,7 +510,7 @@ impl<D> Desk<D> {
                 continue;
             }
             self.away.insert(record);
-            if company.is_none() && held.refused.is_none() {
+            if company.is_none_or(|company| company > ALONE) && held.refused.is_none() {
                 self.others_tried.insert(record.entity, now);
             }
             held.tried = Some(now);

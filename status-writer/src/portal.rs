@@ -15,7 +15,9 @@ use crate::field::portal_entity;
 /// What became of one update.
 #[derive(Debug, PartialEq)]
 pub enum Fate {
-    /// The record shows the text.
+    /// The update was confirmed, and the record shows the text.
+    Written,
+    /// The record shows the text, though the update was not confirmed.
     Shown,
     /// There is no such record.
     Gone,
@@ -146,7 +148,13 @@ async fn write_alone(
 
 fn fate(outcome: Result<(), ApiError>, row: Option<Option<&Look>>, text: &str) -> Fate {
     match (outcome, row) {
-        (_, Some(Some(Look::Text(shown)))) if same_text(shown, text) => Fate::Shown,
+        (outcome, Some(Some(Look::Text(shown)))) if same_text(shown, text) => {
+            if outcome.is_ok() {
+                Fate::Written
+            } else {
+                Fate::Shown
+            }
+        }
         (Err(error), row) => fate_of_error(error.class(), row).unwrap_or(Fate::Failed(error)),
         (Ok(()), None) => Fate::Unclear,
         // Bounded as what shows another text: the list may lag behind, or the webhook may write and not read.
@@ -210,7 +218,7 @@ mod tests {
     #[test]
     fn what_the_record_shows_outranks_what_the_update_said() {
         let shows = |text: &str| Look::Text(text.to_owned());
-        assert_eq!(fate(Ok(()), Some(Some(&shows("A"))), "A"), Fate::Shown);
+        assert_eq!(fate(Ok(()), Some(Some(&shows("A"))), "A"), Fate::Written);
         assert_eq!(fate(Ok(()), Some(Some(&shows("B"))), "A"), Fate::OtherText);
         assert_eq!(fate(Ok(()), Some(Some(&Look::NoField)), "A"), Fate::NoField);
     }

@@ -494,9 +494,9 @@ impl Turn<'_> {
         let mut failed = Vec::new();
         for mut held in held {
             match fates.remove(&held.record().id).unwrap_or(Fate::Unclear) {
-                Fate::Shown => {
+                fate @ (Fate::Written | Fate::Shown) => {
                     self.report.kept += 1;
-                    self.report.written += 1;
+                    self.report.written += usize::from(matches!(fate, Fate::Written));
                     settled.push((held, StatusSettled::Written, at));
                 }
                 Fate::Gone => {
@@ -520,8 +520,9 @@ impl Turn<'_> {
             }
         }
         self.settle(settled).await;
+        let are_several = failed.len() > 1;
         for (held, error) in failed {
-            self.fail(held, &error);
+            self.fail(held, &error, are_several);
         }
     }
 
@@ -534,8 +535,8 @@ impl Turn<'_> {
         self.report.again.push(held);
     }
 
-    /// Deals with an error of one update; some of them are everybody's trouble.
-    fn fail(&mut self, held: Held<Delivery>, error: &ApiError) {
+    /// Deals with an error of one update, or of several; some of them are everybody's trouble.
+    fn fail(&mut self, held: Held<Delivery>, error: &ApiError, are_several: bool) {
         let shared = match error.class() {
             ErrorClass::RateLimited { retry_after } => Some(Trouble::RateLimited(retry_after)),
             ErrorClass::OperatingLimit { .. } => Some(Trouble::OutOfOperating),
@@ -547,30 +548,35 @@ impl Turn<'_> {
                 }
                 return;
             }
-            // The record is there, as the look beside it tells.
-            ErrorClass::NotFound => return self.count_failure(held, error),
-            ErrorClass::Permanent => None,
+            ErrorClass::NotFound | ErrorClass::Permanent => None,
         };
         if let Some(trouble) = shared {
             self.report.trouble = Some(trouble);
             self.report.again.push(held);
             return;
         }
-        self.refuse(held, error);
+        self.refuse(held, error, are_several);
     }
 
     /// Deals with an update that the portal rejects: everybody's trouble, unless others are written meanwhile.
-    fn refuse(&mut self, mut held: Held<Delivery>, error: &ApiError) {
+    ///
+    /// One that is rejected alone pauses nobody, several do.
+    fn refuse(&mut self, mut held: Held<Delivery>, error: &ApiError, are_several: bool) {
         let now = Instant::now();
         let whose = self.whose(&held);
         held.refused = Some(now);
         if whose == Whose::Own {
             return self.count_failure(held, error);
         }
-        if whose == Whose::Everybodys && is_about_rights(error) {
-            self.report.trouble.get_or_insert(Trouble::NoRights(error.to_string()));
+        let is_everybodys = whose == Whose::Everybodys;
+        if is_everybodys && is_about_rights(error) {
+            self.report.trouble = Some(Trouble::NoRights(error.to_string()));
+        } else if is_everybodys && are_several {
+            let trouble = Trouble::Unwell { cut_off: None, reason: error.to_string() };
+            self.report.trouble.get_or_insert(trouble);
+        } else {
+            tracing::warn!("The status of {} waits for others to be written: {error}", held.record());
         }
-        tracing::warn!("The status of {} waits for others to be written: {error}", held.record());
         held.not_before = now + self.tools.real(MINUTE);
         self.report.again.push(held);
     }
