@@ -61,8 +61,8 @@ impl PollError {
         matches!(self, PollError::Portal(error) if matches!(error.class(), ErrorClass::OperatingLimit { .. }))
     }
 
-    /// Tells whether the portal gave something else than what was asked for, so that another question may fare better: it is
-    /// there, takes the webhook, and asks for no pause.
+    /// Tells whether the portal did not give what was asked for, so that another question may fare better: it is there, takes
+    /// the webhook, and asks for no pause.
     pub fn is_about_what_was_asked(&self) -> bool {
         match self {
             PollError::Portal(bitrix24::Error::Connect { .. }) => false,
