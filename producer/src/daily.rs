@@ -183,6 +183,9 @@ impl Poller {
             return Ok(Ended::Well);
         }
         let ended = self.read_stretch().await;
+        if self.is_first_unanswered() {
+            return ended.map(|()| Ended::Well);
+        }
         let failed = ended.as_ref().err().filter(|error| error.is_about_what_was_asked());
         let failures = failed.and(self.daily.as_ref()).map_or(0, |daily| daily.failures.saturating_add(1));
         let rests_until = failed.map(|error| Instant::now() + self.note(error, failures));

@@ -32,8 +32,8 @@ pub struct Job {
     pub walking: bool,
     /// Until when it is left alone, as the portal does not give what it alone asks for.
     pub rests_until: Option<Instant>,
-    /// Turns in a row after which it was left alone.
-    pub failures: u32,
+    /// How often in a row the portal did not give what it asked for.
+    pub unanswered: u32,
     /// Where to ask from while the portal's clock is behind the watermark.
     pub floor: Option<Moment>,
     /// Where to ask from once more, as another producer published what it had read of that time.
@@ -70,7 +70,7 @@ impl Job {
             due: now,
             walking: false,
             rests_until: None,
-            failures: 0,
+            unanswered: 0,
             floor: None,
             again_from: None,
             tally,
@@ -111,9 +111,14 @@ impl Job {
         self.narrowed = (self.narrowed + 1).min(MOST_NARROWED);
     }
 
+    /// Notes that the portal did not give what it asked for.
+    pub fn note_unanswered(&mut self) {
+        self.unanswered = self.unanswered.saturating_add(1);
+    }
+
     /// Has the next request ask for more again.
     pub fn note_success(&mut self) {
-        self.failures = 0;
+        self.unanswered = 0;
         self.narrowed = self.narrowed.saturating_sub(1);
     }
 

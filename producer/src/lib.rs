@@ -132,7 +132,6 @@ async fn poll(
         jobs: [Job::new(config.contacts.clone(), now), Job::new(config.deals.clone(), now)],
         // Contacts come first.
         last_turn: 1,
-        turns_apart: 0,
         last_seen: None,
         daily,
     };

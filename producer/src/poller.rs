@@ -23,9 +23,6 @@ use crate::walk::{self, Clock, Looked, Moment, Question, Spans};
 /// Span of modification time above which a walk makes room for livelier requests.
 const LIVE_SPAN: chrono::Duration = chrono::Duration::hours(1);
 
-/// Turns in which each job asks for itself, the failed one of both among them: one or two of each.
-const TURNS_APART: u8 = 4;
-
 /// How a turn ended that pauses nothing but itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
@@ -57,8 +54,6 @@ pub struct Poller {
     pub jobs: [Job; 2],
     /// The job that had the last turn.
     pub last_turn: usize,
-    /// Turns in which the jobs do not go together, as what both asked for at once was not answered.
-    pub turns_apart: u8,
     /// What the portal's clock showed in the last answer, and when that came.
     pub last_seen: Option<(Moment, Instant)>,
     /// The daily run, where one is wanted.
@@ -132,7 +127,6 @@ impl Poller {
         let strayed = self.publisher.check().await?;
         self.read_again(strayed).await?;
         let now = Instant::now();
-        self.turns_apart = self.turns_apart.saturating_sub(1);
         let [first, second] = &self.jobs;
         // A job that is due again as soon as it ends must not keep the other from ever having a turn.
         let is_turn_of_second = self.last_turn == 0 && !first.walking;
@@ -142,7 +136,7 @@ impl Poller {
             (true, _) | (_, true) if self.may_go_together(now) => match self.poll_together().await {
                 // It may be one of them that is not answered; or each is, alone.
                 Err(error) if error.is_about_what_was_asked() => {
-                    self.turns_apart = TURNS_APART;
+                    self.jobs.iter_mut().for_each(Job::note_unanswered);
                     Err(error)
                 }
                 ended => ended,
@@ -152,25 +146,38 @@ impl Poller {
         }
     }
 
-    /// Takes the second job further. Nobody follows it, so where the portal does not give what it asks for it alone rests.
+    /// Takes the first job further.
+    async fn step_first(&mut self, prefetched: Option<Prefetched>) -> Result<Ended, PollError> {
+        let ended = self.step(0, prefetched).await.map(|()| Ended::Well);
+        if ended.as_ref().is_err_and(PollError::is_about_what_was_asked) {
+            self.jobs[0].note_unanswered();
+        }
+        ended
+    }
+
+    /// Takes the second job further. Nobody follows it, so where the portal does not give what it asks for, and gives the first
+    /// what that asks for, it alone rests.
     async fn step_second(&mut self, prefetched: Option<Prefetched>) -> Result<Ended, PollError> {
         match self.step(1, prefetched).await {
-            Err(error) if error.is_about_what_was_asked() => Ok(self.rest_second(&error)),
+            Err(error) if error.is_about_what_was_asked() => self.rest_second(error),
             ended => ended.map(|()| Ended::Well),
         }
     }
 
-    fn rest_second(&mut self, error: &PollError) -> Ended {
-        let failures = self.jobs[1].failures.saturating_add(1);
-        let rests_until = Some(Instant::now() + self.note(error, failures));
-        let job = &mut self.jobs[1];
-        job.note_failure();
-        (job.failures, job.rests_until) = (failures, rests_until);
-        Ended::Resting
+    fn rest_second(&mut self, error: PollError) -> Result<Ended, PollError> {
+        self.jobs[1].note_unanswered();
+        if self.is_first_unanswered() {
+            return Err(error);
+        }
+        let rests_until = Instant::now() + self.note(&error, self.jobs[1].unanswered);
+        self.jobs[1].note_failure();
+        self.jobs[1].rests_until = Some(rests_until);
+        Ok(Ended::Resting)
     }
 
-    async fn step_first(&mut self, prefetched: Option<Prefetched>) -> Result<Ended, PollError> {
-        self.step(0, prefetched).await.map(|()| Ended::Well)
+    /// Tells whether the first job was not answered either, so that it may be the portal.
+    pub fn is_first_unanswered(&self) -> bool {
+        self.jobs[0].unanswered > 0
     }
 
     /// Has read again what another producer published since the last turn. It is one that slept through the end of its
@@ -196,8 +203,7 @@ impl Poller {
     }
 
     fn may_go_together(&self, now: Instant) -> bool {
-        let may_go = |job: &Job| !job.walking && job.failures == 0 && job.is_nearly_due(now);
-        self.turns_apart == 0 && self.jobs.iter().all(may_go)
+        self.jobs.iter().all(|job| !job.walking && job.unanswered == 0 && job.is_nearly_due(now))
     }
 
     /// Reads the first page of both in one request, where neither is in the middle of something.
@@ -235,7 +241,7 @@ impl Poller {
             let prefetched = |pages| Some(Prefetched { asked: begun, question, pages });
             ended = match (place, pages) {
                 (0, pages) => self.step_first(prefetched(pages?)).await?,
-                (_, Err(error)) if error.is_about_what_was_asked() => self.rest_second(&error),
+                (_, Err(error)) if error.is_about_what_was_asked() => self.rest_second(error)?,
                 (_, pages) => self.step_second(prefetched(pages?)).await?,
             };
         }
