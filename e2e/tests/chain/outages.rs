@@ -137,13 +137,14 @@ fn what_otmechalka_fails_on_alone_is_told_within_ten_tries_and_a_quarter_of_an_h
     );
     events.push((HOUR + MINUTE, Event::Clear((Entity::Contact, SICK), 0)));
     let told = go_well(40, &Script { imported: Vec::new(), events, interval: LONG_INTERVAL });
-    let of_it: Vec<_> = told.statuses.iter().filter(|(_, write)| write.key.1 == SICK).collect();
+    let mut of_it: Vec<_> = told.statuses.iter().filter(|(_, write)| write.key.1 == SICK).collect();
+    // A list that lags may have one written once more.
+    of_it.dedup_by_key(|(_, write)| &write.text);
     let [(at, alone), (_, at_last)] = of_it[..] else { panic!("two statuses of it: {of_it:?}") };
     assert!(*at <= OUTAGE_BEGINS + 15 * MINUTE && alone.text != SUCCESS, "after {at} ms: {}", alone.text);
     assert_eq!(at_last.text, SUCCESS);
     assert!((9..=10).contains(&told.failed_alone[&SICK]), "{:?}", told.failed_alone);
-    // Nobody waited for it: the other five have their status two polls after their first edit. A list that lags may have it
-    // written once more.
+    // Nobody waited for it: the other five have their status two polls after their first edit.
     let others: BTreeMap<_, u64> = told
         .statuses
         .iter()
