@@ -231,6 +231,20 @@ async fn of_a_batch_applied_by_half_only_the_rest_is_written_again() {
     bench.stop().await;
 }
 
+/// Has others written one after the other until the one that waits is a dead letter.
+async fn is_buried_beside(bench: &Bench, others: &[u64]) {
+    let mut written = 0;
+    for id in others {
+        if bench.dead_letters().await > 0 {
+            break;
+        }
+        bench.outcome(*id, 1, SUCCESS, "").await;
+        written += 1;
+        bench.settled(written).await;
+    }
+    assert_eq!((bench.dead_letters().await, bench.writes().await.len() as u64), (1, written));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rejected_status_is_a_dead_letter_only_once_others_are_written() {
     let bench = Bench::start().await;
@@ -246,16 +260,7 @@ async fn a_rejected_status_is_a_dead_letter_only_once_others_are_written() {
     // Alone it may be the portal that rejects everything.
     bench.until("five tries", || async { bench.requests().await["faults"]["command_error"] == 5 }).await;
     assert_eq!(bench.dead_letters().await, 0);
-    let mut written = 0;
-    for id in &ids[1..] {
-        if bench.dead_letters().await > 0 {
-            break;
-        }
-        bench.outcome(*id, 1, SUCCESS, "").await;
-        written += 1;
-        bench.settled(written).await;
-    }
-    assert_eq!((bench.dead_letters().await, bench.writes().await.len() as u64), (1, written));
+    is_buried_beside(&bench, &ids[1..]).await;
     bench.stop().await;
 }
 
@@ -295,16 +300,7 @@ async fn a_record_on_which_the_portal_itself_fails_is_given_up_while_others_are_
     let took = (bench.now().await - begun).num_seconds();
     assert!(took > 120, "ten tries within {took} s");
     assert_eq!(bench.dead_letters().await, 0);
-    let mut written = 0;
-    for id in others {
-        if bench.dead_letters().await > 0 {
-            break;
-        }
-        bench.outcome(*id, 1, SUCCESS, "").await;
-        written += 1;
-        bench.settled(written).await;
-    }
-    assert_eq!((bench.dead_letters().await, bench.writes().await.len() as u64), (1, written));
+    is_buried_beside(&bench, others).await;
     assert!(bench.writes().await.iter().all(|(id, _)| id != sick));
     bench.stop().await;
 }
