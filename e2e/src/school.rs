@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use async_nats::jetstream::consumer::{FromConsumer, PullConsumer, pull};
-use futures::StreamExt;
 use nix::sys::signal::Signal;
 use runtime::bootstrap::{self, Mode};
 use runtime::broker::{NatsSettings, StoredMessage};
@@ -251,9 +250,6 @@ pub const PATIENCE: Duration = Duration::from_secs(180);
 
 /// Time in which a process answers that does not stand still.
 const AWAKE: Duration = Duration::from_secs(2);
-
-/// Longest wait for the next message of a stream that is known to hold one.
-const SILENCE: Duration = Duration::from_secs(60);
 
 impl School {
     /// Starts describing a school; empty unless told otherwise.
@@ -663,32 +659,22 @@ impl School {
 
     /// Returns what a stream holds under such subjects, `>` for all, in its order.
     pub async fn stored(&self, stream: &str, subjects: &str) -> anyhow::Result<Vec<StoredMessage>> {
-        let config = pull::OrderedConfig { filter_subject: subjects.to_owned(), ..Default::default() };
-        let consumer = self.broker.jetstream().get_stream(stream).await?.create_consumer(config).await?;
-        let mut left = consumer.cached_info().num_pending;
-        let mut messages = consumer.messages().await?;
-        let mut stored = Vec::new();
-        while left > 0 {
-            let next = tokio::time::timeout(SILENCE, messages.next()).await;
-            let message = next.context("the stream went silent")?.context("the stream ended")??;
-            let pending = message.info().map_err(anyhow::Error::from_boxed)?.pending;
-            // Some that were counted may be gone by now.
-            left = left.saturating_sub(1).min(pending);
-            stored.push(StoredMessage::try_from(message).map_err(anyhow::Error::from_boxed)?);
+        let log = self.broker.log(stream).await?;
+        let (mut stored, mut from) = (Vec::new(), 1);
+        while let Some(message) = log.next(subjects, from).await.map_err(anyhow::Error::msg)? {
+            from = message.sequence + 1;
+            stored.push(message);
         }
         Ok(stored)
     }
 
     /// Returns every dead letter, in order.
     pub async fn dead_letters(&self) -> anyhow::Result<Vec<Buried>> {
-        let log = self.broker.log(DEAD_LETTERS.name).await?;
-        let (mut letters, mut from) = (Vec::new(), 1);
-        while let Some(message) = log.next("dlq.>", from).await.map_err(anyhow::Error::msg)? {
-            from = message.sequence + 1;
-            letters
-                .push(Buried { letter: serde_json::from_slice(&message.payload)?, subject: message.subject });
-        }
-        Ok(letters)
+        let stored = self.stored(DEAD_LETTERS.name, "dlq.>").await?;
+        let read = |message: StoredMessage| {
+            Ok(Buried { letter: serde_json::from_slice(&message.payload)?, subject: message.subject })
+        };
+        stored.into_iter().map(read).collect()
     }
 
     /// Returns how many polls each entity has seen completed.

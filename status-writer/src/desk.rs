@@ -314,7 +314,7 @@ impl<D> Desk<D> {
     /// any more.
     pub fn insert(&mut self, mut held: Held<D>) -> Option<Displaced<D>> {
         let record = held.record();
-        let Some(known) = self.waiting.remove(&record) else {
+        let Some(mut known) = self.waiting.remove(&record) else {
             self.waiting.insert(record, held);
             return None;
         };
@@ -324,7 +324,6 @@ impl<D> Desk<D> {
                 (held, Displaced::Older(known))
             }
             std::cmp::Ordering::Equal => {
-                let mut known = known;
                 std::mem::swap(&mut known.delivery, &mut held.delivery);
                 (known, Displaced::Same(held))
             }

@@ -538,9 +538,9 @@ impl Turn<'_> {
     /// Deals with an error of one update, or of several; some of them are everybody's trouble.
     fn fail(&mut self, held: Held<Delivery>, error: &ApiError, are_several: bool) {
         let shared = match error.class() {
-            ErrorClass::RateLimited { retry_after } => Some(Trouble::RateLimited(retry_after)),
-            ErrorClass::OperatingLimit { .. } => Some(Trouble::OutOfOperating),
-            ErrorClass::Refused => Some(Trouble::Refused(error.to_string())),
+            ErrorClass::RateLimited { retry_after } => Trouble::RateLimited(retry_after),
+            ErrorClass::OperatingLimit { .. } => Trouble::OutOfOperating,
+            ErrorClass::Refused => Trouble::Refused(error.to_string()),
             ErrorClass::Transient => {
                 let error = error.clone().into();
                 if self.note_server_error(held, &error) == Whose::Everybodys {
@@ -548,14 +548,10 @@ impl Turn<'_> {
                 }
                 return;
             }
-            ErrorClass::NotFound | ErrorClass::Permanent => None,
+            ErrorClass::NotFound | ErrorClass::Permanent => return self.refuse(held, error, are_several),
         };
-        if let Some(trouble) = shared {
-            self.report.trouble = Some(trouble);
-            self.report.again.push(held);
-            return;
-        }
-        self.refuse(held, error, are_several);
+        self.report.trouble = Some(shared);
+        self.report.again.push(held);
     }
 
     /// Deals with an update that the portal rejects: everybody's trouble, unless others are written meanwhile.
