@@ -79,12 +79,13 @@ pub enum Kind {
     #[serde(rename = "half_batch_then_504")]
     HalfBatchThen504,
     CommandError,
+    SlowCommand,
 }
 
 impl Kind {
     /// Tells whether the fault hits one command rather than the whole request.
     pub fn is_per_command(self) -> bool {
-        self == Self::CommandError
+        matches!(self, Self::CommandError | Self::SlowCommand)
     }
 
     /// Tells whether the request is carried out in spite of the fault.
@@ -108,6 +109,7 @@ impl Kind {
                 | Self::NoTime
                 | Self::NoOperating
                 | Self::HalfBatchThen504
+                | Self::SlowCommand
         )
     }
 }
@@ -129,7 +131,7 @@ pub struct Rule {
     /// Chance of hitting a matching request.
     #[serde(default = "always")]
     pub probability: f64,
-    /// Delay in portal seconds of `slow`; real seconds between the bytes of `drip`.
+    /// Delay in portal seconds of `slow` and `slow_command`; real seconds between the bytes of `drip`.
     #[serde(default)]
     pub seconds: Option<f64>,
     /// Size of `huge_body`.
@@ -224,7 +226,15 @@ impl Faults {
     }
 }
 
+/// Portal seconds by which something is slow unless a rule says by how many.
+const DEFAULT_DELAY: f64 = 5.0;
+
 impl Rule {
+    /// Returns by how many portal seconds it slows down.
+    pub fn delay(&self) -> f64 {
+        self.seconds.unwrap_or(DEFAULT_DELAY)
+    }
+
     fn matches(&self, calls: &[Called]) -> bool {
         let pattern = self.method.as_deref().unwrap_or("*");
         let fits =

@@ -20,7 +20,6 @@ use super::run::{Portal, Request};
 
 /// Largest body that is read.
 const LARGEST_BODY: usize = 64 * 1024 * 1024;
-const DEFAULT_SLOW_SECONDS: f64 = 5.0;
 
 /// What the path of a request says.
 struct Address {
@@ -215,7 +214,7 @@ async fn finish(portal: &Portal, peer: &Peer, fault: Option<Rule>, status: u16, 
         }
         Kind::HalfBatchThen504 => html_response(504, "Gateway Time-out"),
         Kind::Slow => {
-            let until = portal.clock.work_time() + rule.seconds.unwrap_or(DEFAULT_SLOW_SECONDS);
+            let until = portal.clock.work_time() + rule.delay();
             portal.clock.work_until(until).await;
             json_response(status, &body)
         }

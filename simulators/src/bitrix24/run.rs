@@ -215,11 +215,14 @@ impl Portal {
         {
             return Err(error);
         }
-        if let Some(rule) = state.faults.strike_command(&Called::of(name, params)) {
-            count(&mut state.counters.faults, "command_error");
-            return Err(command_error(&rule));
+        let cost = state.settings.costs.of(name);
+        let Some(rule) = state.faults.strike_command(&Called::of(name, params)) else { return Ok(cost) };
+        if rule.kind == Kind::SlowCommand {
+            count(&mut state.counters.faults, "slow_command");
+            return Ok(cost + rule.delay());
         }
-        Ok(state.settings.costs.of(name))
+        count(&mut state.counters.faults, "command_error");
+        Err(command_error(&rule))
     }
 
     fn perform(&self, name: &str, params: &Node, author: Author) -> Outcome {

@@ -16,7 +16,7 @@ use crate::flow::status_of;
 use crate::secrets::{assert_told_no_secret, watched};
 
 /// All kinds of the simulated Bitrix24. The first three cost a whole time limit.
-const BITRIX24: [&str; 47] = [
+const BITRIX24: [&str; 48] = [
     "no_answer",
     "drip",
     "answer_lost",
@@ -64,6 +64,7 @@ const BITRIX24: [&str; 47] = [
     "no_operating",
     "half_batch_then_504",
     "command_error",
+    "slow_command",
 ];
 
 /// Kinds of the simulated Bitrix24 that are planned at a time in the short form.
