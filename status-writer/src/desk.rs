@@ -50,6 +50,8 @@ pub struct Held<D> {
     pub server_errors: u8,
     /// Batches with it on which the portal failed as a whole.
     pub failed_batches: u8,
+    /// When its batch began that was cut off last, and which of its updates it was.
+    pub cut_off: Option<(Instant, usize)>,
     /// When the portal last refused it, for want of rights or with a failure of its own.
     pub refused: Option<Instant>,
     /// When it was last picked to be looked at or written.
@@ -76,6 +78,7 @@ impl<D> Held<D> {
             failures: 0,
             server_errors: 0,
             failed_batches: 0,
+            cut_off: None,
             refused: None,
             tried: None,
             in_doubt: None,
@@ -551,6 +554,11 @@ impl<D> Desk<D> {
             .flat_map(|(edited, waiting)| [edited.record(), waiting.record()])
             .filter(|record| seen.insert(*record))
             .collect();
+        // Those of a batch that was cut off in its order: where it got stuck, the first that does not show is why.
+        order.sort_by_key(|record| {
+            let cut_off = self.waiting.get(record).and_then(|held| held.cut_off);
+            (cut_off.is_none(), cut_off)
+        });
         order.sort_by_key(|record| {
             let others = (1, Reverse(usize::MAX), None);
             let Some(held) = self.waiting.get(record) else { return others };
@@ -618,6 +626,17 @@ mod tests {
         let back = desk.give_back(picked.write.remove(0));
         assert!(matches!(back, Some(Displaced::Older(old)) if old.delivery == 5));
         assert_eq!(ids(&desk.pick(Entity::Contact, 9, now)), [1]);
+    }
+
+    #[test]
+    fn what_is_left_of_a_batch_that_was_cut_off_comes_first_in_its_order() {
+        let (mut desk, now) = (Desk::new(MINUTE), Instant::now());
+        for id in 1..=6 {
+            let cut_off = [None, Some(2), None, Some(0), None, Some(1)][id as usize - 1];
+            let cut_off = cut_off.map(|place| (now, place));
+            desk.insert(Held { cut_off, ..held(id, id, "A", id as i64, now) });
+        }
+        assert_eq!(ids(&desk.pick(Entity::Contact, 3, now)), [4, 6, 2]);
     }
 
     #[test]

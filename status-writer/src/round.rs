@@ -365,7 +365,7 @@ impl Turn<'_> {
                 return write;
             }
         };
-        let mut settled = Vec::new();
+        let (mut settled, mut unshown) = (Vec::new(), Vec::new());
         for held in look {
             match looks.get(&held.record().id) {
                 Some(Look::Text(text)) if same_text(text, &held.wanted.text) => {
@@ -378,11 +378,38 @@ impl Turn<'_> {
                     self.end(held, Verdict::Done(Vec::new()), Some(fence));
                 }
                 // Lists lag behind and leave out what the webhook may not read: only an update tells that a record is gone.
-                Some(_) | None => write.extend(self.write_again(held)),
+                Some(_) | None => unshown.push(held),
             }
+        }
+        for held in self.set_apart(unshown) {
+            write.extend(self.write_again(held));
         }
         self.settle(settled).await;
         write
+    }
+
+    /// Has the first of each batch that was cut off go alone, and returns the others.
+    ///
+    /// The portal does one update after the other: it may have stuck fast over the first that does not show.
+    fn set_apart(&mut self, unshown: Vec<Held<Delivery>>) -> Vec<Held<Delivery>> {
+        let mut first: HashMap<Instant, usize> = HashMap::new();
+        for (batch, place) in unshown.iter().filter_map(|held| held.cut_off) {
+            first.entry(batch).and_modify(|first| *first = place.min(*first)).or_insert(place);
+        }
+        let mut others = Vec::new();
+        for mut held in unshown {
+            let is_first =
+                held.cut_off.take().is_some_and(|(batch, place)| first.get(&batch) == Some(&place));
+            if !is_first {
+                others.push(held);
+                continue;
+            }
+            // Others that are written show that the trouble is its own.
+            held.refused = Some(Instant::now());
+            self.report.suspects.push(held.record());
+            self.report.again.push(held);
+        }
+        others
     }
 
     /// Returns a record that shows another text, if it is to be written; else puts it off or gives it up.
@@ -435,13 +462,18 @@ impl Turn<'_> {
                 self.report.measured = Some((texts.len(), said.seconds));
                 self.sort_out(held, said.fates, said.at).await;
             }
-            Some(Err(error)) => self.give_up_batch(held, &error),
+            Some(Err(error)) => self.give_up_batch(held, started, &error),
         }
     }
 
     /// Deals with updates of which only the next look tells. The portal may go on with what was cut off.
-    fn give_up_batch(&mut self, mut held: Vec<Held<Delivery>>, error: &Error) {
+    fn give_up_batch(&mut self, mut held: Vec<Held<Delivery>>, begun: Instant, error: &Error) {
         let may_be_done = !error.surely_not_processed();
+        if is_cut_off(error) && held.len() > 1 {
+            for (place, held) in held.iter_mut().enumerate() {
+                held.cut_off = Some((begun, place));
+            }
+        }
         if is_cut_off(error) || matches!(error, Error::Broken { .. }) {
             let may_come = held.iter().map(|held| (held.record(), held.wanted.text.clone()));
             self.report.in_doubt.extend(may_come);

@@ -349,6 +349,29 @@ async fn a_record_that_failed_alone_for_long_lets_the_next_one_go_first() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_update_that_never_ends_is_tried_with_others_once() {
+    // A minute of the portal, after which it cuts a request off, takes 12 s.
+    let bench = Bench::at_speed(5.0, json!({})).await;
+    let ids = bench.contacts(40).await;
+    let stuck = json!({
+        "kind": "slow_command", "method": "crm.contact.update", "id": ids[7], "seconds": 36_000.0
+    });
+    bench.fault(stuck).await;
+    for id in &ids {
+        bench.outcome(*id, 1, SUCCESS, "").await;
+    }
+    bench.run().await;
+    bench.settled(39).await;
+    // Once with others, once alone: they do not wait for that.
+    let tries = bench.requests().await["faults"]["slow_command"].as_u64();
+    assert!(tries <= Some(2), "{tries:?} tries");
+    bench.no_faults().await;
+    bench.settled(40).await;
+    assert_eq!(bench.dead_letters().await, 0);
+    bench.stop().await;
+}
+
 /// Has a stage die once the first of these statuses are written, and before it knows that they are.
 async fn killed_while_it_writes(bench: &Bench, ids: &[u64]) {
     for id in ids {
