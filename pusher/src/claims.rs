@@ -49,6 +49,9 @@ const CLOCK: &str = "clock";
 /// Pause after a write that NATS did not take.
 const PAUSE: Duration = Duration::from_millis(300);
 
+/// Pause before a server that lags behind the others is asked once more.
+const LAG: Duration = Duration::from_millis(30);
+
 /// Claims of this process.
 pub struct Claims {
     broker: Broker,
@@ -155,7 +158,7 @@ impl Claims {
                     let has_begun = false;
                     return Ok(Taken::Claim(Claim { key, claimant, revision, asked, was_held, has_begun }));
                 }
-                Err(BrokerError::Conflict { .. }) => {}
+                Err(BrokerError::Conflict { .. }) => self.broker.pause(LAG).await?,
                 // After a lost answer the next look finds the claim to be ours.
                 Err(BrokerError::Unavailable { .. }) => {
                     may_be_stored = true;
@@ -180,8 +183,15 @@ impl Claims {
 
     /// Returns what time it is for the server, which may be another than on this host.
     pub async fn server_time(&self) -> Result<DateTime<Utc>, BrokerError> {
-        self.bucket.put(CLOCK, Bytes::new()).await?;
-        Ok(self.bucket.entry(CLOCK).await?.map_or_else(outside::now, |clock| clock.created))
+        let revision = self.bucket.put(CLOCK, Bytes::new()).await?;
+        loop {
+            // A server that lags behind may answer; this host's clock is no help, it may be far ahead.
+            let clock = self.bucket.entry(CLOCK).await?.filter(|clock| clock.revision >= revision);
+            match clock {
+                Some(clock) => return Ok(clock.created),
+                None => self.broker.pause(LAG).await?,
+            }
+        }
     }
 
     /// Returns for how long a create under a claim that was stored then may still be under way. Both times are the server's.
