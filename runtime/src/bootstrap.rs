@@ -9,8 +9,7 @@ use async_nats::jetstream::consumer::{
 pub use async_nats::jetstream::stream::StorageType;
 use async_nats::jetstream::stream::{Config as StreamConfig, DiscardPolicy, RetentionPolicy};
 use schemas::streams::{
-    BUCKETS, BucketDefinition, COMMANDS, ConsumerDefinition, DUPLICATE_WINDOW, RAW, RESULTS, STATUSES,
-    STREAMS, StreamDefinition, consumers,
+    BUCKETS, BucketDefinition, ConsumerDefinition, DUPLICATE_WINDOW, STREAMS, StreamDefinition, consumers,
 };
 
 use crate::broker::{Broker, BrokerError};
@@ -166,26 +165,23 @@ async fn apply_stream(
 
 /// Returns where the numbers of a stream begin.
 ///
-/// The raw stream's numbers order all versions for ever. Made again beside results of its predecessor, it must not
-/// begin with 1, or every new version would look older than those. The milliseconds of the clock are ahead of any count of
-/// records so far, also of those since it was last made so.
+/// The raw stream's numbers order all versions for ever, and those of the others name messages in the bucket of attempts and
+/// in the ids of dead letters. Made again beside what its predecessor led to, a stream must not begin with 1, or new
+/// messages would be taken for old ones. The milliseconds of the clock are ahead of any count of messages so far, also
+/// of those since it was last made so.
 async fn first_sequence(broker: &Broker, declared: &StreamDefinition) -> Result<Option<u64>, BrokerError> {
-    if declared.name != RAW.name {
-        return Ok(None);
-    }
-    for follower in [COMMANDS, RESULTS, STATUSES] {
-        match broker.jetstream().get_stream(follower.name).await {
-            Ok(_) => return Ok(u64::try_from(chrono::Utc::now().timestamp_millis()).ok()),
-            Err(error) if is_not_found(&error) => {}
-            Err(error) => {
-                return Err(BrokerError::unavailable(format!("look for stream {}", follower.name), error));
-            }
+    // In the order of the flow, in which they are made as well.
+    let followers = STREAMS.iter().skip_while(|stream| stream.name != declared.name).skip(1);
+    for follower in followers {
+        if found_stream(broker, follower.name, &format!("stream {}", follower.name)).await?.is_some() {
+            return Ok(u64::try_from(chrono::Utc::now().timestamp_millis()).ok());
         }
     }
     Ok(None)
 }
 
-fn is_not_found(error: &async_nats::jetstream::context::GetStreamError) -> bool {
+/// Tells whether an error says that there is no such stream.
+pub fn is_not_found(error: &async_nats::jetstream::context::GetStreamError) -> bool {
     use async_nats::jetstream::context::GetStreamErrorKind;
     matches!(error.kind(), GetStreamErrorKind::JetStream(inner) if inner.code() == 404)
 }
@@ -222,6 +218,17 @@ fn stream_differences(found: &StreamConfig, wanted: &StreamConfig) -> Vec<String
     differences.compare("storage", &found.storage, &wanted.storage);
     differences.compare("max_age", &found.max_age, &wanted.max_age);
     differences.compare("max_bytes", &found.max_bytes, &wanted.max_bytes);
+    // No stream of ours has these bounds: under them old messages would be dropped, or new ones refused.
+    differences.compare("max_msgs", &found.max_messages.max(0), &wanted.max_messages);
+    differences.compare(
+        "max_msgs_per_subject",
+        &found.max_messages_per_subject.max(0),
+        &wanted.max_messages_per_subject,
+    );
+    differences.compare("max_msg_size", &found.max_message_size.max(0), &wanted.max_message_size);
+    differences.compare("sealed", &found.sealed, &wanted.sealed);
+    differences.compare("deny_delete", &found.deny_delete, &wanted.deny_delete);
+    differences.compare("deny_purge", &found.deny_purge, &wanted.deny_purge);
     differences.compare("duplicate_window", &found.duplicate_window, &wanted.duplicate_window);
     differences.compare("allow_direct", &found.allow_direct, &wanted.allow_direct);
     differences.compare(
@@ -312,9 +319,11 @@ pub fn consumer_config(declared: &ConsumerDefinition) -> pull::Config {
 fn consumer_differences(found: &ConsumerConfig, wanted: &pull::Config, replicas: usize) -> Vec<String> {
     let mut differences = Differences::default();
     differences.compare("filter_subject", &found.filter_subject, &wanted.filter_subject);
+    differences.compare("deliver_policy", &found.deliver_policy, &wanted.deliver_policy);
     differences.compare("ack_policy", &found.ack_policy, &wanted.ack_policy);
     differences.compare("ack_wait", &found.ack_wait, &wanted.ack_wait);
     differences.compare("max_ack_pending", &found.max_ack_pending, &wanted.max_ack_pending);
+    differences.compare("backoff", &found.backoff, &wanted.backoff);
     differences.compare("max_deliver", &found.max_deliver, &wanted.max_deliver);
     differences.compare("mem_storage", &found.memory_storage, &wanted.memory_storage);
     // None of its own means as many as its stream.

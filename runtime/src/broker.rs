@@ -94,7 +94,7 @@ impl NatsSettings {
 }
 
 /// Tells whether a host is this machine, or a neighbour in a network of containers, whose names have no dots.
-fn is_near(host: &str) -> bool {
+pub(crate) fn is_near(host: &str) -> bool {
     match host.trim_matches(['[', ']']).parse::<IpAddr>() {
         Ok(address) => address.is_loopback(),
         Err(_) => !host.contains('.'),

@@ -198,6 +198,11 @@ async fn run<S: Stage>(settings: Settings, config: S::Config) -> ExitCode {
             in_the_clear.join(", ")
         );
     }
+    if let Some(host) = settings.traces.as_ref().and_then(TraceSettings::key_in_the_clear) {
+        tracing::warn!(
+            "The collector at {host} is reached without TLS: whoever is on the way can read its key. Use https"
+        );
+    }
     let broker = match Broker::connect(S::NAME, &settings.nats, health.clone(), stopping.clone()).await {
         Ok(broker) => broker.counting_in(&metrics).tracing_to(tracer),
         Err(error) => {

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
+use crate::broker::is_near;
 use crate::settings::Reader;
 
 pub use context::{SpanContext, TRACEPARENT};
@@ -45,6 +46,13 @@ impl TraceSettings {
         });
         let (endpoint, headers) = (endpoint?, headers?);
         Some(endpoint.map(|endpoint| TraceSettings { endpoint, headers }))
+    }
+
+    /// Returns the collector's host where headers, which may be its key, go there without TLS and beyond this machine and its
+    /// containers.
+    pub fn key_in_the_clear(&self) -> Option<&str> {
+        let host = self.endpoint.host_str().filter(|_| self.endpoint.scheme() == "http")?;
+        (self.headers.is_some() && !is_near(host)).then_some(host)
     }
 }
 
@@ -271,6 +279,19 @@ mod tests {
         assert!(read(&[(ENDPOINT, "http://127.0.0.1:4318")]).unwrap().is_some());
         let error = read(&[(ENDPOINT, "localhost:4318"), (HEADERS, "hunter2")]).err().unwrap();
         assert!(error.contains(ENDPOINT) && error.contains(HEADERS) && !error.contains("hunter2"), "{error}");
+    }
+
+    #[test]
+    fn a_key_that_goes_to_a_far_collector_without_tls_is_noticed() {
+        let of = |endpoint: &'static str, headers: &'static str| {
+            let settings = read(&[(ENDPOINT, endpoint), (HEADERS, headers)]).unwrap().unwrap();
+            settings.key_in_the_clear().map(str::to_owned)
+        };
+        assert_eq!(of("http://traces.example:4318", "api-key=k").as_deref(), Some("traces.example"));
+        assert_eq!(of("http://traces.example:4318", ""), None);
+        for well in ["https://traces.example", "http://collector:4318", "http://[::1]:4318"] {
+            assert_eq!(of(well, "api-key=k"), None, "{well}");
+        }
     }
 
     #[tokio::test]

@@ -22,6 +22,9 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// Longest wait for the collector's answer.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Longest wait for the last spans to be sent: what is in flight may have taken eight of a stop's ten seconds.
+const LAST_SPANS: Duration = Duration::from_millis(1_500);
+
 /// Where spans are handed over.
 pub(super) struct Exporter(mpsc::Sender<Ended>);
 
@@ -38,10 +41,10 @@ pub struct Collector {
 }
 
 impl Collector {
-    /// Sends what is left. Waits no longer than for one answer.
+    /// Sends what is left, if the collector answers soon.
     pub async fn finish(self) {
         drop(self.stop);
-        let _too_slow = tokio::time::timeout(TIMEOUT, self.task).await;
+        let _too_slow = tokio::time::timeout(LAST_SPANS, self.task).await;
     }
 }
 

@@ -6,14 +6,17 @@ mod stall;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use async_nats::jetstream::consumer::{DeliverPolicy, pull};
 use chrono::{DateTime, Utc};
 use futures::StreamExt;
 use runtime::bootstrap::{self, Finding, Mode};
 use runtime::broker::NatsSettings;
 use runtime::health::Health;
 use runtime::local_nats::LocalNats;
-use runtime::{Broker, CancellationToken, Delivery, Handler, Outgoing, PublishError, Verdict, consume};
-use schemas::streams::{ATTEMPTS, COMMANDS, DEAD_LETTERS, RAW, mapper_consumer};
+use runtime::{
+    Broker, CancellationToken, Delivery, Handler, Inbox, Outgoing, PublishError, Verdict, consume,
+};
+use schemas::streams::{ATTEMPTS, COMMANDS, ConsumerDefinition, DEAD_LETTERS, RAW, RESULTS, mapper_consumer};
 use schemas::{DeadLetter, Envelope, RecordChanged, RecordId, RecordRef, subjects};
 
 struct Bench {
@@ -152,6 +155,95 @@ async fn a_raw_stream_made_again_numbers_its_versions_above_the_old_ones() {
     let made = bootstrap::apply(&bench.broker, 1, Mode::Make).await.unwrap();
     assert_eq!(made.iter().filter(|finding| matches!(finding, Finding::Made { .. })).count(), 2, "{made:?}");
     assert!(bench.publish_contact(1, "b").await > 1_000_000_000);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_made_again_beside_later_ones_gives_no_message_the_number_of_another() {
+    let bench = Bench::bootstrapped().await;
+    for stream in [COMMANDS.name, RESULTS.name] {
+        bench.broker.jetstream().delete_stream(stream).await.unwrap();
+    }
+    bootstrap::apply(&bench.broker, 1, Mode::Make).await.unwrap();
+    for stream in [RAW.name, COMMANDS.name, RESULTS.name, DEAD_LETTERS.name] {
+        let stream = bench.broker.jetstream().get_stream(stream).await.unwrap();
+        let (name, first) = (&stream.cached_info().config.name, stream.cached_info().state.first_sequence);
+        let is_new = [COMMANDS.name, RESULTS.name].contains(&name.as_str());
+        assert_eq!(first > 1_000_000_000, is_new, "{name} begins with {first}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bounds_under_which_messages_get_lost_are_named() {
+    let bench = Bench::bootstrapped().await;
+    let jetstream = bench.broker.jetstream();
+    let mut config = jetstream.get_stream(COMMANDS.name).await.unwrap().cached_info().config.clone();
+    (config.max_messages, config.max_messages_per_subject, config.max_message_size) = (1_000, 1, 4_096);
+    jetstream.update_stream(&config).await.unwrap();
+    let raw = jetstream.get_stream(RAW.name).await.unwrap();
+    raw.delete_consumer("mapper").await.unwrap();
+    let new = pull::Config {
+        deliver_policy: DeliverPolicy::New,
+        backoff: vec![Duration::from_secs(1)],
+        ..bootstrap::consumer_config(&mapper_consumer())
+    };
+    raw.create_consumer(new).await.unwrap();
+    let found = bootstrap::apply(&bench.broker, 1, Mode::Look).await.unwrap();
+    let drifted = found.iter().filter_map(|finding| match finding {
+        Finding::Drifted { what, differences } => Some(format!("{what}: {}", differences.join(" "))),
+        _ => None,
+    });
+    let drifted: Vec<String> = drifted.collect();
+    assert_eq!(drifted.len(), 2, "{drifted:?}");
+    for bound in ["max_msgs is 1000", "max_msgs_per_subject is 1", "max_msg_size is 4096"] {
+        assert!(drifted[0].contains(bound), "{drifted:?}");
+    }
+    assert!(drifted[1].contains("deliver_policy") && drifted[1].contains("backoff"), "{drifted:?}");
+}
+
+#[tokio::test]
+async fn what_is_with_somebody_else_by_now_is_not_taken_out_of_his_hands() {
+    let bench = Bench::bootstrapped().await;
+    bench.publish_contact(1, "a").await;
+    fn shared() -> ConsumerDefinition {
+        ConsumerDefinition { name: "shared".to_owned(), max_ack_pending: 9, ..mapper_consumer() }
+    }
+    let raw = bench.broker.jetstream().get_stream(RAW.name).await.unwrap();
+    raw.create_consumer(bootstrap::consumer_config(&shared())).await.unwrap();
+    async fn bind(broker: &Broker) -> Inbox {
+        Inbox::bind(broker, "mapper", shared(), 1).await.unwrap()
+    }
+    let settler = bind(&bench.broker).await;
+    let mut inbox = bind(&bench.broker).await;
+    let delivery = inbox.next().await.unwrap();
+    inbox.drain().await;
+    // Once this is answered the server knows that nobody here waits for more.
+    bench.dead_letters().await;
+
+    let settings = NatsSettings::plain(&bench.server.url()).unwrap();
+    let (told, hears) = std::sync::mpsc::channel();
+    let other = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let (health, stopping) = (Health::default(), CancellationToken::new());
+            let broker = Broker::connect("test", &settings, health, stopping).await.unwrap();
+            let mut inbox = bind(&broker).await;
+            let first = inbox.next().await.unwrap();
+            told.send(first.deliveries).unwrap();
+            // A message that was taken away would be handed out at once.
+            let again = tokio::time::timeout(Duration::from_secs(1), inbox.next()).await;
+            again.is_ok_and(|again| again.is_some())
+        })
+    });
+    // This thread stands still meanwhile, and reports no progress.
+    assert_eq!(hears.recv().unwrap(), 2);
+    while delivery.is_still_ours() {
+        std::thread::yield_now();
+    }
+    let again = Verdict::Retry { after: Duration::ZERO, reason: "the far side is unwell".into() };
+    settler.settle(delivery, again).await.unwrap();
+    bench.broker.client().flush().await.unwrap();
+    let was_taken_away = tokio::task::spawn_blocking(|| other.join().unwrap()).await.unwrap();
+    assert!(!was_taken_away);
 }
 
 #[tokio::test(flavor = "multi_thread")]
