@@ -20,15 +20,15 @@ pub async fn run(environment: &Environment, arguments: &cli::Bootstrap, json: bo
     }
     let broker = nats::connect(environment).await?;
     let mode = if arguments.dry_run { Mode::Look } else { Mode::Make };
+    let change = if arguments.portal_renamed { owner::Change::Rename } else { owner::Change::Refuse };
     let mut renamed = None;
     if let Some(portal) = owner::portal(environment) {
-        let change = if arguments.portal_renamed { owner::Change::Rename } else { owner::Change::Refuse };
         let former = owner::check(&broker, &portal, change).await?;
         renamed = former.map(|former| (former, portal));
     }
     let findings = apply(&broker, keeping, mode).await.map_err(Failure::trouble)?;
     if let Some(portal) = owner::portal(environment).filter(|_| mode == Mode::Make) {
-        owner::stamp(&broker, &portal).await?;
+        owner::stamp(&broker, &portal, change).await?;
     }
     let count = |is_so: fn(&Finding) -> bool| findings.iter().filter(|finding| is_so(finding)).count();
     let result = json!({

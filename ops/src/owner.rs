@@ -3,6 +3,8 @@
 //! Ids mean nothing outside their portal: with the streams of a demo, or of a test portal, a real run would take
 //! strangers for its own records. So the raw stream is marked with the name of the portal it was filled from.
 
+use async_nats::jetstream::stream::Config as StreamConfig;
+use runtime::bootstrap::is_not_found;
 use runtime::{Broker, Reader};
 use schemas::streams::RAW;
 use secrecy::ExposeSecret;
@@ -89,9 +91,19 @@ fn name(webhook: &str) -> Option<String> {
 
 /// Refuses streams that are marked with another portal; tells its name where they may be taken over.
 pub async fn check(broker: &Broker, portal: &str, change: Change) -> Result<Option<String>, Failure> {
-    // Streams that are not there yet belong to nobody.
-    let Ok(stream) = broker.jetstream().get_stream(RAW.name).await else { return Ok(None) };
-    match stream.cached_info().config.metadata.get(MARK) {
+    match broker.jetstream().get_stream(RAW.name).await {
+        Ok(stream) => other_owner(&stream.cached_info().config, portal, change),
+        // Streams that are not there yet belong to nobody. One without a leader does.
+        Err(error) if is_not_found(&error) => Ok(None),
+        Err(error) => {
+            let what = format!("Cannot tell which portal's records stream {} holds: {error}", RAW.name);
+            Err(Failure::trouble(what).remedy("Run the same command again once NATS is well"))
+        }
+    }
+}
+
+fn other_owner(config: &StreamConfig, portal: &str, change: Change) -> Result<Option<String>, Failure> {
+    match config.metadata.get(MARK) {
         Some(owner) if owner != portal && change == Change::Refuse => Err(Failure::settings(format!(
             "the streams in NATS hold the records of {owner}, and the settings name {portal}"
         ))
@@ -104,8 +116,8 @@ pub async fn check(broker: &Broker, portal: &str, change: Change) -> Result<Opti
     }
 }
 
-/// Marks the streams with this portal.
-pub async fn stamp(broker: &Broker, portal: &str) -> Result<(), Failure> {
+/// Marks the streams with this portal, those of another one only if it has a new name.
+pub async fn stamp(broker: &Broker, portal: &str, change: Change) -> Result<(), Failure> {
     let failed = |error: &dyn std::fmt::Display| {
         Failure::trouble(format!("Cannot mark stream {} with its portal: {error}", RAW.name))
     };
@@ -114,6 +126,7 @@ pub async fn stamp(broker: &Broker, portal: &str) -> Result<(), Failure> {
     if config.metadata.get(MARK).is_some_and(|owner| owner == portal) {
         return Ok(());
     }
+    other_owner(&config, portal, change)?;
     config.metadata.insert(MARK.to_owned(), portal.to_owned());
     broker.jetstream().update_stream(config).await.map_err(|error| failed(&error))?;
     Ok(())

@@ -373,6 +373,28 @@ async fn a_repair_whose_id_the_server_knows_is_really_sent() -> anyhow::Result<(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_no_poll_has_come_to_for_an_hour_is_named() -> anyhow::Result<()> {
+    let mut school = School::builder().start().await?;
+    let id = school.bitrix24.create_contact(good_contact()).await?;
+    let_an_hour_pass(&school).await?;
+    school.stage(Stage::Producer)?.stop().await?;
+    school.bitrix24.edit("contact", id, json!({"LAST_NAME": "Берёзкина"})).await?;
+    let (code, answer) = reconcile(&school, &[]).await?;
+    assert_eq!((code, found(&answer), &answer["result"]["in_flight"]), (0, BTreeSet::new(), &json!(1)));
+    school.bitrix24.advance_clock(2.0 * HOUR).await?;
+    let name = id.to_string();
+    for arguments in [vec![], vec!["--repair"], vec!["--contact", &name]] {
+        let (code, answer) = reconcile(&school, &arguments).await?;
+        assert_eq!((code, found(&answer)), (1, set(&[format!("contact.{id} unpolled")])), "{answer}");
+    }
+    school.start(Stage::Producer)?;
+    school.caught_up().await?;
+    let (code, answer) = reconcile(&school, &[]).await?;
+    assert_eq!((code, found(&answer)), (0, BTreeSet::new()), "{answer}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_daily_run_publishes_what_polling_missed_and_says_how_many() -> anyhow::Result<()> {
     let mut school = School::builder().plain(60, 20).open().await?;
     let now = school.bitrix24.now().await?;

@@ -58,7 +58,7 @@ impl Folder {
         self.root.join(SUBSCRIBERS).join(name)
     }
 
-    /// Returns the extra consumers that are known already.
+    /// Returns the extra consumers that are known already, one whose secret is to be replaced among them.
     pub fn subscribers(&self) -> Result<Vec<Subscriber>, Failure> {
         let folder = self.root.join(SUBSCRIBERS);
         if !folder.is_dir() {
@@ -69,7 +69,7 @@ impl Folder {
         for entry in entries {
             let path = entry.map_err(|error| cannot("read", &folder, &error))?.path();
             let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
-            if path.join(SEED).is_file() {
+            if [SEED, STREAMS].iter().any(|file| path.join(file).is_file()) {
                 found.push(read_subscriber(&path, name)?);
             }
         }
@@ -92,8 +92,11 @@ fn read_subscriber(folder: &Path, name: &str) -> Result<Subscriber, Failure> {
     let file = folder.join(STREAMS);
     let streams = std::fs::read_to_string(&file).map_err(|error| cannot("read", &file, &error))?;
     let streams: Vec<&str> = streams.split_whitespace().collect();
-    Subscriber::parse(&format!("{name}:{}", streams.join(",")))
-        .map_err(|reason| Failure::trouble(format!("{}: {reason}", file.display())))
+    Subscriber::parse(&format!("{name}:{}", streams.join(","))).map_err(|reason| {
+        Failure::trouble(format!("{}: {reason}", file.display())).remedy(
+            "Name the streams that it may read there, one a line, or remove the folder to shut it out",
+        )
+    })
 }
 
 /// Reads the key pair of a file, or makes one; `dry` makes no file.

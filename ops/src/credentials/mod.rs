@@ -62,10 +62,11 @@ pub fn run(arguments: &cli::Credentials, json: bool) -> Result<Exit, Failure> {
         }
     }
     for subscriber in subscribers {
-        let key = folder::key(&folder.seed_of_subscriber(&subscriber), dry)?;
+        // First, so that a key that is there is never one that may read nobody knows what.
         if !dry {
             folder.keep(&subscriber)?;
         }
+        let key = folder::key(&folder.seed_of_subscriber(&subscriber), dry)?;
         made.push(MadeUser::new(&subscriber.name, &key, dry));
         guests.push((subscriber.guest(), key.public));
     }
@@ -214,6 +215,28 @@ mod tests {
         assert_eq!(streams("report"), ["CRM_RESULT"]);
         let (_, found) = subscribers(&Folder::new(folder.path()), &["report:CRM_RESULT".to_owned()]).unwrap();
         assert_eq!(found, []);
+    }
+
+    #[test]
+    fn a_replaced_key_keeps_its_streams_and_an_emptied_list_is_not_all_of_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = |name: &str| folder.path().join("consumers/report").join(name);
+        run(&arguments(folder.path(), &["report:CRM_RESULT"]), true).unwrap();
+        let old = std::fs::read_to_string(file("seed")).unwrap();
+        std::fs::remove_file(file("seed")).unwrap();
+        run(&arguments(folder.path(), &[]), true).unwrap();
+        assert_ne!(std::fs::read_to_string(file("seed")).unwrap(), old);
+        let server = std::fs::read_to_string(folder.path().join("server/users.conf")).unwrap();
+        assert!(server.contains("report") && !server.contains("B24_RAW.report"), "{server}");
+
+        let before = everything(folder.path());
+        std::fs::write(file("streams"), "\n").unwrap();
+        let failure = run(&arguments(folder.path(), &[]), true).unwrap_err();
+        assert!(failure.text.contains("consumers/report/streams"), "{}", failure.text);
+        let named = run(&arguments(folder.path(), &["other:"]), true).unwrap_err();
+        assert!(named.text.contains("no stream"), "{}", named.text);
+        std::fs::write(file("streams"), "CRM_RESULT\n").unwrap();
+        assert_eq!(everything(folder.path()), before);
     }
 
     #[test]

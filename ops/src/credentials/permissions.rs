@@ -223,7 +223,8 @@ pub struct Subscriber {
 impl Subscriber {
     /// Reads `NAME`, or `NAME:STREAM,STREAM` for some streams only.
     pub fn parse(text: &str) -> Result<Subscriber, String> {
-        let (name, streams) = text.split_once(':').unwrap_or((text, ""));
+        let (name, streams) =
+            text.split_once(':').map_or((text, None), |(name, streams)| (name, Some(streams)));
         let is_plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
         if !(1..=32).contains(&name.len()) || !name.chars().all(is_plain) || name.starts_with('-') {
             return Err("a name has 1 to 32 small letters, digits and dashes".into());
@@ -232,10 +233,11 @@ impl Subscriber {
             return Err(format!("`{name}` is a name of Rollcall's own; take another"));
         }
         let all = STREAMS.map(|stream| stream.name);
-        let streams: Vec<String> = if streams.is_empty() {
-            all.map(str::to_owned).to_vec()
-        } else {
-            streams.split(',').map(|stream| stream.trim().to_owned()).collect()
+        let streams: Vec<String> = match streams {
+            None => all.map(str::to_owned).to_vec(),
+            // An empty variable behind the colon, or a list of which the last was struck, is not all of them.
+            Some(blank) if blank.trim().is_empty() => return Err("no stream is named".into()),
+            Some(streams) => streams.split(',').map(|stream| stream.trim().to_owned()).collect(),
         };
         match streams.iter().find(|stream| !all.contains(&stream.as_str())) {
             Some(unknown) => Err(format!("no stream is called `{unknown}`; there are {}", all.join(", "))),
@@ -327,6 +329,9 @@ mod tests {
             assert!(Subscriber::parse(bad).is_err(), "{bad}");
         }
         assert!(Subscriber::parse("a:CRM_RESULTS").unwrap_err().contains("CRM_RESULTS"));
+        for none in ["a:", "a: "] {
+            assert!(Subscriber::parse(none).unwrap_err().contains("no stream"), "{none}");
+        }
     }
 
     #[test]

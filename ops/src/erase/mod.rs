@@ -11,10 +11,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::PullConsumer;
-use async_nats::jetstream::stream::{DeleteMessageErrorKind, Stream};
+use async_nats::jetstream::stream::{RawMessageErrorKind, Stream};
 use clap::Args;
 use runtime::Broker;
-use schemas::streams::{STREAMS, WAITING, consumers};
+use schemas::streams::{CHECKPOINTS, STREAMS, WAITING, consumers};
 use schemas::{Entity, RecordRef};
 use serde::Serialize;
 
@@ -22,6 +22,7 @@ use crate::answer::Answer;
 use crate::environment::Environment;
 use crate::exit::{EXPLANATION, Exit, Failure};
 use crate::nats;
+use crate::reconcile::progress;
 use crate::records;
 use crate::signals::Stop;
 use find::{Found, Person};
@@ -124,27 +125,34 @@ impl Total {
 async fn erase(broker: &Broker, person: Person) -> Result<Answer<Erased>, Failure> {
     let stop = Stop::listen()?;
     let (mut total, mut waiting, mut busy) = (Total::default(), 0, Vec::new());
-    let mut found = Found::default();
+    let (mut found, mut is_finished) = (Found::default(), false);
     for _ in 0..MOST_ROUNDS {
+        if stop.is_asked() {
+            break;
+        }
         // Before looking: what a stage had in hand then is in the streams by now.
         busy = busy_consumers(broker, &total).await?;
         found = find::all(broker, person).await?;
-        total.note(&found);
         let is_clean = found.messages.values().all(Vec::is_empty);
-        if (is_clean && busy.is_empty()) || stop.is_asked() {
+        if is_clean && busy.is_empty() {
+            is_finished = true;
             break;
         }
         monument::raise(broker, &found).await?;
         delete(broker, &found).await?;
+        total.note(&found);
         waiting += forget_waiting(broker, person).await?;
         tokio::time::sleep(PAUSE).await;
     }
+    // What a reconciliation that was broken off has found so far names fields of anybody.
+    let checkpoints = broker.bucket(&CHECKPOINTS).await.map_err(Failure::trouble)?;
+    progress::forget(&checkpoints).await.map_err(Failure::trouble)?;
     let mut findings = told::findings(person, &found);
-    if !busy.is_empty() || stop.is_asked() {
-        findings.push(told::unfinished(&busy));
+    if !is_finished {
+        findings.push(told::unfinished(&busy, stop.is_asked()));
     }
     let summary = format!("{} erased.", total.count());
-    Ok(Answer::new(summary, total.erased(true, waiting, &found), findings))
+    Ok(Answer::new(summary, total.erased(is_finished, waiting, &found), findings))
 }
 
 /// Names the consumers that may still work on something that was erased.
@@ -179,12 +187,17 @@ async fn delete(broker: &Broker, found: &Found) -> Result<(), Failure> {
 async fn delete_one(stream: &Stream<()>, name: &str, sequence: u64) -> Result<(), Failure> {
     match stream.delete_message(sequence).await {
         Ok(true) => Ok(()),
-        // Gone by itself: by age, or because a parked command's time had come.
-        Err(error) if matches!(error.kind(), DeleteMessageErrorKind::JetStream(_)) => Ok(()),
+        // By age, or because a parked command's time had come.
+        Err(_) if is_gone(stream, sequence).await => Ok(()),
         Ok(false) => Err(Failure::trouble(format!("NATS refused to delete message {sequence} of {name}"))),
         Err(error) => Err(Failure::trouble(format!("Message {sequence} of {name} was not deleted: {error}"))
-            .remedy("Run the same command again")),
+            .remedy("Let the stream allow it, or NATS be well, and run the same command again")),
     }
+}
+
+async fn is_gone(stream: &Stream<()>, sequence: u64) -> bool {
+    let read = stream.get_raw_message(sequence).await;
+    read.is_err_and(|error| error.kind() == RawMessageErrorKind::NoMessageFound)
 }
 
 async fn forget_waiting(broker: &Broker, person: Person) -> Result<usize, Failure> {

@@ -39,7 +39,8 @@ pub fn findings(person: Person, found: &Found) -> Vec<Finding> {
         "only what NATS keeps is erased",
         format!(
             "Delete {both}, or the next edit brings the data back. Backups of NATS and old status texts in Bitrix24 \
-             are not touched"
+             are not touched; who keeps copies, as `warehouse` does, is told of records alone that the streams still \
+             know"
         ),
     )];
     if !found.unknown_letters.is_empty() {
@@ -54,10 +55,11 @@ pub fn findings(person: Person, found: &Found) -> Vec<Finding> {
     findings
 }
 
-/// Says that stages still have some of it in hand.
-pub fn unfinished(busy: &[String]) -> Finding {
+/// Says that some of it may be left.
+pub fn unfinished(busy: &[String], was_interrupted: bool) -> Finding {
     let found = match busy {
-        [] => "it was interrupted".to_owned(),
+        _ if was_interrupted => "it was interrupted".to_owned(),
+        [] => "more came each time that all was erased".to_owned(),
         busy => format!("{} may still have data in hand and put it back", busy.join(", ")),
     };
     let action = "Run the same command again once `rollcall status` shows nothing waiting";

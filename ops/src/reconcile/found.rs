@@ -18,6 +18,8 @@ const LONGEST: usize = 200;
 pub enum Code {
     /// What Bitrix24 holds was never read, and no poll will read it.
     Unread,
+    /// What Bitrix24 holds was changed long ago, and polls have not come to it.
+    Unpolled,
     /// The newest version was read long ago and is not processed.
     Unprocessed,
     /// otmechalka lacks it.
@@ -57,6 +59,7 @@ impl Code {
     pub fn name(self) -> &'static str {
         match self {
             Code::Unread => "reconcile.unread",
+            Code::Unpolled => "reconcile.unpolled",
             Code::Unprocessed => "reconcile.unprocessed",
             Code::Missing => "reconcile.missing",
             Code::Differs => "reconcile.differs",
@@ -175,7 +178,7 @@ impl Found {
     pub fn finding(&self, is_dry_run: bool) -> Finding {
         let severity = match (self.repair, self.code) {
             (Repair::Sent | Repair::Overtaken, _) => Severity::Warning,
-            (Repair::Possible, _) | (_, Code::Unprocessed) => Severity::Error,
+            (Repair::Possible, _) | (_, Code::Unpolled | Code::Unprocessed) => Severity::Error,
             (Repair::ByHand, _) => Severity::Warning,
         };
         let RecordRef { entity, id } = self.record;
@@ -195,6 +198,9 @@ impl Found {
         let fields = fields.join(", ");
         match self.code {
             Code::Unread => "what Bitrix24 holds was never read, and polls cannot see it".to_owned(),
+            Code::Unpolled => {
+                "what Bitrix24 holds was changed long ago, and polls have not come to it".to_owned()
+            }
             Code::Unprocessed => "its newest version was read long ago and is not processed".to_owned(),
             Code::Missing => format!("otmechalka does not have its {kind}"),
             Code::Differs if self.cause == Some(Cause::Hand) => {
@@ -262,6 +268,7 @@ impl Found {
         let (entity, option) = (self.record.entity, records::option(self.record));
         let other = self.other.map_or("that contact".to_owned(), |id| format!("contact {id}"));
         match self.code {
+            Code::Unpolled => "Start what `rollcall status` says stands still".to_owned(),
             Code::Unprocessed => format!(
                 "Start what `rollcall status` says stands still; where it was given up (rollcall dead-letters list \
                  {option}), put the cause right: rollcall dead-letters redrive {option}"

@@ -4,7 +4,7 @@ mod fields;
 mod found;
 mod judge;
 mod memory;
-mod progress;
+pub mod progress;
 mod sent;
 mod target;
 mod ticket;

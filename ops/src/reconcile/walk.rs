@@ -167,7 +167,7 @@ impl Walk {
     async fn examine(&self, reading: &Reading, memory: &Memory, look: Look) -> Result<Examined, Failure> {
         let record = reading.record;
         let (is_in_flight, nothing) = (true, Examined::default());
-        let claim = match where_is(reading, memory, look, Utc::now() - self.overdue) {
+        let claim = match where_is(reading, memory, look, self.overdue, Utc::now()) {
             Where::InFlight => return Ok(Examined { is_in_flight, ..nothing }),
             Where::Wrong(code) => return Ok(Examined { found: vec![Found::new(record, code)], ..nothing }),
             Where::AtRest(claim) => claim,
@@ -415,11 +415,15 @@ enum Where {
     AtRest(Claim),
 }
 
-/// What was stored before `due` should have been processed.
-fn where_is(reading: &Reading, memory: &Memory, look: Look, due: DateTime<Utc>) -> Where {
+/// What was changed or stored longer ago than `overdue` should have been read and processed.
+fn where_is(reading: &Reading, memory: &Memory, look: Look, overdue: TimeDelta, now: DateTime<Utc>) -> Where {
     let known = memory.raw.as_ref().map(|raw| &raw.known);
     let seen = reading.seen();
     match standing(known, seen, reading.shows_status(), look) {
+        // By the portal's clock, as far as polls are behind; a list that lags behind has it earlier.
+        Standing::LeftToPolls if (look.polled_until..look.observed - overdue).contains(&seen.modified) => {
+            return Where::Wrong(Code::Unpolled);
+        }
         Standing::LeftToPolls => return Where::InFlight,
         // A status that was just cleared: the next poll sees it.
         Standing::Published if seen.status_is_empty && seen.modified >= look.polled_until => {
@@ -437,7 +441,7 @@ fn where_is(reading: &Reading, memory: &Memory, look: Look, due: DateTime<Utc>) 
     });
     match settled {
         Some(result) => Where::AtRest(Claim::of_result(result.outcome, &result.codes)),
-        None if raw.stored <= due => Where::Wrong(Code::Unprocessed),
+        None if raw.stored <= now - overdue => Where::Wrong(Code::Unprocessed),
         None => Where::InFlight,
     }
 }

@@ -173,7 +173,7 @@ impl Work<'_> {
         let demo = self.demo(crew, &mut environment).await?;
         // `rollcall bootstrap` may have marked the streams with the port that the double had then.
         if let (Some(_), Some(portal)) = (&demo, owner::portal(&environment)) {
-            owner::stamp(&broker, &portal).await?;
+            owner::stamp(&broker, &portal, owner::Change::Rename).await?;
         }
         if let Err(error) = self.plan.write_running(&environment) {
             self.screen.say(&format!("Other `rollcall` commands cannot find this run: {error}"));
@@ -227,7 +227,7 @@ impl Work<'_> {
             }
         }
         if let Some(portal) = &portal {
-            owner::stamp(broker, portal).await?;
+            owner::stamp(broker, portal, owner::Change::Refuse).await?;
         }
         Ok(())
     }
