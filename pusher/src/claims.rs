@@ -52,6 +52,9 @@ const PAUSE: Duration = Duration::from_millis(300);
 /// Pause before a server that lags behind the others is asked once more.
 const LAG: Duration = Duration::from_millis(30);
 
+/// Looks for what was just stored, six seconds of them, before it is stored once more: the bucket may be another one by now.
+const MOST_LOOKS: u32 = 200;
+
 /// Claims of this process.
 pub struct Claims {
     broker: Broker,
@@ -183,13 +186,14 @@ impl Claims {
 
     /// Returns what time it is for the server, which may be another than on this host.
     pub async fn server_time(&self) -> Result<DateTime<Utc>, BrokerError> {
-        let revision = self.bucket.put(CLOCK, Bytes::new()).await?;
         loop {
+            let revision = self.bucket.put(CLOCK, Bytes::new()).await?;
             // A server that lags behind may answer; this host's clock is no help, it may be far ahead.
-            let clock = self.bucket.entry(CLOCK).await?.filter(|clock| clock.revision >= revision);
-            match clock {
-                Some(clock) => return Ok(clock.created),
-                None => self.broker.pause(LAG).await?,
+            for _ in 0..MOST_LOOKS {
+                match self.bucket.entry(CLOCK).await?.filter(|clock| clock.revision >= revision) {
+                    Some(clock) => return Ok(clock.created),
+                    None => self.broker.pause(LAG).await?,
+                }
             }
         }
     }
