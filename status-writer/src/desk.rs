@@ -171,6 +171,7 @@ impl<D> Held<D> {
         (self.repair, self.look_first, self.not_before) = (true, true, until);
         (self.unkept, self.unkept_before, self.last_unkept) = (0, 0, None);
         (self.failures, self.server_errors) = (0, 0);
+        self.cut_off = None;
         self.follow_newer();
         true
     }
@@ -395,6 +396,13 @@ impl<D> Desk<D> {
             held.refence(fence, now);
             // Whom it waited for may have been this one.
             held.not_before = held.not_before.min(now);
+        }
+    }
+
+    /// Forgets which batches were cut off: it is known over whom.
+    pub fn forget_batches(&mut self, batches: &[Instant]) {
+        for held in self.waiting.values_mut() {
+            held.cut_off.take_if(|(batch, _)| batches.contains(batch));
         }
     }
 

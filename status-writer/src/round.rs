@@ -153,6 +153,8 @@ pub struct Report {
     pub in_doubt: Vec<(RecordRef, String)>,
     /// Records to be dealt with alone, as the portal may fail over one of them, unless others were named already.
     pub suspects: Vec<RecordRef>,
+    /// When the batches began of which it is known over whom they were cut off.
+    pub explained: Vec<Instant>,
     /// Texts that were given up.
     pub dropped: Vec<Dropped>,
     /// Records that show the right text, as a look or the reading after an update tells.
@@ -182,6 +184,7 @@ impl Report {
             again: Vec::new(),
             in_doubt: Vec::new(),
             suspects: Vec::new(),
+            explained: Vec::new(),
             dropped: Vec::new(),
             kept: 0,
             written: 0,
@@ -409,6 +412,7 @@ impl Turn<'_> {
             self.report.suspects.push(held.record());
             self.report.again.push(held);
         }
+        self.report.explained.extend(first.into_keys());
         others
     }
 

@@ -635,6 +635,7 @@ impl Writer {
         for record in report.suspects {
             self.desk.suspect(record, ALONE);
         }
+        self.desk.forget_batches(&report.explained);
         for (record, fence) in report.done {
             self.desk.finish(record, fence, now);
         }
