@@ -9,7 +9,8 @@ use async_nats::jetstream::consumer::{
 pub use async_nats::jetstream::stream::StorageType;
 use async_nats::jetstream::stream::{Config as StreamConfig, DiscardPolicy, RetentionPolicy};
 use schemas::streams::{
-    BUCKETS, BucketDefinition, ConsumerDefinition, DUPLICATE_WINDOW, STREAMS, StreamDefinition, consumers,
+    ATTEMPTS, BUCKETS, BucketDefinition, ConsumerDefinition, DUPLICATE_WINDOW, STREAMS, StreamDefinition,
+    consumers,
 };
 
 use crate::broker::{Broker, BrokerError};
@@ -166,14 +167,15 @@ async fn apply_stream(
 /// Returns where the numbers of a stream begin.
 ///
 /// The raw stream's numbers order all versions for ever, and those of the others name messages in the bucket of attempts and
-/// in the ids of dead letters. Made again beside what its predecessor led to, a stream must not begin with 1, or new
-/// messages would be taken for old ones. The milliseconds of the clock are ahead of any count of messages so far, also
-/// of those since it was last made so.
+/// in the ids of dead letters. Made again beside that bucket or what its predecessor led to, a stream must not begin with 1,
+/// or new messages would be taken for old ones. The milliseconds of the clock are ahead of any count of messages so far,
+/// also of those since it was last made so.
 async fn first_sequence(broker: &Broker, declared: &StreamDefinition) -> Result<Option<u64>, BrokerError> {
-    // In the order of the flow, in which they are made as well.
+    // Streams are made in the order of the flow, and the buckets after them.
     let followers = STREAMS.iter().skip_while(|stream| stream.name != declared.name).skip(1);
+    let followers = followers.map(|stream| stream.name.to_owned()).chain([format!("KV_{}", ATTEMPTS.name)]);
     for follower in followers {
-        if found_stream(broker, follower.name, &format!("stream {}", follower.name)).await?.is_some() {
+        if found_stream(broker, &follower, &format!("stream {follower}")).await?.is_some() {
             return Ok(u64::try_from(chrono::Utc::now().timestamp_millis()).ok());
         }
     }
