@@ -23,7 +23,7 @@ pub async fn run(environment: &Environment, arguments: &cli::Bootstrap, json: bo
     let change = if arguments.portal_renamed { owner::Change::Rename } else { owner::Change::Refuse };
     let mut renamed = None;
     if let Some(portal) = owner::portal(environment) {
-        let former = owner::check(&broker, &portal, change).await?;
+        let former = owner::check_what_answers(&broker, &portal, change).await?;
         renamed = former.map(|former| (former, portal));
     }
     let findings = apply(&broker, keeping, mode).await.map_err(Failure::trouble)?;
@@ -67,8 +67,9 @@ pub fn keeping(environment: &Environment, argument: Option<usize>) -> Result<Kee
 }
 
 /// What to do about a drift.
-const EDIT: &str = "Put it right with the nats tool (`nats stream edit`, `nats consumer edit`), or remove it \
-     while the stages are stopped and run this again.";
+const EDIT: &str = "Put it right with the nats tool (`nats stream edit`, `nats consumer edit`). Of what cannot be edited a \
+     consumer may be removed while the stages are stopped, and this run again; a stream holds what is to be done: back it up, \
+     remove it and restore it with another configuration (`nats stream backup`, `nats stream restore --config`).";
 
 /// Says that the streams are another portal's by name.
 fn renaming((from, to): &(String, String), mode: Mode) -> String {

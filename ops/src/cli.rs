@@ -323,7 +323,7 @@ pub struct Reconcile {
     /// Most questions to otmechalka a second
     #[arg(long, default_value_t = 10.0, value_name = "N", value_parser = pace)]
     pub pace: f64,
-    /// Name what was read longer ago than this and is not processed, for example 10m
+    /// Name what was read longer ago than this and is not processed, or changed while polls stood still; for example 10m
     #[arg(long, default_value = "1h", value_name = "TIME", value_parser = overdue)]
     pub overdue: Duration,
 }

@@ -97,8 +97,20 @@ pub async fn check(broker: &Broker, portal: &str, change: Change) -> Result<Opti
         Err(error) if is_not_found(&error) => Ok(None),
         Err(error) => {
             let what = format!("Cannot tell which portal's records stream {} holds: {error}", RAW.name);
-            Err(Failure::trouble(what).remedy("Run the same command again once NATS is well"))
+            Err(Failure::environment(what).remedy("Run the same command again once NATS is well"))
         }
+    }
+}
+
+/// The same before streams are made, which waits for those that have no leader yet; [`stamp`] looks once more behind it.
+pub async fn check_what_answers(
+    broker: &Broker,
+    portal: &str,
+    change: Change,
+) -> Result<Option<String>, Failure> {
+    match broker.jetstream().get_stream(RAW.name).await {
+        Ok(stream) => other_owner(&stream.cached_info().config, portal, change),
+        Err(_) => Ok(None),
     }
 }
 

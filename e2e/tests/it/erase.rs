@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::Context;
 use e2e::{School, Stage, eventually};
 use futures::TryStreamExt;
+use schemas::streams::{CHECKPOINTS, RAW};
 use schemas::{DeadLetter, RecordId, RecordRef, subjects};
 use serde_json::{Value, json};
 
@@ -131,8 +132,12 @@ async fn is_erased_everywhere(school: School, within: Duration) -> anyhow::Resul
     }
     assert_eq!(everything_in_nats(&school).await?.len(), before.len(), "a look changes nothing");
 
+    // What a reconciliation found that was broken off.
+    let checkpoints = school.broker.bucket(&CHECKPOINTS).await?;
+    checkpoints.put("reconcile", "{}".into()).await?;
     let told = school.rollcall(&["erase", "contact", &record, "--yes", "--json"]).await?;
     assert_eq!(told.code, 0, "{told:?}");
+    assert_eq!(checkpoints.get("reconcile").await?, None);
     let result = told.json()?["result"].clone();
     assert_eq!(result["erased"], true);
     for stream in ["B24_RAW", "CRM_CMD", "CRM_RESULT", "B24_STATUS"] {
@@ -195,6 +200,25 @@ async fn what_waits_for_another_try_is_erased_as_well() -> anyhow::Result<()> {
     school.caught_up().await?;
     assert!(client(&school, one).await?.is_some());
     school.assert_consistent().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_server_does_not_delete_is_not_called_erased() -> anyhow::Result<()> {
+    let school = School::builder().start().await?;
+    let id = school.bitrix24.create_contact(good_contact()).await?;
+    school.caught_up().await?;
+    let jetstream = school.broker.jetstream();
+    let mut raw = jetstream.get_stream(RAW.name).await?.cached_info().config.clone();
+    raw.deny_delete = true;
+    jetstream.update_stream(&raw).await?;
+    let kept = school.messages(RAW.name).await?;
+    let told = school.rollcall(&["erase", "contact", &id.to_string(), "--yes", "--json"]).await?;
+    let words = format!("{}{}", told.out, told.err);
+    assert!(told.code != 0 && words.contains(RAW.name) && !words.contains("\"erased\":true"), "{told:?}");
+    assert_eq!(school.messages(RAW.name).await?, kept);
+    let told = school.rollcall(&["bootstrap", "--dry-run"]).await?;
+    assert!(told.code != 0 && told.out.contains("deny_delete is true"), "{told:?}");
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -378,7 +378,7 @@ async fn what_no_poll_has_come_to_for_an_hour_is_named() -> anyhow::Result<()> {
     let id = school.bitrix24.create_contact(good_contact()).await?;
     let_an_hour_pass(&school).await?;
     school.stage(Stage::Producer)?.stop().await?;
-    school.bitrix24.edit("contact", id, json!({"LAST_NAME": "Берёзкина"})).await?;
+    school.bitrix24.edit("contact", id, json!({"UF_CRM_1608028374": "Еремей"})).await?;
     let (code, answer) = reconcile(&school, &[]).await?;
     assert_eq!((code, found(&answer), &answer["result"]["in_flight"]), (0, BTreeSet::new(), &json!(1)));
     school.bitrix24.advance_clock(2.0 * HOUR).await?;

@@ -149,7 +149,7 @@ async fn pushing(broker: &Broker) -> Vec<Finding> {
 
 async fn of_another_portal(broker: &Broker, environment: &Environment) -> Option<Finding> {
     let portal = owner::portal(environment)?;
-    let failure = owner::check(broker, &portal, owner::Change::Refuse).await.err()?;
+    let failure = owner::check_what_answers(broker, &portal, owner::Change::Refuse).await.err()?;
     let remedy = "Use another NATS, or run `rollcall bootstrap --portal-renamed` if only its name changed";
     Some(Finding::error("nats.owner", "Streams", failure.text, remedy))
 }

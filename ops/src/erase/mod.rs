@@ -191,7 +191,7 @@ async fn delete_one(stream: &Stream<()>, name: &str, sequence: u64) -> Result<()
         Err(_) if is_gone(stream, sequence).await => Ok(()),
         Ok(false) => Err(Failure::trouble(format!("NATS refused to delete message {sequence} of {name}"))),
         Err(error) => Err(Failure::trouble(format!("Message {sequence} of {name} was not deleted: {error}"))
-            .remedy("Let the stream allow it, or NATS be well, and run the same command again")),
+            .remedy("Run the same command again; a stream that denies deletes has to be restored without that first")),
     }
 }
 

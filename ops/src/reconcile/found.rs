@@ -18,7 +18,7 @@ const LONGEST: usize = 200;
 pub enum Code {
     /// What Bitrix24 holds was never read, and no poll will read it.
     Unread,
-    /// What Bitrix24 holds was changed long ago, and polls have not come to it.
+    /// What Bitrix24 holds was changed long ago, and polls stand still.
     Unpolled,
     /// The newest version was read long ago and is not processed.
     Unprocessed,
@@ -198,9 +198,7 @@ impl Found {
         let fields = fields.join(", ");
         match self.code {
             Code::Unread => "what Bitrix24 holds was never read, and polls cannot see it".to_owned(),
-            Code::Unpolled => {
-                "what Bitrix24 holds was changed long ago, and polls have not come to it".to_owned()
-            }
+            Code::Unpolled => "what Bitrix24 holds was changed long ago, and polls stand still".to_owned(),
             Code::Unprocessed => "its newest version was read long ago and is not processed".to_owned(),
             Code::Missing => format!("otmechalka does not have its {kind}"),
             Code::Differs if self.cause == Some(Cause::Hand) => {

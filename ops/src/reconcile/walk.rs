@@ -8,7 +8,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use futures::{StreamExt, TryStreamExt};
 use mapper::{Rules, map_record};
 use producer::missed::{Look, Standing, standing};
-use producer::{PollError, Reading, Stretch, Survey, sent_again};
+use producer::{Moment, PollError, Reading, Stretch, Survey, sent_again};
 use runtime::{Broker, BrokerError, Bucket, PublishError, Published};
 use schemas::{Checkpoint, Entity, RecordChanged, RecordRef};
 
@@ -35,6 +35,9 @@ const TRIES: u32 = 6;
 
 /// First pause between two of them; doubles.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
+
+/// What a poll may take longer than its interval twice over before polls count as standing still.
+const SLOW_POLL: TimeDelta = TimeDelta::minutes(5);
 
 /// Everything that it takes to compare.
 pub struct Walk {
@@ -120,16 +123,35 @@ impl Walk {
     }
 
     /// Returns up to where polls have seen everything for sure.
-    async fn polled_until(&self, entity: Entity) -> Result<producer::Moment, Failure> {
-        let stored = self.checkpoints.get(entity.token()).await.map_err(of_broker)?;
-        let checkpoint = stored.and_then(|(value, _)| serde_json::from_slice::<Checkpoint>(&value).ok());
-        match checkpoint {
+    async fn polled_until(&self, entity: Entity) -> Result<Moment, Failure> {
+        match self.checkpoint(entity).await? {
             Some(checkpoint) if checkpoint.polls > 0 => Ok(checkpoint.watermark - self.overlap),
             _ => Err(Failure::trouble(format!(
                 "The first poll of {entity}s has not ended: there is nothing to compare yet"
             ))
             .remedy("`rollcall status` shows how far it is")),
         }
+    }
+
+    async fn checkpoint(&self, entity: Entity) -> Result<Option<Checkpoint>, Failure> {
+        let stored = self.checkpoints.get(entity.token()).await.map_err(of_broker)?;
+        Ok(stored.and_then(|(value, _)| serde_json::from_slice(&value).ok()))
+    }
+
+    /// Returns before when what was changed should have been read, where polls stand still. Those of deals wait for those of
+    /// contacts, and a walk of hours leaves its watermark where it is: neither is standing still.
+    async fn left_behind(&self, entity: Entity, observed: Moment) -> Result<Option<Moment>, Failure> {
+        let ahead = if entity == Entity::Deal { &Entity::ALL[..] } else { &[Entity::Contact] };
+        for entity in ahead {
+            let Some(poll) = self.checkpoint(*entity).await?.and_then(|checkpoint| checkpoint.poll) else {
+                return Ok(None);
+            };
+            let interval = TimeDelta::seconds(poll.interval_seconds.min(1 << 32).cast_signed());
+            if observed - poll.observed <= self.overdue.max(interval * 2 + SLOW_POLL) {
+                return Ok(None);
+            }
+        }
+        Ok(Some(observed - self.overdue))
     }
 
     async fn compare(
@@ -142,10 +164,12 @@ impl Walk {
         *progress.compared.entry(entity).or_default() += readings.len() as u64;
         let records: Vec<RecordRef> = readings.iter().map(|reading| reading.record).collect();
         let memories = self.streams.memories(&records).await.map_err(of_broker)?;
+        let changed = self.left_behind(entity, look.observed).await?;
+        let due = Due { changed, stored: Utc::now() - self.overdue };
         let examining: Vec<_> = readings
             .iter()
             .zip(&memories)
-            .map(|(reading, memory)| self.examine(reading, memory, look))
+            .map(|(reading, memory)| self.examine(reading, memory, look, due))
             .collect();
         let examined: Vec<Examined> =
             futures::stream::iter(examining).buffered(AT_ONCE).try_collect().await?;
@@ -164,10 +188,16 @@ impl Walk {
         Ok(())
     }
 
-    async fn examine(&self, reading: &Reading, memory: &Memory, look: Look) -> Result<Examined, Failure> {
+    async fn examine(
+        &self,
+        reading: &Reading,
+        memory: &Memory,
+        look: Look,
+        due: Due,
+    ) -> Result<Examined, Failure> {
         let record = reading.record;
         let (is_in_flight, nothing) = (true, Examined::default());
-        let claim = match where_is(reading, memory, look, self.overdue, Utc::now()) {
+        let claim = match where_is(reading, memory, look, due) {
             Where::InFlight => return Ok(Examined { is_in_flight, ..nothing }),
             Where::Wrong(code) => return Ok(Examined { found: vec![Found::new(record, code)], ..nothing }),
             Where::AtRest(claim) => claim,
@@ -415,19 +445,26 @@ enum Where {
     AtRest(Claim),
 }
 
-/// What was changed or stored longer ago than `overdue` should have been read and processed.
-fn where_is(reading: &Reading, memory: &Memory, look: Look, overdue: TimeDelta, now: DateTime<Utc>) -> Where {
+/// What should have been read or processed by now.
+#[derive(Clone, Copy)]
+struct Due {
+    /// What was changed before this, by the portal's clock; none while polls go on.
+    changed: Option<Moment>,
+    /// What was stored before this.
+    stored: DateTime<Utc>,
+}
+
+fn where_is(reading: &Reading, memory: &Memory, look: Look, due: Due) -> Where {
     let known = memory.raw.as_ref().map(|raw| &raw.known);
     let seen = reading.seen();
+    // A list that lags behind may show what was changed before polls came by.
+    let is_left_behind = due.changed.is_some_and(|due| (look.polled_until..due).contains(&seen.modified));
+    let left_to_polls = if is_left_behind { Where::Wrong(Code::Unpolled) } else { Where::InFlight };
     match standing(known, seen, reading.shows_status(), look) {
-        // By the portal's clock, as far as polls are behind; a list that lags behind has it earlier.
-        Standing::LeftToPolls if (look.polled_until..look.observed - overdue).contains(&seen.modified) => {
-            return Where::Wrong(Code::Unpolled);
-        }
-        Standing::LeftToPolls => return Where::InFlight,
+        Standing::LeftToPolls => return left_to_polls,
         // A status that was just cleared: the next poll sees it.
         Standing::Published if seen.status_is_empty && seen.modified >= look.polled_until => {
-            return Where::InFlight;
+            return left_to_polls;
         }
         Standing::Missed => return Where::Wrong(Code::Unread),
         Standing::Forgotten => {
@@ -441,7 +478,7 @@ fn where_is(reading: &Reading, memory: &Memory, look: Look, overdue: TimeDelta, 
     });
     match settled {
         Some(result) => Where::AtRest(Claim::of_result(result.outcome, &result.codes)),
-        None if raw.stored <= now - overdue => Where::Wrong(Code::Unprocessed),
+        None if raw.stored <= due.stored => Where::Wrong(Code::Unprocessed),
         None => Where::InFlight,
     }
 }

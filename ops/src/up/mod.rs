@@ -218,7 +218,7 @@ impl Work<'_> {
         // The demo's portal has a folder of its own and another port every time.
         let portal = owner::portal(environment).filter(|_| self.plan.mode == Mode::Real);
         if let Some(portal) = &portal {
-            owner::check(broker, portal, owner::Change::Refuse).await?;
+            owner::check_what_answers(broker, portal, owner::Change::Refuse).await?;
         }
         let findings = bootstrap::apply(broker, keeping, Bootstrap::Make).await.map_err(Failure::trouble)?;
         for finding in findings {
