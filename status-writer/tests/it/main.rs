@@ -21,9 +21,8 @@ async fn a_status_is_written_once_and_read_back_in_the_same_request() {
         history.iter().all(|entry| entry["fields"].as_object().unwrap().keys().eq([FIELD])),
         "{history:?}"
     );
-    let requests = bench.requests().await;
-    // Two looks at the fields and one batch.
-    assert_eq!(requests["requests"], 3, "{requests}");
+    // Two looks at the fields and one batch. The look at those of deals may come last.
+    bench.until("three requests", || async { bench.requests().await["requests"] == 3 }).await;
     bench.stop().await;
 }
 
