@@ -4,7 +4,7 @@
 //! strangers for its own records. So the raw stream is marked with the name of the portal it was filled from.
 
 use async_nats::jetstream::stream::Config as StreamConfig;
-use runtime::bootstrap::is_not_found;
+use runtime::bootstrap::found_stream;
 use runtime::{Broker, Reader};
 use schemas::streams::RAW;
 use secrecy::ExposeSecret;
@@ -89,33 +89,34 @@ fn name(webhook: &str) -> Option<String> {
     Some(url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}")))
 }
 
-/// Refuses streams that are marked with another portal; tells its name where they may be taken over.
-pub async fn check(broker: &Broker, portal: &str, change: Change) -> Result<Option<String>, Failure> {
-    match broker.jetstream().get_stream(RAW.name).await {
-        Ok(stream) => other_owner(&stream.cached_info().config, portal, change),
-        // Streams that are not there yet belong to nobody. One without a leader does.
-        Err(error) if is_not_found(&error) => Ok(None),
-        Err(error) => {
-            let what = format!("Cannot tell which portal's records stream {} holds: {error}", RAW.name);
-            Err(Failure::environment(what).remedy("Run the same command again once NATS is well"))
-        }
-    }
+/// Refuses streams that are marked with another portal, also while it cannot be told.
+pub async fn check(broker: &Broker, portal: &str) -> Result<(), Failure> {
+    // Streams that are not there yet belong to nobody. One without a leader does.
+    let found = found_stream(broker, RAW.name, &format!("stream {}", RAW.name)).await;
+    let found = found.map_err(|error| {
+        Failure::environment(error.to_string()).remedy("Run the same command again once NATS is well")
+    })?;
+    other_owner(found.as_ref(), portal, Change::Refuse)?;
+    Ok(())
 }
 
 /// The same before streams are made, which waits for those that have no leader yet; [`stamp`] looks once more behind it.
+/// Tells the name of another portal whose streams may be taken over.
 pub async fn check_what_answers(
     broker: &Broker,
     portal: &str,
     change: Change,
 ) -> Result<Option<String>, Failure> {
-    match broker.jetstream().get_stream(RAW.name).await {
-        Ok(stream) => other_owner(&stream.cached_info().config, portal, change),
-        Err(_) => Ok(None),
-    }
+    let stream = broker.jetstream().get_stream(RAW.name).await.ok();
+    other_owner(stream.as_ref().map(|stream| &stream.cached_info().config), portal, change)
 }
 
-fn other_owner(config: &StreamConfig, portal: &str, change: Change) -> Result<Option<String>, Failure> {
-    match config.metadata.get(MARK) {
+fn other_owner(
+    config: Option<&StreamConfig>,
+    portal: &str,
+    change: Change,
+) -> Result<Option<String>, Failure> {
+    match config.and_then(|config| config.metadata.get(MARK)) {
         Some(owner) if owner != portal && change == Change::Refuse => Err(Failure::settings(format!(
             "the streams in NATS hold the records of {owner}, and the settings name {portal}"
         ))
@@ -138,7 +139,7 @@ pub async fn stamp(broker: &Broker, portal: &str, change: Change) -> Result<(), 
     if config.metadata.get(MARK).is_some_and(|owner| owner == portal) {
         return Ok(());
     }
-    other_owner(&config, portal, change)?;
+    other_owner(Some(&config), portal, change)?;
     config.metadata.insert(MARK.to_owned(), portal.to_owned());
     broker.jetstream().update_stream(config).await.map_err(|error| failed(&error))?;
     Ok(())

@@ -133,7 +133,11 @@ fn kept(found: &StreamConfig) -> Keeping {
 }
 
 /// Returns how a stream is configured; `None` where there is none.
-async fn found_stream(broker: &Broker, name: &str, what: &str) -> Result<Option<StreamConfig>, BrokerError> {
+pub async fn found_stream(
+    broker: &Broker,
+    name: &str,
+    what: &str,
+) -> Result<Option<StreamConfig>, BrokerError> {
     match broker.jetstream().get_stream(name).await {
         Ok(stream) => Ok(Some(stream.cached_info().config.clone())),
         Err(error) if is_not_found(&error) => Ok(None),
@@ -173,7 +177,7 @@ async fn apply_stream(
 async fn first_sequence(broker: &Broker, declared: &StreamDefinition) -> Result<Option<u64>, BrokerError> {
     // Streams are made in the order of the flow, and the buckets after them.
     let followers = STREAMS.iter().skip_while(|stream| stream.name != declared.name).skip(1);
-    let followers = followers.map(|stream| stream.name.to_owned()).chain([format!("KV_{}", ATTEMPTS.name)]);
+    let followers = followers.map(|stream| stream.name.to_owned()).chain([bucket_stream(&ATTEMPTS)]);
     for follower in followers {
         if found_stream(broker, &follower, &format!("stream {follower}")).await?.is_some() {
             return Ok(u64::try_from(chrono::Utc::now().timestamp_millis()).ok());
@@ -182,8 +186,7 @@ async fn first_sequence(broker: &Broker, declared: &StreamDefinition) -> Result<
     Ok(None)
 }
 
-/// Tells whether an error says that there is no such stream.
-pub fn is_not_found(error: &async_nats::jetstream::context::GetStreamError) -> bool {
+fn is_not_found(error: &async_nats::jetstream::context::GetStreamError) -> bool {
     use async_nats::jetstream::context::GetStreamErrorKind;
     matches!(error.kind(), GetStreamErrorKind::JetStream(inner) if inner.code() == 404)
 }

@@ -142,8 +142,12 @@ impl Delivery {
         format!("{}.{}", self.message.binding.definition.name, self.sequence())
     }
 
-    /// Tells the server what becomes of it.
+    /// Tells the server what becomes of it; gives nothing back that may be with somebody else by now, whom a nak would take
+    /// it from.
     pub(crate) async fn acknowledge(&self, kind: AckKind) -> Result<(), BrokerError> {
+        if matches!(kind, AckKind::Nak(_)) && !self.is_still_ours() {
+            return Ok(());
+        }
         self.message.acknowledge(kind).await
     }
 

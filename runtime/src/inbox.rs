@@ -376,7 +376,7 @@ impl Inbox {
     }
 
     /// Does what a verdict says. After an error the message will come again.
-    pub async fn settle(&self, mut delivery: Delivery, verdict: Verdict) -> Result<(), BrokerError> {
+    pub async fn settle(&self, delivery: Delivery, verdict: Verdict) -> Result<(), BrokerError> {
         match verdict {
             Verdict::Done(events) => {
                 // Its handler has ended; a stage that stops while the events find no room does not count against it.
@@ -402,11 +402,6 @@ impl Inbox {
                     delivery.sequence()
                 );
                 delivery.not_to_blame().await?;
-                if !delivery.is_still_ours() {
-                    // A nak would take it out of the hands that it is in by now.
-                    delivery.note_settled("retry");
-                    return Ok(());
-                }
                 self.acknowledge(delivery, AckKind::Nak(Some(after)), "retry").await
             }
             Verdict::DeadLetter { reason } => self.bury(delivery, &reason).await,
@@ -420,9 +415,6 @@ impl Inbox {
             self.binding.attempts.put(&delivery.attempt_key(), first.to_string().into()).await?;
         }
         delivery.note_settled("panicked");
-        if !delivery.is_still_ours() {
-            return Ok(());
-        }
         delivery.acknowledge(AckKind::Nak(Some(PANIC_PAUSE))).await
     }
 
@@ -526,7 +518,7 @@ impl Inbox {
             fetched.push(delivery);
         }
         self.messages = None;
-        for delivery in fetched.into_iter().filter(Delivery::is_still_ours) {
+        for delivery in fetched {
             let _gone = delivery.acknowledge(AckKind::Nak(Some(Duration::from_millis(1)))).await;
         }
         #[cfg(all(feature = "faults", debug_assertions))]

@@ -11,9 +11,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::PullConsumer;
-use async_nats::jetstream::stream::{RawMessageErrorKind, Stream};
+use async_nats::jetstream::stream::Stream;
 use clap::Args;
-use runtime::Broker;
+use runtime::{Broker, Log};
 use schemas::streams::{CHECKPOINTS, STREAMS, WAITING, consumers};
 use schemas::{Entity, RecordRef};
 use serde::Serialize;
@@ -177,27 +177,23 @@ async fn delete(broker: &Broker, found: &Found) -> Result<(), Failure> {
     // In the order of the flow, so that no stage makes from the earlier what is gone from the later.
     for definition in STREAMS {
         let stream = broker.stream(definition.name).await.map_err(Failure::trouble)?;
+        let log = broker.log(definition.name).await.map_err(Failure::trouble)?;
         for sequence in found.messages.get(definition.name).into_iter().flatten() {
-            delete_one(&stream, definition.name, *sequence).await?;
+            delete_one(&stream, &log, definition.name, *sequence).await?;
         }
     }
     Ok(())
 }
 
-async fn delete_one(stream: &Stream<()>, name: &str, sequence: u64) -> Result<(), Failure> {
+async fn delete_one(stream: &Stream<()>, log: &Log, name: &str, sequence: u64) -> Result<(), Failure> {
     match stream.delete_message(sequence).await {
         Ok(true) => Ok(()),
         // By age, or because a parked command's time had come.
-        Err(_) if is_gone(stream, sequence).await => Ok(()),
+        Err(_) if matches!(log.at(sequence).await, Ok(None)) => Ok(()),
         Ok(false) => Err(Failure::trouble(format!("NATS refused to delete message {sequence} of {name}"))),
         Err(error) => Err(Failure::trouble(format!("Message {sequence} of {name} was not deleted: {error}"))
             .remedy("Run the same command again; a stream that denies deletes has to be restored without that first")),
     }
-}
-
-async fn is_gone(stream: &Stream<()>, sequence: u64) -> bool {
-    let read = stream.get_raw_message(sequence).await;
-    read.is_err_and(|error| error.kind() == RawMessageErrorKind::NoMessageFound)
 }
 
 async fn forget_waiting(broker: &Broker, person: Person) -> Result<usize, Failure> {

@@ -80,7 +80,7 @@ async fn prepare(
     let rules =
         portal.and_then(|portal| portal.rules).ok_or_else(|| unreadable("MAPPING_FILE cannot be used"))?;
     if let Some(portal) = owner::portal(environment) {
-        owner::check(&broker, &portal, owner::Change::Refuse).await?;
+        owner::check(&broker, &portal).await?;
     }
     let client = portal_client(&config, &broker).await.map_err(Failure::settings)?;
     let unavailable = |error: runtime::BrokerError| Failure::environment(error.to_string());
