@@ -237,14 +237,6 @@ impl Claims {
         Ok(self.bucket.get(&key(record)).await?.is_some())
     }
 
-    /// Gives up what was kept for another try that does not come.
-    pub async fn give_up(&self, record: RecordRef) -> Result<(), BrokerError> {
-        if let Taken::Claim(claim) = self.take(record).await? {
-            self.give_back(claim).await;
-        }
-        Ok(())
-    }
-
     /// Keeps a claim under which no create is under way any more: the next try need not wait. In vain, it waits.
     pub async fn note_over(&self, claim: Claim) {
         let claimant = Claimant { is_over: true, ..claim.claimant };

@@ -5,7 +5,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
 use otmechalka::Call;
 use schemas::RecordRef;
 use tokio::time::Instant;
@@ -76,8 +75,8 @@ pub struct FarSide {
     tries: u64,
     /// Records that failed since the last write that worked; never more than [`OUTAGE_RECORDS`].
     failing: BTreeSet<RecordRef>,
-    /// When a write last worked, by the clock that failures are noted with.
-    accepted: Option<DateTime<Utc>>,
+    /// When a write last worked.
+    accepted: Option<Instant>,
     /// What was forbidden for which record, and when that was first; never more than [`MOST_FORBIDDEN`].
     forbidden: BTreeMap<(RecordRef, Call), Instant>,
     /// When each call last worked.
@@ -181,16 +180,16 @@ impl FarSide {
     }
 
     /// Notes that a write worked, which no refusal proves: a store that is read-only refuses just as well.
-    pub fn accepted(&mut self, at: DateTime<Utc>) {
+    pub fn accepted(&mut self, at: Instant) {
         self.accepted = self.accepted.max(Some(at));
     }
 
-    /// Tells whether a record that failed first at this time fails on its own.
+    /// Tells whether a record that failed first so long ago fails on its own.
     ///
     /// With few records about, an outage of the writes looks like a sick record until a write works that is
     /// another's, as its own would have settled it.
-    pub fn took_others_since(&self, first_failure: DateTime<Utc>) -> bool {
-        self.accepted.is_some_and(|accepted| accepted > first_failure)
+    pub fn took_others_within(&self, since_first_failure: Duration, now: Instant) -> bool {
+        self.accepted.is_some_and(|accepted| now - accepted < since_first_failure)
     }
 
     /// Notes that a call about a record worked.
@@ -350,16 +349,16 @@ mod tests {
 
     #[test]
     fn a_record_fails_on_its_own_only_once_another_write_worked() {
-        let (mut far_side, _) = well();
-        let failed = Utc::now();
-        let second = chrono::Duration::seconds(1);
-        assert!(!far_side.took_others_since(failed));
-        far_side.accepted(failed - second);
+        let (mut far_side, start) = well();
+        let (failed, now) = (start + seconds(1), start + seconds(3));
+        let is_its_own = |far_side: &FarSide| far_side.took_others_within(now - failed, now);
+        assert!(!is_its_own(&far_side));
+        far_side.accepted(start);
         far_side.answered(Kind::Write);
-        assert!(!far_side.took_others_since(failed), "that was before, and a refusal proves nothing");
-        far_side.accepted(failed + second);
-        far_side.accepted(failed - second);
-        assert!(far_side.took_others_since(failed));
+        assert!(!is_its_own(&far_side), "that was before, and a refusal proves nothing");
+        far_side.accepted(failed + seconds(1));
+        far_side.accepted(start);
+        assert!(is_its_own(&far_side));
     }
 
     #[test]

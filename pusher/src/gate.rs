@@ -4,7 +4,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
 use otmechalka::{Call, Client, Error, ErrorClass};
 use runtime::door::Standing;
 use runtime::{BrokerError, CancellationToken, Door, outside};
@@ -215,14 +214,14 @@ impl Gate {
             self.note_answer(far_side, kind);
             far_side.permitted(record, call, Instant::now());
             if kind == Kind::Write {
-                far_side.accepted(outside::now());
+                far_side.accepted(Instant::now());
             }
         });
     }
 
-    /// Tells whether writes of others worked since a record failed first.
-    pub fn took_others_since(&self, first_failure: DateTime<Utc>) -> bool {
-        self.lock().took_others_since(first_failure)
+    /// Tells whether writes of others worked since a record failed first, so long ago.
+    pub fn took_others_within(&self, since_first_failure: Duration) -> bool {
+        self.lock().took_others_within(since_first_failure, Instant::now())
     }
 
     /// Decides what becomes of a record whose call failed.

@@ -85,7 +85,9 @@ pub struct Published {
 #[derive(Debug, thiserror::Error)]
 pub enum PublishError {
     /// The newest message of the subject is another one than expected. After a lost ack that may be
-    /// this very message: the server looks at the predecessor before it looks for duplicates.
+    /// this very message: a server alone looks at the predecessor before it looks for duplicates. The
+    /// leader of several looks for them first, so a message with a predecessor needs an id that no other
+    /// process gives: a known one passes for stored, whatever came behind the predecessor.
     #[error("another writer published to the subject")]
     NotLast,
     /// The server takes no message of this size.

@@ -44,6 +44,8 @@ pub struct Beginning {
     pub mistake: Option<&'static str>,
     /// Whether everything that happens is printed.
     pub tells: bool,
+    /// Whether NATS is several servers, which look for a known message id first of all.
+    pub is_cluster: bool,
 }
 
 /// Everything outside of the processes. Clones are the same world.
@@ -90,14 +92,14 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl World {
     /// Makes a world whose streams, consumers and buckets are those of production.
     pub fn new(beginning: Beginning) -> World {
-        let Beginning { epoch, chance, mistake, tells } = beginning;
+        let Beginning { epoch, chance, mistake, tells, is_cluster } = beginning;
         World(Arc::new(Shared {
             epoch,
             origin: Instant::now(),
             chance: Mutex::new(chance),
             mistake,
             tells,
-            nats: Mutex::new(Nats::new(epoch)),
+            nats: Mutex::new(Nats::new(epoch, is_cluster)),
             disks: Mutex::default(),
             events: AtomicU64::new(0),
             trail: AtomicU64::new(0xcbf2_9ce4_8422_2325),
@@ -463,6 +465,7 @@ pub(crate) const MAX_PAYLOAD: usize = 1 << 20;
 
 /// The server.
 struct Nats {
+    is_cluster: bool,
     now: DateTime<Utc>,
     created: DateTime<Utc>,
     logs: BTreeMap<String, Log>,
@@ -553,7 +556,7 @@ impl Consumer {
 }
 
 impl Nats {
-    fn new(now: DateTime<Utc>) -> Nats {
+    fn new(now: DateTime<Utc>, is_cluster: bool) -> Nats {
         let stream = |definition: &schemas::streams::StreamDefinition| {
             let subjects = definition.subjects.iter().map(|subject| (*subject).to_owned()).collect();
             (definition.name.to_owned(), Log { subjects, ..Log::default() })
@@ -575,6 +578,7 @@ impl Nats {
             (definition.name, consumer)
         };
         Nats {
+            is_cluster,
             now,
             created: now,
             logs: STREAMS.iter().map(stream).chain(BUCKETS.iter().map(bucket)).collect(),
@@ -623,15 +627,18 @@ impl Nats {
         let target = headers.get("Nats-Schedule-Target").map(|text| text.as_str().to_owned());
         let takes = |log: &&mut Log| log.subjects.iter().any(|filter| fits(filter, &subject));
         let Some(log) = self.logs.values_mut().find(takes) else { return Stored::TooBig };
-        // The server looks at the predecessor before it looks for duplicates.
-        if expected.is_some_and(|expected| expected != log.last_of(&subject)) {
-            return Stored::NotLast;
-        }
         let window = chrono::Duration::from_std(DUPLICATE_WINDOW).unwrap_or_default();
-        if let Some((sequence, stored)) = id.as_ref().and_then(|id| log.ids.get(id))
-            && now - *stored < window
+        let known = id.as_ref().and_then(|id| log.ids.get(id)).filter(|(_, stored)| now - *stored < window);
+        let known = known.map(|(sequence, _)| *sequence);
+        let is_not_last = expected.is_some_and(|expected| expected != log.last_of(&subject));
+        // A server alone looks at the predecessor before it looks for duplicates, and the leader of several afterwards.
+        if let Some(sequence) = known
+            && (self.is_cluster || !is_not_last)
         {
-            return Stored::Published(Published { sequence: *sequence, duplicate: true });
+            return Stored::Published(Published { sequence, duplicate: true });
+        }
+        if is_not_last {
+            return Stored::NotLast;
         }
         headers.insert("Nats-Time-Stamp", now.to_rfc3339().as_str());
         let sequence = log.store(subject.clone(), headers, payload, now);

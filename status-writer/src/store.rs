@@ -8,7 +8,7 @@
 use std::path::Path;
 
 use chrono::{DateTime, FixedOffset};
-use runtime::{Broker, BrokerError, DiskCache, Log, Outgoing, PublishError};
+use runtime::{Broker, BrokerError, DiskCache, Log, Outgoing, PublishError, outside};
 use schemas::problem::SUCCESS;
 use schemas::streams::{RESULTS, STATUSES};
 use schemas::{
@@ -118,7 +118,8 @@ impl Store {
         // Texts, numbers and times always encode.
         let Ok(encoded) = envelope.encode(&data) else { return Err(PublishError::NotLast) };
         let Version { raw_sequence, redrive } = wanted.version;
-        let message_id = format!("status:{record}:{raw_sequence}:{redrive}");
+        // Nobody else's: on three servers a known id is taken for stored, whatever another process stored since.
+        let message_id = format!("status:{record}:{raw_sequence}:{redrive}:{:032x}", outside::token());
         let message = Outgoing::new(subjects::status(record), encoded, message_id);
         loop {
             match self.broker.publish(&message.clone().expecting_last(fence_sequence)).await {

@@ -109,6 +109,7 @@ async fn play(script: &Script, seed: u64, mistake: Option<&'static str>) -> Told
         chance: Box::new(move || numbers.next()),
         mistake,
         tells: std::env::var_os("ROLLCALL_TELL").is_some(),
+        is_cluster: seed % 2 == 1,
     });
     let _entered = world.enter();
     let school = Arc::new(School::new(world, chance, script.interval));

@@ -4,6 +4,9 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use async_nats::HeaderMap;
+use async_nats::jetstream::context::PublishErrorKind;
+use async_nats::jetstream::stream::Config;
 use e2e::harness::witness::Witness;
 use e2e::harness::{Mended, Tally, judge};
 use e2e::{Link, PATIENCE, School, Stage, Weather, eventually, signal};
@@ -35,6 +38,27 @@ async fn travels(school: &School) -> anyhow::Result<()> {
     arrived.with_context(|| format!("contact {pupil}, deal {deal}: {}", school.logs().unwrap_or_default()))
 }
 
+/// What an id that is known comes to where somebody else has published since: the other way round than with one copy.
+async fn a_known_id_comes_before_the_predecessor(school: &School) -> anyhow::Result<()> {
+    let jetstream = school.broker.jetstream();
+    let name = "SCRATCH".to_owned();
+    let config = Config { subjects: vec!["scratch".into()], name, num_replicas: 3, ..Config::default() };
+    jetstream.create_stream(config).await?;
+    let publish = async |id: &str, last: &str| {
+        let mut headers = HeaderMap::new();
+        headers.insert(async_nats::header::NATS_MESSAGE_ID, id);
+        headers.insert(async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, last);
+        jetstream.publish_with_headers("scratch", headers, "".into()).await?.await
+    };
+    publish("a", "0").await?;
+    publish("b", "1").await?;
+    assert!(publish("a", "0").await?.duplicate);
+    let refused = publish("c", "0").await.expect_err("another predecessor");
+    assert_eq!(refused.kind(), PublishErrorKind::WrongLastSequence);
+    jetstream.delete_stream("SCRATCH").await?;
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn of_three_servers_one_may_die_or_stand_still_and_two_may_be_away() -> anyhow::Result<()> {
     let mut school = School::builder().demo(60, 80, 3).guarded(&[]).cluster().start().await?;
@@ -42,6 +66,8 @@ async fn of_three_servers_one_may_die_or_stand_still_and_two_may_be_away() -> an
         let info = school.broker.jetstream().get_stream(stream).await?.cached_info().clone();
         assert_eq!(info.config.num_replicas, 3, "{}", info.config.name);
     }
+
+    a_known_id_comes_before_the_predecessor(&school).await?;
 
     let witness = Witness::of(&school);
 

@@ -10,7 +10,7 @@ use nix::unistd::Pid;
 use runtime::bootstrap::{self, Mode};
 use runtime::broker::{NatsSettings, StoredMessage};
 use runtime::health::Health;
-use runtime::local_nats::LocalNats;
+use runtime::local_nats::{LocalNats, Routes};
 use runtime::{Broker, CancellationToken, Outgoing};
 use schemas::streams::{CHECKPOINTS, COMMANDS, RESULTS, StreamDefinition};
 use schemas::{
@@ -26,6 +26,7 @@ pub const SPEED: &str = "600";
 
 pub struct Bench {
     pub server: LocalNats,
+    _others: Vec<LocalNats>,
     pub broker: Broker,
     pub otmechalka: Simulator,
     http: reqwest::Client,
@@ -104,15 +105,29 @@ fn envelope(record: RecordRef, pupil: RecordRef, version: Option<Version>) -> En
 
 impl Bench {
     pub async fn start() -> Bench {
-        let _installed = rustls::crypto::ring::default_provider().install_default();
         let folder = tempfile::tempdir().unwrap();
         let server = LocalNats::start(&folder.path().join("nats")).await.unwrap();
+        Bench::with(folder, vec![server]).await
+    }
+
+    /// Starts it on three servers that hold a copy of everything each.
+    pub async fn on_three_servers() -> Bench {
+        let (folder, routes) = (tempfile::tempdir().unwrap(), Routes::direct().unwrap());
+        let servers = LocalNats::start_cluster(&folder.path().join("nats"), None, &routes).await.unwrap();
+        Bench::with(folder, servers).await
+    }
+
+    async fn with(folder: tempfile::TempDir, mut servers: Vec<LocalNats>) -> Bench {
+        let _installed = rustls::crypto::ring::default_provider().install_default();
+        let others = servers.split_off(1);
+        let server = servers.remove(0);
         let settings = NatsSettings::plain(&server.url()).unwrap();
         let broker =
             Broker::connect("test", &settings, Health::default(), CancellationToken::new()).await.unwrap();
-        bootstrap::apply(&broker, 1, Mode::Make).await.unwrap();
+        bootstrap::apply(&broker, 1 + others.len(), Mode::Make).await.unwrap();
         let otmechalka = otmechalka::start(Options::default()).await.unwrap();
-        Bench { server, broker, otmechalka, http: reqwest::Client::new(), folder, timeout: "3s" }
+        let http = reqwest::Client::new();
+        Bench { server, _others: others, broker, otmechalka, http, folder, timeout: "3s" }
     }
 
     pub fn state_dir(&self) -> std::path::PathBuf {
@@ -291,6 +306,13 @@ impl Bench {
 
     pub async fn delete_client(&self, record: RecordRef) {
         self.admin(reqwest::Method::DELETE, &format!("clients/{}", record.id), None).await;
+    }
+
+    /// Makes a call of the history once more.
+    pub async fn carry_out(&self, call: &Value) {
+        let url = self.otmechalka.url.join(call["path"].as_str().unwrap()).unwrap();
+        let answer = self.http.post(url).json(&call["body"]).send().await.unwrap();
+        assert!(answer.status().is_success(), "{}", answer.status());
     }
 
     /// Returns the calls so far, in order.

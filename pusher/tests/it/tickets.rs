@@ -236,6 +236,29 @@ async fn a_refusal_that_is_sent_round_again_looks_whether_the_ticket_came_meanwh
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_deal_that_was_given_up_is_looked_up_before_a_later_version_is_refused() {
+    let bench = Bench::start().await;
+    let (pupil, sale) = (contact(22), deal(23));
+    let _pusher = bench.pusher();
+    bench.new_client(pupil).await;
+    bench.settled(pupil, version(22)).await;
+    bench.fault(json!({"kind": "internal_500", "method": "POST", "origin_id": "23"})).await;
+    bench.command(sale, pupil, version(30), "", ticket(pupil)).await;
+    // Others are taken meanwhile, so it is the deal that is sick.
+    eventually("the first failure", async || bench.faults_fired().await >= 1).await;
+    bench.new_client(contact(31)).await;
+    let given_up = bench.settled(sale, version(30)).await;
+    assert_eq!(given_up.problems[0].code, "otmechalka.keeps_failing");
+    // The last of its creates is carried out after all.
+    bench.no_faults().await;
+    let creates = bench.history().await;
+    let last = creates.iter().rfind(|call| call["method"] == "POST" && call["path"] == "/api/tickets/");
+    bench.carry_out(last.unwrap()).await;
+    bench.command(sale, pupil, version(31), &given_up.status, refused()).await;
+    assert_success(&bench.settled(sale, version(31)).await, Outcome::AlreadyThere);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_ticket_whose_command_is_no_longer_kept_is_not_forgotten() {
     let bench = Bench::start().await;
     let (pupil, sale) = (contact(26), deal(27));

@@ -2,6 +2,8 @@
 
 mod bench;
 
+use std::collections::BTreeSet;
+
 use serde_json::json;
 
 use crate::bench::{Bench, FIELD, SUCCESS, updates_that_take};
@@ -381,6 +383,44 @@ async fn killed_while_it_writes(bench: &Bench, ids: &[u64]) {
     bench.run().await;
     bench.until("writes", || async { !bench.writes().await.is_empty() }).await;
     bench.kill().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn half_a_batch_of_one_that_was_killed_is_completed_and_overtaken() {
+    let bench = Bench::start().await;
+    let ids = bench.contacts(6).await;
+    bench
+        .fault(json!({
+            "kind": "slow_command", "method": "crm.contact.update", "id": ids[3], "seconds": 36_000.0
+        }))
+        .await;
+    for id in &ids {
+        bench.outcome(*id, 1, SUCCESS, "").await;
+    }
+    bench.run().await;
+    bench.until("writes", || async { !bench.writes().await.is_empty() }).await;
+    bench.kill().await;
+    bench.no_faults().await;
+    let half: BTreeSet<u64> = bench.writes().await.into_iter().map(|(id, _)| id).collect();
+    assert!(half.len() < 6, "{half:?}");
+    let edited =
+        [true, false].map(|is_written| *ids.iter().find(|id| half.contains(id) == is_written).unwrap());
+    for id in edited {
+        bench.outcome(id, 2, "Ошибка", "").await;
+    }
+    bench.run().await;
+    bench.consumed().await;
+    let writes = bench.writes().await;
+    for id in ids {
+        let expected = if edited.contains(&id) { "Ошибка" } else { SUCCESS };
+        assert_eq!(bench.shown(id).await, expected, "{id}");
+        for text in ["Ошибка", SUCCESS] {
+            let times = writes.iter().filter(|write| **write == (id, text.to_owned())).count();
+            assert!(times <= 2, "{id}: {text} was written {times} times");
+        }
+    }
+    assert_eq!(bench.dead_letters().await, 0);
+    bench.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
