@@ -199,9 +199,10 @@ impl Client {
         mut request: Request<'_>,
         read: impl Fn(&Reply) -> Result<T, Error>,
     ) -> Result<T, Error> {
+        let generation = self.shared.transport.endpoint.generation();
         let error = match self.attempt(&request, &read).await {
             Err(error) if may_try_again(&request, &error) => error,
-            Err(error) if self.renewed(&error) => {
+            Err(error) if self.renewed(&error, generation) => {
                 // It is the same try with the right address, and comes once for each new one: there is room for that.
                 request.is_paced = false;
                 error
@@ -215,9 +216,10 @@ impl Client {
         self.attempt(&request, &read).await
     }
 
-    /// Tells whether the webhook was refused and is another one by now.
-    fn renewed(&self, error: &Error) -> bool {
-        let renewed = error.class() == ErrorClass::Refused && self.shared.transport.endpoint.renew();
+    /// Tells whether the webhook was refused and is another one by now than in this generation.
+    fn renewed(&self, error: &Error, generation: usize) -> bool {
+        let renewed =
+            error.class() == ErrorClass::Refused && self.shared.transport.endpoint.renew(generation);
         if renewed {
             tracing::info!(
                 "The portal refuses the webhook, which was replaced meanwhile; going on with the new one"

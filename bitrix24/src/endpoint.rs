@@ -49,19 +49,24 @@ impl Endpoint {
         url
     }
 
-    /// Takes the webhook that is configured now. Tells whether it is another one than before.
-    pub(crate) fn renew(&self) -> bool {
-        let Some((base, code)) = self.source.as_ref().and_then(|source| read(&source()?).ok()) else {
-            return false;
-        };
-        // What plain HTTP was not set up for, and what TLS was, stays so.
-        if self.read().base == base || self.is_protected() != (base.scheme() == "https") {
-            return false;
+    /// Returns how many webhooks there were so far.
+    pub(crate) fn generation(&self) -> usize {
+        self.read().codes.len()
+    }
+
+    /// Takes the webhook that is configured now. Tells whether it is another one than in this generation: another request may
+    /// have taken it first.
+    pub(crate) fn renew(&self, generation: usize) -> bool {
+        if let Some((base, code)) = self.source.as_ref().and_then(|source| read(&source()?).ok()) {
+            let is_protected = self.is_protected();
+            let mut webhook = self.webhook.write().unwrap_or_else(|poisoned| poisoned.into_inner());
+            // What plain HTTP was not set up for, and what TLS was, stays so.
+            if webhook.base != base && is_protected == (base.scheme() == "https") {
+                webhook.base = base;
+                webhook.codes.push(code);
+            }
         }
-        let mut webhook = self.webhook.write().unwrap_or_else(|poisoned| poisoned.into_inner());
-        webhook.base = base;
-        webhook.codes.push(code);
-        true
+        self.generation() != generation
     }
 
     /// Says what a redirect is, without any text of the other side but the name of a host.
@@ -197,13 +202,14 @@ mod tests {
         let endpoint = parse("https://old.example/rest/1/s3cret/")
             .expect("an endpoint")
             .renewed_by(Some(Box::new(move || Some(source.lock().expect("no panic").clone().into()))));
-        assert!(!endpoint.renew());
+        assert!(!endpoint.renew(1));
         for unfit in ["", "https://new.example/", "http://127.0.0.1/rest/1/n3wc0de/"] {
             unfit.clone_into(&mut now.lock().expect("no panic"));
-            assert!(!endpoint.renew(), "{unfit}");
+            assert!(!endpoint.renew(1), "{unfit}");
         }
         "https://new.example/rest/7/n3wc0de/\n".clone_into(&mut now.lock().expect("no panic"));
-        assert!(endpoint.renew() && !endpoint.renew());
+        assert!(endpoint.renew(1) && endpoint.renew(1), "the second request, too, had the old one");
+        assert!(!endpoint.renew(2));
         assert_eq!(endpoint.method_url("scope").as_str(), "https://new.example/rest/7/n3wc0de/scope.json");
         assert_eq!(endpoint.redact("s3cret n3wc0de"), "*** ***");
     }

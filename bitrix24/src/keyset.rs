@@ -152,6 +152,13 @@ impl Listing {
         Ok(Page { next: Some(walk.cursor), rows: walk.rows })
     }
 
+    /// Reads the answer to the first command of [`Listing::chain`], in whatever batch that was.
+    pub fn first_page(&self, after: u64, answer: &Answer) -> Result<Page, Error> {
+        let mut walk = Walk { listing: self, rows: Vec::new(), cursor: after };
+        let is_full = walk.take_page(answer)? == PAGE_ROWS;
+        Ok(Page { next: is_full.then_some(walk.cursor), rows: walk.rows })
+    }
+
     fn filter_after(&self, after: Option<u64>) -> Map<String, Value> {
         let mut filter = self.filter.clone();
         if let Some(after) = after {

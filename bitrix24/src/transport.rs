@@ -37,11 +37,12 @@ pub(crate) struct Transport {
 impl Transport {
     /// Sends a request. `sent` is called when it goes out.
     pub(crate) async fn send(&self, request: &Request<'_>, sent: impl Fn()) -> Result<Reply, Error> {
-        let url = self.endpoint.method_url(request.method);
         let _permit = match request.is_paced {
             true => Some(self.pacing.permit(request.lane).await),
             false => None,
         };
+        // Not before: the webhook may be replaced while a request waits for its turn.
+        let url = self.endpoint.method_url(request.method);
         sent();
         #[cfg(all(feature = "faults", debug_assertions))]
         if let Some(simulation) = crate::simulated::current() {

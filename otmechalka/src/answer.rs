@@ -13,6 +13,9 @@ use crate::refusal::{self, Refusal};
 
 /// No answer of otmechalka is near this size; anything longer is not read to its end.
 pub(crate) const MAX_BODY_BYTES: usize = 1024 * 1024;
+/// Weight of the parts of an answer beyond which it is not taken apart, which takes up to a hundred times the room of its text.
+const MOST_PARTS: usize = 20_000;
+
 /// A longer pause is a mistake of the server, and whoever honoured it would seem dead.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -75,12 +78,25 @@ pub(crate) fn read(answer: Answer, operation: Operation, absence: Absence) -> Re
         BodyEnd::Broken(error) => return Err(error),
     }
     let body = answer.body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&answer.body);
+    if parts(body) > MOST_PARTS {
+        return Err(Error::Garbled { operation, status, what: "of more parts than any record has" });
+    }
     match status {
         200..=299 => success(body, operation, status).map(Some),
         404 => not_found(body, operation, absence),
         400..=499 => Err(refused(body, operation, status)),
         _ => Err(Error::Garbled { operation, status, what: "not one otmechalka gives" }),
     }
+}
+
+/// Returns the weight of what an answer would be taken apart into, at most: objects and lists weigh as much as ten values.
+fn parts(body: &[u8]) -> usize {
+    let weight = |byte: &u8| match byte {
+        b'{' | b'[' => 10,
+        b',' => 1,
+        _ => 0,
+    };
+    body.iter().map(weight).sum()
 }
 
 /// Reads a refusal, which otmechalka words in JSON; a page is a proxy's and says nothing about the record.
@@ -204,6 +220,18 @@ mod tests {
             let record = check(Call::CreateClient, 200, body).expect("a success").expect("a record");
             assert_eq!(record.id.as_deref(), id, "{body}");
         }
+    }
+
+    #[test]
+    fn what_would_take_a_hundred_times_its_room_is_not_taken_apart() {
+        let dense = format!(r#"{{"id":1,"x":[{}{{}}]}}"#, r#"{"":0},"#.repeat(100_000));
+        for (call, status) in [(Call::GetClient, 200), (Call::GetClient, 404), (Call::CreateClient, 400)] {
+            let error = check(call, status, &dense).expect_err("too many parts");
+            assert!(matches!(error, Error::Garbled { .. }), "{error}");
+        }
+        let many = (0..1_000).map(|n| format!(r#"{{"id":{n},"name":"Занятие, {n}"}}"#));
+        let record = format!(r#"{{"id":1,"lessons":[{}]}}"#, many.collect::<Vec<_>>().join(","));
+        assert!(check(Call::GetClient, 200, &record).is_ok());
     }
 
     #[test]

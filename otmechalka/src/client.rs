@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chrono::Utc;
-use reqwest::header::AUTHORIZATION;
+use reqwest::header::{AUTHORIZATION, HeaderValue};
 use reqwest::{Method, Response};
 use serde::Serialize;
 use serde_json::Value;
@@ -142,17 +142,17 @@ impl Client {
         origin_id: &str,
     ) -> Result<Option<Record>, Error> {
         let started = Instant::now();
-        let again = request.try_clone();
-        let (mut status, mut result) = self.send_once(request, call, origin_id).await;
+        let (again, sent) = (request.try_clone(), self.token.header());
+        let (mut status, mut result) = self.send_once(request, sent.clone(), call, origin_id).await;
         // A refused call did nothing, so making it once more with another token does nothing twice.
         if let (Err(Error::Unauthorized { .. }), Some(again)) = (&result, again)
-            && self.token.renew()
+            && let Some(other) = self.token.other_than(sent.as_ref())
         {
             tracing::info!(
                 "otmechalka refuses the token, which was replaced meanwhile; going on with the new one"
             );
             let left = self.timeout.saturating_sub(started.elapsed());
-            (status, result) = self.send_once(again.timeout(left), call, origin_id).await;
+            (status, result) = self.send_once(again.timeout(left), Some(other), call, origin_id).await;
         }
         let duration = started.elapsed();
         if let Some(observer) = &self.observer {
@@ -166,10 +166,11 @@ impl Client {
     async fn send_once(
         &self,
         request: reqwest::RequestBuilder,
+        token: Option<HeaderValue>,
         call: Call,
         origin_id: &str,
     ) -> (Option<u16>, Result<Option<Record>, Error>) {
-        let request = match self.token.header() {
+        let request = match token {
             Some(header) => request.header(AUTHORIZATION, header),
             None => request,
         };

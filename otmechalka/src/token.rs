@@ -31,12 +31,14 @@ impl Token {
         self.header.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Takes the token that is configured now. Tells whether it is another one than before.
-    pub(crate) fn renew(&self) -> bool {
-        let Some(token) = self.source.as_ref().and_then(|source| source()) else { return false };
-        let Some(Some(now)) = header(&self.scheme, Some(&token)) else { return false };
-        let mut header = self.header.write().unwrap_or_else(PoisonError::into_inner);
-        header.replace(now.clone()) != Some(now)
+    /// Takes the token that is configured now. Returns what to send, if that is another one than was sent.
+    pub(crate) fn other_than(&self, sent: Option<&HeaderValue>) -> Option<HeaderValue> {
+        let token = self.source.as_ref().and_then(|source| source());
+        if let Some(Some(now)) = token.and_then(|token| header(&self.scheme, Some(&token))) {
+            *self.header.write().unwrap_or_else(PoisonError::into_inner) = Some(now);
+        }
+        // Another call may have taken it meanwhile.
+        self.header().filter(|now| Some(now) != sent)
     }
 }
 
@@ -80,10 +82,13 @@ mod tests {
         let token = Token::new("Token".to_owned(), Some(&old), Some(Box::new(source))).expect("a token");
         for unfit in [Some("old"), None, Some(""), Some("a\u{7}b")] {
             *configured.lock().expect("no panic") = unfit;
-            assert!(!token.renew(), "{unfit:?}");
+            assert_eq!(token.other_than(token.header().as_ref()), None, "{unfit:?}");
         }
         *configured.lock().expect("no panic") = Some("new");
-        assert!(token.renew() && !token.renew());
-        assert_eq!(token.header().expect("a header"), "Token new");
+        let sent = token.header();
+        for _of_two_calls in 0..2 {
+            assert_eq!(token.other_than(sent.as_ref()).expect("another one"), "Token new");
+        }
+        assert_eq!(token.other_than(token.header().as_ref()), None);
     }
 }

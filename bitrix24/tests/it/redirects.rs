@@ -1,5 +1,8 @@
 //! The webhook goes nowhere but to the host it was configured for.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Barrier};
+
 use bitrix24::error::RedirectFault;
 use bitrix24::{Error, ErrorClass, Lane};
 use serde_json::json;
@@ -52,4 +55,28 @@ async fn a_replaced_webhook_is_taken_when_the_old_one_is_refused() {
         client.call("profile", &json!({}), Lane::Live).await.expect("an answer");
     }
     assert_eq!((old.calls().len(), new.calls().len()), (2, 2));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn every_request_that_was_under_way_with_the_old_webhook_is_made_again() {
+    let new = Portal::with_result(json!(true)).await;
+    let both = Arc::new(Barrier::new(2));
+    let old = Portal::start(move |_, _| {
+        both.wait();
+        failure(401, "NO_AUTH_FOUND", "")
+    })
+    .await;
+    let address = format!("http://{}", new.address);
+    let refusals = Arc::new(AtomicUsize::new(0));
+    let told = refusals.clone();
+    let client = old.builder().renewed_by(move || Some(webhook(&address))).told(move |is_taken| {
+        told.fetch_add(usize::from(!is_taken), Ordering::SeqCst);
+        Box::pin(std::future::ready(()))
+    });
+    let client = client.build().expect("a client");
+    let (profile, nothing) = ("profile", json!({}));
+    let (one, other) =
+        tokio::join!(client.call(profile, &nothing, Lane::Live), client.call(profile, &nothing, Lane::Live));
+    assert!(one.is_ok() && other.is_ok(), "{one:?} {other:?}");
+    assert_eq!((old.calls().len(), new.calls().len(), refusals.load(Ordering::SeqCst)), (2, 2, 0));
 }
