@@ -86,9 +86,8 @@ fn read_webhook(reader: &Reader<'_>) -> Option<(SecretString, Option<Vec<u8>>)> 
     let example = "https://portal.example/rest/1/secret/";
     let authorities = reader.authorities("BITRIX24_CA_FILE");
     let url = reader.required_secret(WEBHOOK, expected, example, |_| true)?;
-    let (url, authorities) = (url, authorities?);
     let builder = Client::builder(url.clone());
-    let built = match &authorities {
+    let built = match authorities.as_ref().and_then(Option::as_ref) {
         Some(pem) => builder.root_certificates(pem.clone()).build(),
         None => builder.build(),
     };
@@ -101,7 +100,7 @@ fn read_webhook(reader: &Reader<'_>) -> Option<(SecretString, Option<Vec<u8>>)> 
         );
         return None;
     }
-    Some((url, authorities))
+    Some((url, authorities?))
 }
 
 fn read_plans(reader: &Reader<'_>, zone: Tz) -> Option<(Plan, Plan)> {

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use crate::error::PollError;
 use crate::missed::Look;
 use crate::poller::{Ended, Poller};
-use crate::survey::read_behind;
+use crate::survey::{LANE, MOST_NARROWED, everything, read_behind};
 use crate::walk::Moment;
 
 /// Key in the bucket of checkpoints.
@@ -20,6 +20,9 @@ const KEY: &str = "daily";
 
 /// Pause before asking again whether the first poll has ended.
 const PAUSE: Duration = Duration::from_secs(1);
+
+/// Tries of a single record after which the run goes on without it.
+const MOST_TRIES: u32 = 3;
 
 /// How far the daily run is. Kept with the checkpoints, so that a restart goes on where it was.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -95,13 +98,16 @@ pub struct Daily {
     rests_until: Option<Instant>,
     /// Stretches in a row that failed.
     failures: u32,
+    /// How often the number of records that are asked for at once is halved.
+    narrowed: u8,
 }
 
 impl Daily {
     /// Opens it as it was left.
     pub async fn open(broker: &Broker, at: NaiveTime) -> Result<Daily, BrokerError> {
         let bucket = broker.bucket(&CHECKPOINTS).await?;
-        let mut daily = Daily { at, bucket, run: None, revision: None, rests_until: None, failures: 0 };
+        let mut daily =
+            Daily { at, bucket, run: None, revision: None, rests_until: None, failures: 0, narrowed: 0 };
         daily.load().await?;
         Ok(daily)
     }
@@ -177,7 +183,8 @@ impl Poller {
         daily.is_wanted(now)
     }
 
-    /// Takes the daily run one stretch further. Where the portal does not give what it asks for it alone rests.
+    /// Takes the daily run one stretch further. Where the portal does not give what it asks for it alone rests, asks for less,
+    /// and in the end goes on behind the record that cannot be read: nothing is lost by that, polls read it once it is edited.
     pub async fn step_daily(&mut self) -> Result<Ended, PollError> {
         if !self.wants_daily() {
             return Ok(Ended::Well);
@@ -187,12 +194,42 @@ impl Poller {
             return ended.map(|()| Ended::Well);
         }
         let failed = ended.as_ref().err().filter(|error| error.is_about_what_was_asked());
-        let failures = failed.and(self.daily.as_ref()).map_or(0, |daily| daily.failures.saturating_add(1));
+        let is_too_much = failed.is_some_and(|error| !error.is_want_of_operating());
+        let (failed_before, narrowed) =
+            self.daily.as_ref().map_or((0, 0), |daily| (daily.failures, daily.narrowed));
+        let is_narrowest = narrowed == MOST_NARROWED;
+        // A smaller question is another one, and need not wait.
+        let failures = if is_too_much && !is_narrowest { 1 } else { failed_before.saturating_add(1) };
         let rests_until = failed.map(|error| Instant::now() + self.note(error, failures));
         if let Some(daily) = &mut self.daily {
-            (daily.failures, daily.rests_until) = (failures, rests_until);
+            (daily.failures, daily.rests_until) = (if failed.is_some() { failures } else { 0 }, rests_until);
+            daily.narrowed = match (&ended, is_too_much) {
+                (Ok(()), _) => narrowed.saturating_sub(1),
+                (Err(_), true) => (narrowed + 1).min(MOST_NARROWED),
+                (Err(_), false) => narrowed,
+            };
+        }
+        if let Some(error) = failed.filter(|_| is_too_much && is_narrowest && failures >= MOST_TRIES) {
+            self.pass_over(error).await?;
         }
         if failed.is_some() { Ok(Ended::Resting) } else { ended.map(|()| Ended::Well) }
+    }
+
+    /// Has the daily run go on behind the next record.
+    async fn pass_over(&mut self, error: &PollError) -> Result<(), PollError> {
+        let Some(daily) = &mut self.daily else { return Ok(()) };
+        let Some(place) = daily.run.as_ref().and_then(|run| run.reading) else { return Ok(()) };
+        let Some(job) = self.jobs.iter().find(|job| job.plan.entity == place.entity) else { return Ok(()) };
+        let (ids, _) = self.portal.ids(&job.plan, everything(&job.plan, place.cursor), LANE).await?;
+        let Some(id) = ids.first() else { return Ok(()) };
+        let entity = place.entity;
+        tracing::error!(
+            "Daily run: going on without {entity} {id}, which could not be read {MOST_TRIES} times: {error}. What was \
+             missed of it stays so until it is edited, or tomorrow's run"
+        );
+        daily.note(place, Some(*id), 0, 0).await?;
+        (daily.failures, daily.rests_until) = (0, None);
+        Ok(())
     }
 
     /// Reads a stretch and publishes what was missed. Polls are between two of them, never within one, so that nothing
@@ -209,7 +246,8 @@ impl Poller {
             return Ok(());
         };
         let Some(job) = self.jobs.iter().find(|job| job.plan.entity == place.entity) else { return Ok(()) };
-        let stretch = read_behind(&self.portal, &mut self.enricher, &job.plan, place.cursor).await?;
+        let (cursor, narrowed) = (place.cursor, daily.narrowed);
+        let stretch = read_behind(&self.portal, &mut self.enricher, &job.plan, cursor, narrowed).await?;
         let records = stretch.readings.len() as u64;
         let overlap = self.spans.overlap;
         let look = Look { polled_until: checkpoint.watermark - overlap, observed: stretch.observed, overlap };

@@ -80,7 +80,8 @@ impl Poller {
             }
             wake = match self.turn().await {
                 Ok(ended) => {
-                    if ended == Ended::Well {
+                    // Of deals that goes well although contacts fail; these are not asked more often for it.
+                    if ended == Ended::Well && !self.is_first_unanswered() {
                         failures = 0;
                     }
                     self.next_turn()
@@ -309,6 +310,7 @@ impl Poller {
         let first = self.jobs[place].plan.first_watermark;
         let mut step =
             walk::advance(self.spans, first, stored.checkpoint.as_ref(), question, answered, ceiling);
+        let set_back_to = self.set_back_to(answered.observed, &stored);
         let clock = step.read_until.map(|read_until| {
             self.look_at_clock(place, answered.observed, read_until, step.checkpoint.watermark)
         });
@@ -318,7 +320,8 @@ impl Poller {
         };
         step.checkpoint.poll = Some(self.jobs[place].plan.poll(answered.observed, read_until));
         // A poll that begins with this answer reaches back, whoever ends it; one that was under way may be past it.
-        step.checkpoint.again_from = self.jobs[place].again_from.filter(|_| question.until.is_some());
+        let again_from = self.jobs[place].again_from.filter(|_| question.until.is_some());
+        step.checkpoint.again_from = again_from.into_iter().chain(set_back_to).min();
         let is_early = faults::is_planted("checkpoint-before-publish");
         if is_early {
             self.checkpoints.store(entity, &stored, &step.checkpoint).await?;
@@ -358,21 +361,25 @@ impl Poller {
             log_poll(job, question, step.checkpoint.watermark);
             job.end_poll(clock, Instant::now());
         }
-        self.watch_clock(answered.observed);
+        self.last_seen = Some((answered.observed, Instant::now()));
+        for job in &mut self.jobs {
+            set_back_to.into_iter().for_each(|from| job.read_again_from(from));
+        }
         Ok(())
     }
 
-    /// Has both jobs read again what was edited since the portal's clock was set back, which a walk may be past or a long one
-    /// not see at its end.
-    fn watch_clock(&mut self, observed: Moment) {
-        let now = Instant::now();
-        if let Some((before, then)) = self.last_seen.replace((observed, now))
-            && walk::is_set_back(self.spans, before, observed)
-        {
-            let since = (now - then).mul_f64(self.clock_speed);
-            let from = observed - chrono::Duration::from_std(since).unwrap_or(chrono::Duration::MAX);
-            self.jobs.iter_mut().for_each(|job| job.read_again_from(from));
-        }
+    /// Returns from when on what was edited has to be read again where the portal's clock was set back: a walk may be past it,
+    /// and a long one may not see that at its end.
+    fn set_back_to(&self, observed: Moment, stored: &Stored) -> Option<Moment> {
+        let (before, since) = match self.last_seen {
+            Some((before, then)) => {
+                let since = then.elapsed().mul_f64(self.clock_speed);
+                (before, chrono::Duration::from_std(since).unwrap_or(chrono::Duration::MAX))
+            }
+            // Another process saw it, nobody knows how long ago.
+            None => (stored.checkpoint.as_ref()?.poll?.observed, walk::UNKNOWN_GAP),
+        };
+        walk::is_set_back(self.spans, before, observed).then(|| observed - since)
     }
 
     async fn ask(

@@ -1,6 +1,6 @@
 //! Asking Bitrix24 for lists.
 
-use bitrix24::keyset::{PAGE_ROWS, Row};
+use bitrix24::keyset::{Page, Row};
 use bitrix24::{Batch, ChainLength, Client, Lane, Listing, Time};
 use chrono::{DateTime, Offset, TimeZone};
 use chrono_tz::Tz;
@@ -10,7 +10,7 @@ use serde_json::{Map, json};
 
 use crate::entity::{CREATED, MODIFIED, Plan};
 use crate::error::PollError;
-use crate::record::{Ignored, Record, read_rows};
+use crate::record::{Record, read_rows};
 use crate::trim::NEEDED;
 use crate::walk::{Answered, Moment, Question, whole_second};
 
@@ -70,9 +70,7 @@ impl Portal {
             match self.read(self.client.batch(&batch, lane)).await {
                 Ok(answer) => {
                     let observed = self.observed(&answer.time, before)?;
-                    let page = listing.read(question.after, length, answer)?;
-                    let rows = page.rows.into_iter().map(|row| row.raw).collect();
-                    return pages(plan, question, rows, Answered { observed, next: page.next });
+                    return of_page(plan, question, listing.read(question.after, length, answer)?, observed);
                 }
                 Err(PollError::Portal(bitrix24::Error::TooLarge { .. })) => {
                     match ChainLength::try_new(length.pages() / 2) {
@@ -89,8 +87,7 @@ impl Portal {
     ///
     /// A record that is too much alone is read without what the mapping does not need.
     async fn ask_for_few(&self, plan: &Plan, question: Question, lane: Lane) -> Result<Pages, PollError> {
-        let (rows, observed) = self.page(self.listing(plan, question, &["ID"]), question, lane).await?;
-        let ids: Vec<u64> = rows.iter().map(|row| row.id).collect();
+        let (ids, observed) = self.ids(plan, question, lane).await?;
         let mut count = ids.len().div_ceil(2);
         let mut is_narrow = false;
         while let Some(last) = count.checked_sub(1).and_then(|place| ids.get(place).copied()) {
@@ -106,8 +103,7 @@ impl Portal {
                         "A page of {} is too big: read {count} rows of it, up to ID {last}",
                         plan.method
                     );
-                    let rows = rows.into_iter().map(|row| row.raw).collect();
-                    return pages(plan, question, rows, Answered { observed, next: Some(last) });
+                    return of_page(plan, question, Page { rows, next: Some(last) }, observed);
                 }
                 Err(PollError::Portal(bitrix24::Error::TooLarge { .. })) if count > 1 => count /= 2,
                 Err(PollError::Portal(bitrix24::Error::TooLarge { .. })) if !is_narrow => is_narrow = true,
@@ -115,6 +111,34 @@ impl Portal {
             }
         }
         pages(plan, question, Vec::new(), Answered { observed, next: None })
+    }
+
+    /// Asks for the first rows of a page, so many at most.
+    pub async fn ask_for_rows(
+        &self,
+        plan: &Plan,
+        question: Question,
+        count: usize,
+        lane: Lane,
+    ) -> Result<Pages, PollError> {
+        let (ids, observed) = self.ids(plan, question, lane).await?;
+        let Some(last) = ids.get(..count).unwrap_or(&ids).last() else {
+            return pages(plan, question, Vec::new(), Answered { observed, next: None });
+        };
+        let listing = self.listing(plan, question, plan.select).up_to(*last);
+        let (rows, observed) = self.page(listing, question, lane).await?;
+        of_page(plan, question, Page { rows, next: Some(*last) }, observed)
+    }
+
+    /// Asks for the ids of the first page.
+    pub async fn ids(
+        &self,
+        plan: &Plan,
+        question: Question,
+        lane: Lane,
+    ) -> Result<(Vec<u64>, Moment), PollError> {
+        let (rows, observed) = self.page(self.listing(plan, question, &["ID"]), question, lane).await?;
+        Ok((rows.iter().map(|row| row.id).collect(), observed))
     }
 
     async fn page(
@@ -137,20 +161,19 @@ impl Portal {
         lane: Lane,
     ) -> Result<Vec<Result<Pages, PollError>>, PollError> {
         let mut batch = Batch::new();
-        let mut ids = Vec::new();
+        let mut listings = Vec::new();
         for (plan, question) in asked {
-            let chain =
-                self.listing(plan, *question, plan.select).chain(question.after, ChainLength::SINGLE)?;
-            for (_, command) in chain.commands() {
-                ids.push(batch.push(command.clone())?);
+            let listing = self.listing(plan, *question, plan.select);
+            for (_, command) in listing.chain(question.after, ChainLength::SINGLE)?.commands() {
+                listings.push((listing.clone(), batch.push(command.clone())?));
             }
         }
         let before = self.client.portal_now();
         let mut answer = self.read(self.client.batch(&batch, lane)).await?;
         let observed = self.observed(&answer.time, before)?;
-        let outcomes = asked.iter().zip(ids).map(|((plan, question), id)| {
+        let outcomes = asked.iter().zip(listings).map(|((plan, question), (listing, id))| {
             let answer = answer.take(&id).map_err(bitrix24::Error::from)?;
-            first_page(plan, *question, &answer, observed)
+            of_page(plan, *question, listing.first_page(question.after, &answer)?, observed)
         });
         Ok(outcomes.collect())
     }
@@ -193,22 +216,9 @@ impl Portal {
     }
 }
 
-fn first_page(
-    plan: &Plan,
-    question: Question,
-    answer: &bitrix24::Answer,
-    observed: Moment,
-) -> Result<Pages, PollError> {
-    let rows: Vec<Box<RawValue>> = answer.parse("a list of rows")?;
-    let length = rows.len();
-    if length > PAGE_ROWS {
-        return Err(PollError::Ignored { method: plan.method, fault: Ignored::TooMany });
-    }
-    let mut pages = pages(plan, question, rows, Answered { observed, next: None })?;
-    if length == PAGE_ROWS {
-        pages.answered.next = pages.records.last().map(|record| record.record.id.get());
-    }
-    Ok(pages)
+fn of_page(plan: &Plan, question: Question, page: Page, observed: Moment) -> Result<Pages, PollError> {
+    let rows = page.rows.into_iter().map(|row| row.raw).collect();
+    pages(plan, question, rows, Answered { observed, next: page.next })
 }
 
 fn pages(

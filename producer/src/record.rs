@@ -33,9 +33,6 @@ pub struct Record {
 /// An answer to another question than the one that was asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Ignored {
-    /// There are more rows than a page has.
-    #[error("a page has more rows than pages have")]
-    TooMany,
     /// A row is no record.
     #[error("a row is no object with a positive ID")]
     NoRecord,

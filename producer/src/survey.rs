@@ -1,5 +1,6 @@
 //! Reads the whole selection by id, whatever its modification times: for reconciliation.
 
+use bitrix24::keyset::PAGE_ROWS;
 use bitrix24::{ChainLength, Client, Lane};
 use runtime::CancellationToken;
 use schemas::Entity;
@@ -13,13 +14,16 @@ use crate::record::{Reading, Record, read_rows};
 use crate::walk::{Moment, Question, whole_second};
 
 /// Nobody waits for it, so that polls and statuses go first.
-const LANE: Lane = Lane::Backfill;
+pub const LANE: Lane = Lane::Backfill;
 
 /// Pages of records in one request where their rows come in few further ones.
 const QUICK_PAGES: u8 = 10;
 
 /// Pages of records for each of which another command is needed.
 const SLOW_PAGES: u8 = 2;
+
+/// Halvings after which a single record is left of any of them.
+pub const MOST_NARROWED: u8 = 9;
 
 /// Some records of an entity in ascending order of ids.
 pub struct Stretch {
@@ -56,7 +60,7 @@ impl Survey {
     /// Reads the records behind an id.
     pub async fn behind(&mut self, entity: Entity, after: u64) -> Result<Stretch, PollError> {
         let plan = plan_of(&self.plans, entity);
-        read_behind(&self.portal, &mut self.enricher, plan, after).await
+        read_behind(&self.portal, &mut self.enricher, plan, after, 0).await
     }
 
     /// Reads some records by their ids; those that are gone or outside of the selection are left out.
@@ -84,22 +88,45 @@ fn plan_of(plans: &[Plan; 2], entity: Entity) -> &Plan {
     }
 }
 
+/// How much is asked for at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Portion {
+    Pages(u8),
+    Rows(usize),
+}
+
+/// Halves some pages so often, down to a single row.
+fn portion(pages: u8, narrowed: u8) -> Portion {
+    let rows = (usize::from(pages) * PAGE_ROWS).checked_shr(narrowed.into()).unwrap_or(0);
+    match u8::try_from(rows / PAGE_ROWS) {
+        Ok(pages @ 1..) => Portion::Pages(pages),
+        _ => Portion::Rows(rows.max(1)),
+    }
+}
+
 /// Asks for all that polling may ever see.
-fn everything(plan: &Plan, after: u64) -> Question {
+pub fn everything(plan: &Plan, after: u64) -> Question {
     Question { from: plan.first_watermark, until: None, after }
 }
 
-/// Reads the records of a plan behind an id.
+/// Reads the records of a plan behind an id; how many at once is halved so often.
 pub async fn read_behind(
     portal: &Portal,
     enricher: &mut Enricher,
     plan: &Plan,
     after: u64,
+    narrowed: u8,
 ) -> Result<Stretch, PollError> {
     let is_slow = plan.has_rows_and_seller && !enricher.is_quick();
     let pages = if is_slow { SLOW_PAGES } else { QUICK_PAGES };
-    let length = ChainLength::try_new(pages).unwrap_or(ChainLength::SINGLE);
-    let Pages { records, answered, .. } = portal.ask(plan, everything(plan, after), length, LANE).await?;
+    let question = everything(plan, after);
+    let Pages { records, answered, .. } = match portion(pages, narrowed) {
+        Portion::Pages(pages) => {
+            let length = ChainLength::try_new(pages).unwrap_or(ChainLength::SINGLE);
+            portal.ask(plan, question, length, LANE).await?
+        }
+        Portion::Rows(count) => portal.ask_for_rows(plan, question, count, LANE).await?,
+    };
     let readings = complete(portal, enricher, plan, records, answered.observed).await?;
     Ok(Stretch { readings, next: answered.next, observed: answered.observed })
 }
@@ -115,4 +142,30 @@ async fn complete(
         return enricher.complete(portal, records, observed, LANE).await;
     }
     Ok(records.into_iter().map(|record| Reading::alone(record, observed)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_fails_is_asked_for_in_halves_down_to_one_record() {
+        let portions: Vec<Portion> =
+            (0..=MOST_NARROWED).map(|narrowed| portion(QUICK_PAGES, narrowed)).collect();
+        let expected = [
+            Portion::Pages(10),
+            Portion::Pages(5),
+            Portion::Pages(2),
+            Portion::Pages(1),
+            Portion::Rows(31),
+            Portion::Rows(15),
+            Portion::Rows(7),
+            Portion::Rows(3),
+            Portion::Rows(1),
+            Portion::Rows(1),
+        ];
+        assert_eq!(portions, expected);
+        assert_eq!(portion(SLOW_PAGES, MOST_NARROWED), Portion::Rows(1));
+        assert_eq!(portion(SLOW_PAGES, u8::MAX), Portion::Rows(1));
+    }
 }

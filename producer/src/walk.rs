@@ -124,7 +124,7 @@ pub fn whole_second(moment: Moment) -> Moment {
 const AHEAD: Duration = Duration::days(366);
 
 /// How far back the portal's clock may have gone while nobody looked.
-const UNKNOWN_GAP: Duration = Duration::hours(24);
+pub const UNKNOWN_GAP: Duration = Duration::hours(24);
 
 /// What to make of the portal's clock after a poll that ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

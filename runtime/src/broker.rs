@@ -63,6 +63,7 @@ impl NatsSettings {
             reader.optional_secret("NATS_NKEY_SEED", "a user seed that starts with SU", "SU…", |seed| {
                 seed.starts_with("SU")
             });
+        let tls = read_tls(reader);
         let credentials = match (user, password?, seed?) {
             (None, None, None) => Some(Credentials::None),
             (Some(user), Some(password), None) => {
@@ -82,7 +83,6 @@ impl NatsSettings {
                 None
             }
         };
-        let tls = read_tls(reader);
         Some(NatsSettings { servers: servers?, credentials: credentials?, tls: tls? })
     }
 

@@ -65,10 +65,10 @@ fn read_portal(reader: &Reader<'_>) -> Option<bitrix24::ClientBuilder> {
     let example = "https://portal.example/rest/1/secret/";
     let authorities = reader.authorities("BITRIX24_CA_FILE");
     let url = reader.required_secret(name, expected, example, |_| true)?;
-    let (authorities, file) = (authorities?, reader.secret_file(name));
+    let file = reader.secret_file(name);
     let builder = || {
         let builder = Client::builder(url.clone());
-        match &authorities {
+        match authorities.as_ref().and_then(Option::as_ref) {
             Some(pem) => builder.root_certificates(pem.clone()),
             None => builder,
         }
@@ -77,9 +77,12 @@ fn read_portal(reader: &Reader<'_>) -> Option<bitrix24::ClientBuilder> {
         reader.problem(name, &format!("a value that does not fit (not shown): {error}"), expected, example);
         return None;
     }
+    // What is wrong with it is noted.
+    authorities.as_ref()?;
+    let builder = builder();
     Some(match file {
-        Some(file) => builder().renewed_by(move || file.read()),
-        None => builder(),
+        Some(file) => builder.renewed_by(move || file.read()),
+        None => builder,
     })
 }
 

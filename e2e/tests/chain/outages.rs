@@ -87,6 +87,13 @@ fn a_bitrix24_that_fails_a_thousand_times_in_a_row_is_asked_once_a_step_of_the_b
     assert!(tries <= 2 * (lasts / 45_000 + 10), "{tries} tries of statuses");
 }
 
+#[test]
+fn contacts_that_fail_alone_are_asked_for_once_a_minute_also_while_deals_go_well() {
+    let told = get_over(41, Event::PortalIll(portal::Illness::WithoutContacts, HOUR), HOUR);
+    let tries = arrivals(&told, &[Stage::Producer], HOUR).len() as u64;
+    assert!(tries <= 2 * HOUR / 45_000 + 20, "{tries} requests of the producer in an hour");
+}
+
 /// How Bitrix24 turns a webhook away.
 const REFUSALS: [(u16, &str); 12] = [
     (503, "OVERLOAD_LIMIT"),

@@ -114,6 +114,8 @@ pub enum Illness {
     Failing,
     /// Every request fails as a server does.
     Down,
+    /// Contacts are not listed, and everything else works.
+    WithoutContacts,
     /// Every request is turned away with this status and this code.
     Refusing(u16, &'static str),
     /// Requests are carried out and many answers get lost.
@@ -336,6 +338,9 @@ impl Portal {
     ) -> Option<Result<String, &'static str>> {
         let param = |name: &str| params.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
         let result = match method {
+            "crm.contact.list" if self.illness == Some(Illness::WithoutContacts) => {
+                return Some(Err("INTERNAL_SERVER_ERROR"));
+            }
             "crm.contact.list" => self.list(Entity::Contact, params, now, last_ids, id)?,
             "crm.deal.list" => self.list(Entity::Deal, params, now, last_ids, id)?,
             "crm.contact.update" => return Some(self.update(Entity::Contact, params, now, chance)),

@@ -397,10 +397,7 @@ async fn what_no_poll_has_come_to_for_an_hour_is_named() -> anyhow::Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_daily_run_publishes_what_polling_missed_and_says_how_many() -> anyhow::Result<()> {
     let mut school = School::builder().plain(60, 20).open().await?;
-    let now = school.bitrix24.now().await?;
-    let (hour, minute): (u64, u64) = (now[11..13].parse()?, now[14..16].parse()?);
-    let at = (hour * 60 + minute + 90) % (24 * 60);
-    school.set_env("RECONCILE_AT", &format!("{:02}:{:02}", at / 60, at % 60));
+    run_daily_in(&mut school, 90).await?;
     for stage in Stage::ALL {
         school.start(stage)?;
     }
@@ -425,4 +422,46 @@ async fn the_daily_run_publishes_what_polling_missed_and_says_how_many() -> anyh
     let (code, answer) = reconcile(&school, &[]).await?;
     assert_eq!((code, found(&answer)), (0, BTreeSet::new()), "{answer}");
     school.assert_consistent().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deal_that_the_portal_cannot_give_ends_no_daily_run() -> anyhow::Result<()> {
+    let mut school = School::builder().plain(10, 20).open().await?;
+    // Its rows come alone, so that only its own fail.
+    school.bitrix24.set(json!({"item_owner_arrays": "match_nothing"})).await?;
+    run_daily_in(&mut school, 90).await?;
+    for stage in Stage::ALL {
+        school.start(stage)?;
+    }
+    school.caught_up().await?;
+    let state = school.bitrix24.state().await?;
+    let deals = state["deals"].as_array().into_iter().flatten();
+    let deals: Vec<u64> = deals.filter_map(|deal| deal["ID"].as_str()?.parse().ok()).collect();
+    let (sick, behind) = (deals[5], deals[9]);
+    let_an_hour_pass(&school).await?;
+    school.bitrix24.edit_silently("deal", behind, json!({"OPPORTUNITY": "1.00"}), None).await?;
+    let no_rows = json!({
+        "kind": "command_error", "method": "crm.deal.productrows.get", "id": sick,
+        "error": "ERROR_CORE", "description": "Internal error"
+    });
+    school.bitrix24.fault(no_rows).await?;
+    school.bitrix24.advance_clock(HOUR).await?;
+    let log = || std::fs::read_to_string(school.log_file(Stage::Producer));
+    eventually("the end of the daily run", e2e::PATIENCE, || async {
+        Ok(log()?.contains("Daily run: read").then_some(()))
+    })
+    .await?;
+    let log = log()?;
+    assert!(log.contains(&format!("going on without deal {sick}")), "{log}");
+    assert!(log.contains("Daily run: read 29 records; polling had missed 1"), "{log}");
+    Ok(())
+}
+
+/// Has the daily run begin so many minutes of the portal's from now.
+async fn run_daily_in(school: &mut School, minutes: u64) -> anyhow::Result<()> {
+    let now = school.bitrix24.now().await?;
+    let (hour, minute): (u64, u64) = (now[11..13].parse()?, now[14..16].parse()?);
+    let at = (hour * 60 + minute + minutes) % (24 * 60);
+    school.set_env("RECONCILE_AT", &format!("{:02}:{:02}", at / 60, at % 60));
+    Ok(())
 }

@@ -248,6 +248,7 @@ async fn a_portal_that_writes_the_same_in_other_words_says_nothing_new() {
     for shape in [
         json!({"swap_numbers_and_strings": true}),
         json!({"lists_as_objects": true}),
+        json!({"rows_as_object": true}),
         json!({"unset_multiple": [], "unset_multifield": false}),
         json!({"unset_multiple": null, "unset_multifield": []}),
     ] {
@@ -259,5 +260,10 @@ async fn a_portal_that_writes_the_same_in_other_words_says_nothing_new() {
         }
         bench.polls_more(2).await;
         assert_eq!(bench.messages().await, messages, "{shape}");
+        let lists = async || bench.requests().await["commands"]["crm.contact.list"].as_u64().unwrap();
+        let (asked, polls) = (lists().await, bench.polls(Entity::Contact).await);
+        bench.polls_more(3).await;
+        let polls = bench.polls(Entity::Contact).await + 1 - polls;
+        assert!(lists().await - asked <= polls, "{shape}: each poll asks once");
     }
 }

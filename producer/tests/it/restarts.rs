@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
+use chrono::{DateTime, FixedOffset};
 use schemas::streams::{CHECKPOINTS, RAW};
-use schemas::{Checkpoint, Entity, Window, subjects};
+use schemas::{Checkpoint, Entity, Poll, Window, subjects};
 use serde_json::json;
 
 use crate::bench::{Bench, STATUS, contact, eventually};
@@ -166,4 +167,28 @@ async fn the_server_of_the_stream_may_die_and_come_back() {
     bench.nats.restart().await.unwrap();
     bench.settles_at(400).await;
     assert!(bench.counts().await.values().all(|count| *count == 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_is_set_back_between_two_producers_hides_no_edit_from_the_walk_of_both() {
+    let mut bench = Bench::plain(60, 0).await;
+    let ids = bench.ids().await;
+    let clock = bench.admin_get("clock").await;
+    let now: DateTime<FixedOffset> = clock["now"].as_str().unwrap().parse().unwrap();
+    // What the first one leaves behind in the middle of its first sync.
+    let from = "2015-01-01T00:00:00+03:00".parse().unwrap();
+    let checkpoint = Checkpoint {
+        watermark: from,
+        window: Some(Window { from, until: now, cursor: ids[29] }),
+        polls: 0,
+        again_from: None,
+        poll: Some(Poll { observed: now, interval_seconds: 60, read_until: None }),
+    };
+    let contacts = bench.broker.bucket(&CHECKPOINTS).await.unwrap();
+    contacts.put(Entity::Contact.token(), serde_json::to_vec(&checkpoint).unwrap().into()).await.unwrap();
+    bench.admin("clock", json!({"advance_seconds": -3_600.0})).await;
+    bench.edit_contact(ids[3], json!({"NAME": "Вера"})).await;
+    bench.admin("clock", json!({"advance_seconds": 600.0})).await;
+    bench.start_producer();
+    bench.shows_name(ids[3], "Вера").await;
 }
