@@ -41,10 +41,12 @@ use clap_complete::Shell;
 use cli::{CommandLine, Verb};
 use environment::Environment;
 use exit::{Exit, Failure};
+use runtime::faults;
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
     runtime::leave_no_core_dump();
+    runtime::logs::hide_panics();
     let command_line = match CommandLine::try_parse() {
         Ok(command_line) => command_line,
         // Help and the version are asked for as text.
@@ -101,6 +103,7 @@ fn start(command_line: &CommandLine) -> Result<Exit, Failure> {
         .build()
         .map_err(|error| Failure::environment(format!("Cannot start: {error}")))?;
     runtime.block_on(async {
+        faults::crash_point("command-begun");
         match &command_line.verb {
             Verb::Up(arguments) => up::run(environment, arguments, json).await,
             Verb::Bootstrap(arguments) => bootstrap::run(&environment, arguments, json).await,

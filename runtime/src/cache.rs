@@ -72,7 +72,8 @@ impl<V: Serialize + DeserializeOwned> DiskCache<V> {
         };
         if database.is_none() {
             tracing::warn!(
-                "No local cache at {}: every lookup goes to the stream. If its disk is full, make room and restart",
+                "No local cache at {}: every lookup goes to the stream. If its disk is full, make room and restart; at \
+                 most {SLOTS} replicas share a folder",
                 path.display()
             );
         }

@@ -57,8 +57,11 @@ async fn step(inbox: &Inbox, delivery: Delivery, handler: &impl Handler) -> Resu
     if faults::is_planted("ack-before-effect") {
         inbox.acknowledge_early(&delivery).await?;
     }
-    faults::crash_point_of("message-received", delivery.record());
-    let handling = trace::within(delivery.trace_context(), handler.handle(&delivery));
+    let handling = async {
+        faults::crash_point_of("message-received", delivery.record());
+        handler.handle(&delivery).await
+    };
+    let handling = trace::within(delivery.trace_context(), handling);
     match AssertUnwindSafe(handling).catch_unwind().await {
         Ok(verdict) => inbox.settle(delivery, verdict).await,
         Err(_) => inbox.return_after_panic(delivery).await,

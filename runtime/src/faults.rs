@@ -10,8 +10,11 @@ use schemas::RecordRef;
 pub const COMPILED_IN: bool = cfg!(all(feature = "faults", debug_assertions));
 
 /// Variable that names where the process is to die: `PLACE`, `PLACE@contact.5` only over that record, `PLACE+2` after
-/// having passed there twice.
+/// having passed there twice. `!PLACE` has it panic instead, with [`LAST_WORDS`].
 pub const CRASH_VARIABLE: &str = "ROLLCALL_CRASH_AT";
+
+/// What a panic there says, in the place of a record that it might quote. Nobody may hear it.
+pub const LAST_WORDS: &str = "the-words-of-a-panic-about-a-pupil";
 
 /// Variable that names the mistake that the process is to make.
 pub const MISTAKE_VARIABLE: &str = "ROLLCALL_MISTAKE";
@@ -62,7 +65,7 @@ mod planted {
     use nix::unistd::Pid;
     use schemas::RecordRef;
 
-    use super::{CRASH_VARIABLE, MISTAKE_VARIABLE};
+    use super::{CRASH_VARIABLE, LAST_WORDS, MISTAKE_VARIABLE};
 
     /// Where to die.
     #[derive(Debug, PartialEq)]
@@ -71,16 +74,19 @@ mod planted {
         record: Option<String>,
         /// Passes that are survived first.
         passes: u64,
+        /// By a panic.
+        is_panic: bool,
     }
 
     impl Crash {
         fn parse(text: &str) -> Crash {
+            let (text, is_panic) = text.strip_prefix('!').map_or((text, false), |text| (text, true));
             let (text, passes) = text.split_once('+').unwrap_or((text, "0"));
             let (place, record) = match text.split_once('@') {
                 Some((place, record)) => (place, Some(record.to_owned())),
                 None => (text, None),
             };
-            Crash { place: place.to_owned(), record, passes: passes.parse().unwrap_or(0) }
+            Crash { place: place.to_owned(), record, passes: passes.parse().unwrap_or(0), is_panic }
         }
 
         fn fits(&self, place: &str, record: Option<RecordRef>) -> bool {
@@ -106,6 +112,7 @@ mod planted {
         if PASSED.fetch_add(1, Ordering::SeqCst) < crash.passes {
             return;
         }
+        assert!(!crash.is_panic, "{LAST_WORDS}");
         // Not an exit: nothing is flushed, closed or told to anybody.
         let _dead = kill(Pid::this(), Signal::SIGKILL);
         loop {
@@ -136,6 +143,7 @@ mod planted {
             assert!(!whole.fits("before-create", six) && !whole.fits("before-create", None));
             assert!(!whole.fits("before-ack", five));
             assert!(Crash::parse("before-ack").fits("before-ack", six));
+            assert!(Crash::parse("!before-ack").is_panic && !whole.is_panic);
         }
     }
 }

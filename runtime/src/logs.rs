@@ -45,9 +45,16 @@ pub fn init(format: LogFormat) {
         LogFormat::Text => subscriber.with(lines).try_init(),
         LogFormat::Json => subscriber.with(lines.json()).try_init(),
     };
+}
+
+/// Has a panic tell its place alone: its message may quote a record or a secret.
+pub fn hide_panics() {
     std::panic::set_hook(Box::new(|panic| {
-        // The message may quote foreign data, so only the place is told.
         let place = panic.location().map_or_else(|| "an unknown place".to_owned(), ToString::to_string);
-        tracing::error!("panicked at {place}");
+        if tracing::dispatcher::has_been_set() {
+            tracing::error!("panicked at {place}");
+        } else {
+            eprintln!("panicked at {place}");
+        }
     }));
 }

@@ -100,6 +100,7 @@ pub fn configure<S: Stage>(source: &Source) -> Result<(Settings, S::Config), Set
 /// Runs a stage as a process. `check` as the only argument just reads the settings, `health` asks a running stage.
 pub fn main<S: Stage>() -> ExitCode {
     leave_no_core_dump();
+    logs::hide_panics();
     let argument = std::env::args().nth(1);
     let source = Source::from_process();
     match argument.as_deref() {
@@ -198,9 +199,9 @@ async fn run<S: Stage>(settings: Settings, config: S::Config) -> ExitCode {
             in_the_clear.join(", ")
         );
     }
-    if let Some(host) = settings.traces.as_ref().and_then(TraceSettings::key_in_the_clear) {
+    if let Some(host) = settings.traces.as_ref().and_then(TraceSettings::in_the_clear) {
         tracing::warn!(
-            "The collector at {host} is reached without TLS: whoever is on the way can read its key. Use https"
+            "The collector at {host} is reached without TLS: whoever is on the way can read the spans and its key. Use https"
         );
     }
     let broker = match Broker::connect(S::NAME, &settings.nats, health.clone(), stopping.clone()).await {

@@ -48,11 +48,11 @@ impl TraceSettings {
         Some(endpoint.map(|endpoint| TraceSettings { endpoint, headers }))
     }
 
-    /// Returns the collector's host where headers, which may be its key, go there without TLS and beyond this machine and its
-    /// containers.
-    pub fn key_in_the_clear(&self) -> Option<&str> {
+    /// Returns the collector's host where spans, and headers that may be its key, go there without TLS and beyond this machine
+    /// and its containers.
+    pub fn in_the_clear(&self) -> Option<&str> {
         let host = self.endpoint.host_str().filter(|_| self.endpoint.scheme() == "http")?;
-        (self.headers.is_some() && !is_near(host)).then_some(host)
+        (!is_near(host)).then_some(host)
     }
 }
 
@@ -282,13 +282,14 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_goes_to_a_far_collector_without_tls_is_noticed() {
+    fn a_far_collector_without_tls_is_noticed() {
         let of = |endpoint: &'static str, headers: &'static str| {
             let settings = read(&[(ENDPOINT, endpoint), (HEADERS, headers)]).unwrap().unwrap();
-            settings.key_in_the_clear().map(str::to_owned)
+            settings.in_the_clear().map(str::to_owned)
         };
-        assert_eq!(of("http://traces.example:4318", "api-key=k").as_deref(), Some("traces.example"));
-        assert_eq!(of("http://traces.example:4318", ""), None);
+        for headers in ["api-key=k", ""] {
+            assert_eq!(of("http://traces.example:4318", headers).as_deref(), Some("traces.example"));
+        }
         for well in ["https://traces.example", "http://collector:4318", "http://[::1]:4318"] {
             assert_eq!(of(well, "api-key=k"), None, "{well}");
         }

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use e2e::harness::{Mended, Tally, judge};
 use e2e::{PATIENCE, School, Stage, eventually};
+use runtime::faults;
 use serde_json::json;
 
 use super::{SHORT_ACK_WAIT, until_success};
@@ -106,4 +107,27 @@ async fn a_status_writer_that_is_killed_while_the_portal_is_ill_buries_nothing()
     }
     school.caught_up().await?;
     judge::judge(&school, &Tally { mended, ..Tally::default() }).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_tells_what_a_panic_says() -> anyhow::Result<()> {
+    let mut school = School::builder().brisk().plain(1, 0).open().await?;
+    let state = school.bitrix24.state().await?;
+    let pupil = state["contacts"][0]["ID"].as_str().context("a pupil")?.to_owned();
+    school.doom(Stage::Mapper, &format!("!message-received@contact.{pupil}")).await?;
+    school.start(Stage::Producer)?;
+    eventually("a dead letter", PATIENCE, || async {
+        Ok((school.messages("DLQ").await? == 1).then_some(()))
+    })
+    .await?;
+    school.set_env(faults::CRASH_VARIABLE, "!command-begun");
+    let told = school.rollcall(&["--json", "status"]).await?;
+    let letters: Vec<String> =
+        school.dead_letters().await?.into_iter().map(|buried| buried.letter.reason).collect();
+    for (whose, text) in [("mapper", school.logs()?), ("rollcall", told.err + &told.out)] {
+        ensure!(text.contains("panicked at runtime/src/faults.rs"), "{whose} did not panic: {text}");
+        ensure!(!text.contains(faults::LAST_WORDS), "{whose} tells what its panic says");
+    }
+    ensure!(!letters.concat().contains(faults::LAST_WORDS), "{letters:?}");
+    Ok(())
 }
