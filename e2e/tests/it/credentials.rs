@@ -275,7 +275,7 @@ const FORBIDDEN: [(&str, &[&str]); 5] = [
             "$JS.API.CONSUMER.CREATE.B24_RAW.other",
             "$JS.API.CONSUMER.DURABLE.CREATE.B24_RAW.page",
             "$JS.API.DIRECT.GET.KV_waiting.$KV.waiting.1.2",
-            "$JS.API.DIRECT.GET.KV_claims.$KV.claims.1",
+            "$JS.API.DIRECT.GET.KV_claim.$KV.claim.1",
         ],
     ),
 ];
