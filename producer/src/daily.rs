@@ -209,8 +209,11 @@ impl Poller {
                 (Err(_), false) => narrowed,
             };
         }
-        if let Some(error) = failed.filter(|_| is_too_much && is_narrowest && failures >= MOST_TRIES) {
-            self.pass_over(error).await?;
+        if let Some(error) = failed.filter(|_| is_too_much && is_narrowest && failures >= MOST_TRIES)
+            && let Err(error) = self.pass_over(error).await
+            && !error.is_about_what_was_asked()
+        {
+            return Err(error);
         }
         if failed.is_some() { Ok(Ended::Resting) } else { ended.map(|()| Ended::Well) }
     }
