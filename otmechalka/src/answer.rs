@@ -13,6 +13,7 @@ use crate::refusal::{self, Refusal};
 
 /// No answer of otmechalka is near this size; anything longer is not read to its end.
 pub(crate) const MAX_BODY_BYTES: usize = 1024 * 1024;
+
 /// Weight of the parts of an answer beyond which it is not taken apart, which takes up to a hundred times the room of its text.
 const MOST_PARTS: usize = 20_000;
 
@@ -78,15 +79,20 @@ pub(crate) fn read(answer: Answer, operation: Operation, absence: Absence) -> Re
         BodyEnd::Broken(error) => return Err(error),
     }
     let body = answer.body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&answer.body);
-    if parts(body) > MOST_PARTS {
-        return Err(Error::Garbled { operation, status, what: "of more parts than any record has" });
-    }
     match status {
         200..=299 => success(body, operation, status).map(Some),
         404 => not_found(body, operation, absence),
         400..=499 => Err(refused(body, operation, status)),
         _ => Err(Error::Garbled { operation, status, what: "not one otmechalka gives" }),
     }
+}
+
+/// Reads JSON, or says what the answer is instead.
+fn parse(body: &[u8]) -> Result<Value, &'static str> {
+    if parts(body) > MOST_PARTS {
+        return Err("of more parts than any record has");
+    }
+    serde_json::from_slice(body).map_err(|_| "not JSON")
 }
 
 /// Returns the weight of what an answer would be taken apart into, at most: objects and lists weigh as much as ten values.
@@ -101,11 +107,12 @@ fn parts(body: &[u8]) -> usize {
 
 /// Reads a refusal, which otmechalka words in JSON; a page is a proxy's and says nothing about the record.
 fn refused(body: &[u8], operation: Operation, status: u16) -> Error {
-    match serde_json::from_slice::<Value>(body) {
+    match parse(body) {
         Ok(value) if value.is_object() || value.is_array() => {
             Error::Refused { operation, status, refusal: Refusal::from_json(status, &value) }
         }
-        _ => Error::Garbled { operation, status, what: "no JSON object or array" },
+        Ok(_) => Error::Garbled { operation, status, what: "no JSON object or array" },
+        Err(what) => Error::Garbled { operation, status, what },
     }
 }
 
@@ -114,8 +121,9 @@ fn success(body: &[u8], operation: Operation, status: u16) -> Result<Record, Err
     if body.iter().all(u8::is_ascii_whitespace) {
         return garbled(operation, "empty");
     }
-    let Ok(value) = serde_json::from_slice::<Value>(body) else {
-        return garbled(operation, "not JSON");
+    let value = match parse(body) {
+        Ok(value) => value,
+        Err(what) => return garbled(operation, what),
     };
     let Some(fields) = value.as_object() else {
         return garbled(operation, "not a JSON object");
@@ -136,7 +144,7 @@ fn success(body: &[u8], operation: Operation, status: u16) -> Result<Record, Err
 }
 
 fn not_found(body: &[u8], operation: Operation, absence: Absence) -> Result<Option<Record>, Error> {
-    let is_json = || serde_json::from_slice::<Value>(body).is_ok_and(|value| value.is_object());
+    let is_json = || parse(body).is_ok_and(|value| value.is_object());
     match operation.call {
         Call::GetClient | Call::GetTicket if absence == Absence::Any || is_json() => Ok(None),
         Call::GetClient | Call::GetTicket => {
