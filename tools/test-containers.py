@@ -246,9 +246,10 @@ def play(compose):
     compose("--profile", "page", "up", "--detach", "--no-build", *scale)
     until_all_succeed()
     no_doubles()
+    # The page may be the last to start, and Docker takes its connections before it does.
+    until_healthy(compose)
     replicas_work_or_stand_ready(compose)
     page_answers()
-    until_healthy(compose)
     print(run(sys.executable, ROOT / "tools/check-containers.py", PROJECT), end="")
     if len(compose.servers) > 1:
         each_server_may_die(compose)
