@@ -75,8 +75,6 @@ pub struct FarSide {
     tries: u64,
     /// Records that failed since the last write that worked; never more than [`OUTAGE_RECORDS`].
     failing: BTreeSet<RecordRef>,
-    /// When a write last worked.
-    accepted: Option<Instant>,
     /// What was forbidden for which record, and when that was first; never more than [`MOST_FORBIDDEN`].
     forbidden: BTreeMap<(RecordRef, Call), Instant>,
     /// When each call last worked.
@@ -117,7 +115,6 @@ impl FarSide {
             fresh: 0,
             tries: 0,
             failing: BTreeSet::new(),
-            accepted: None,
             forbidden: BTreeMap::new(),
             permitted: BTreeMap::new(),
         }
@@ -179,17 +176,17 @@ impl FarSide {
         }
     }
 
-    /// Notes that a write worked, which no refusal proves: a store that is read-only refuses just as well.
-    pub fn accepted(&mut self, at: Instant) {
-        self.accepted = self.accepted.max(Some(at));
-    }
-
     /// Tells whether a record that failed first so long ago fails on its own.
     ///
     /// With few records about, an outage of the writes looks like a sick record until a write works that is
     /// another's, as its own would have settled it.
     pub fn took_others_within(&self, since_first_failure: Duration, now: Instant) -> bool {
-        self.accepted.is_some_and(|accepted| now - accepted < since_first_failure)
+        self.last_write().is_some_and(|worked| now - worked < since_first_failure)
+    }
+
+    /// Returns when a write last worked, which no refusal proves: a store that is read-only refuses just as well.
+    fn last_write(&self) -> Option<Instant> {
+        self.permitted.iter().filter(|(call, _)| call.is_write()).map(|(_, at)| *at).max()
     }
 
     /// Notes that a call about a record worked.
@@ -205,10 +202,9 @@ impl FarSide {
             self.forbidden.clear();
         }
         let first = *self.forbidden.entry(key).or_insert(now);
-        let last_write = self.permitted.iter().filter(|(call, _)| call.is_write()).map(|(_, at)| *at).max();
         if self.permitted.get(&call).is_some_and(|worked| *worked > first) {
             Whose::Own
-        } else if last_write.is_some_and(|worked| worked > first) {
+        } else if self.last_write().is_some_and(|worked| worked > first) {
             // Should the token end meanwhile, others are forbidden too.
             Whose::Unproven
         } else {
@@ -353,11 +349,13 @@ mod tests {
         let (failed, now) = (start + seconds(1), start + seconds(3));
         let is_its_own = |far_side: &FarSide| far_side.took_others_within(now - failed, now);
         assert!(!is_its_own(&far_side));
-        far_side.accepted(start);
+        far_side.permitted(record(2), Call::CreateClient, start);
         far_side.answered(Kind::Write);
         assert!(!is_its_own(&far_side), "that was before, and a refusal proves nothing");
-        far_side.accepted(failed + seconds(1));
-        far_side.accepted(start);
+        far_side.permitted(record(2), Call::GetClient, failed + seconds(1));
+        assert!(!is_its_own(&far_side), "a lookup is no write");
+        far_side.permitted(record(2), Call::CreateClient, failed + seconds(1));
+        far_side.permitted(record(2), Call::UpdateClient, start);
         assert!(is_its_own(&far_side));
     }
 

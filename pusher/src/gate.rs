@@ -209,13 +209,9 @@ impl Gate {
 
     /// Notes that a call about a record worked.
     pub fn worked(&self, record: RecordRef, call: Call) {
-        let kind = Kind::of(call);
         self.change(|far_side| {
-            self.note_answer(far_side, kind);
+            self.note_answer(far_side, Kind::of(call));
             far_side.permitted(record, call, Instant::now());
-            if kind == Kind::Write {
-                far_side.accepted(Instant::now());
-            }
         });
     }
 
