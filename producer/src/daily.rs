@@ -144,6 +144,18 @@ impl Daily {
         self.rests_until
     }
 
+    /// Notes a stretch that failed, and has the next one ask for less where that may help. Returns how many failed in a row
+    /// that asked for as much.
+    fn note_failure(&mut self, is_too_much: bool) -> u32 {
+        if is_too_much && self.narrowed < MOST_NARROWED {
+            // A smaller question is another one, and need not wait.
+            (self.narrowed, self.failures) = (self.narrowed + 1, 1);
+        } else {
+            self.failures = self.failures.saturating_add(1);
+        }
+        self.failures
+    }
+
     /// Notes what was dealt with; gives the run once it has ended.
     pub async fn note(
         &mut self,
@@ -193,29 +205,29 @@ impl Poller {
         if self.is_first_unanswered() {
             return ended.map(|()| Ended::Well);
         }
-        let failed = ended.as_ref().err().filter(|error| error.is_about_what_was_asked());
-        let is_too_much = failed.is_some_and(|error| !error.is_want_of_operating());
-        let (failed_before, narrowed) =
-            self.daily.as_ref().map_or((0, 0), |daily| (daily.failures, daily.narrowed));
-        let is_narrowest = narrowed == MOST_NARROWED;
-        // A smaller question is another one, and need not wait.
-        let failures = if is_too_much && !is_narrowest { 1 } else { failed_before.saturating_add(1) };
-        let rests_until = failed.map(|error| Instant::now() + self.note(error, failures));
+        let Some(daily) = &mut self.daily else { return ended.map(|()| Ended::Well) };
+        let error = match ended {
+            Err(error) if error.is_about_what_was_asked() => error,
+            ended => {
+                (daily.failures, daily.rests_until) = (0, None);
+                daily.narrowed = daily.narrowed.saturating_sub(u8::from(ended.is_ok()));
+                return ended.map(|()| Ended::Well);
+            }
+        };
+        let is_too_much = !error.is_want_of_operating();
+        let failures = daily.note_failure(is_too_much);
+        let is_hopeless = is_too_much && daily.narrowed == MOST_NARROWED && failures >= MOST_TRIES;
+        let rests_until = Instant::now() + self.note(&error, failures);
         if let Some(daily) = &mut self.daily {
-            (daily.failures, daily.rests_until) = (if failed.is_some() { failures } else { 0 }, rests_until);
-            daily.narrowed = match (&ended, is_too_much) {
-                (Ok(()), _) => narrowed.saturating_sub(1),
-                (Err(_), true) => (narrowed + 1).min(MOST_NARROWED),
-                (Err(_), false) => narrowed,
-            };
+            daily.rests_until = Some(rests_until);
         }
-        if let Some(error) = failed.filter(|_| is_too_much && is_narrowest && failures >= MOST_TRIES)
-            && let Err(error) = self.pass_over(error).await
+        if is_hopeless
+            && let Err(error) = self.pass_over(&error).await
             && !error.is_about_what_was_asked()
         {
             return Err(error);
         }
-        if failed.is_some() { Ok(Ended::Resting) } else { ended.map(|()| Ended::Well) }
+        Ok(Ended::Resting)
     }
 
     /// Has the daily run go on behind the next record.
