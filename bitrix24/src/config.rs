@@ -17,6 +17,9 @@ use crate::transport::Transport;
 /// The portal's own limit of a request is 60 s; what it has not answered soon after, it never will.
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(75);
 
+/// Shorter than the keep-alive of common servers: a connection they are about to close is not used.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(20);
+
 /// Settings of a [`Client`], each with a default that suits a cloud portal on an ordinary plan.
 pub struct ClientBuilder {
     webhook_url: SecretString,
@@ -158,6 +161,8 @@ impl ClientBuilder {
             .referer(false)
             .connect_timeout(self.answer_timeout().min(Duration::from_secs(10)))
             .timeout(self.answer_timeout())
+            // Where one connection died unnoticed others did too: what lay idle while it was found out is not used.
+            .pool_idle_timeout(IDLE_TIMEOUT.min(self.answer_timeout()))
             .tls_version_min(reqwest::tls::Version::TLS_1_2);
         for pem in &self.root_certificates {
             let certificates =

@@ -127,7 +127,8 @@ impl Builder {
             .default_headers(headers())
             .timeout(self.timeout)
             .connect_timeout(MAX_CONNECT_TIMEOUT.min(self.timeout))
-            .pool_idle_timeout(IDLE_TIMEOUT)
+            // Where one connection died unnoticed others did too: what lay idle while it was found out is not used.
+            .pool_idle_timeout(IDLE_TIMEOUT.min(self.timeout))
             // A POST would come back from a redirect as a GET, and another host would see the token.
             .redirect(redirect::Policy::none())
             .retry(reqwest::retry::never())

@@ -1,9 +1,13 @@
 //! What goes out, and when it goes out twice.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use bitrix24::{Batch, Command, Entity, Error, ErrorClass, Lane, Update};
 use serde_json::{Map, Value, json};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
+use tokio::sync::Barrier;
 
 use crate::portal::{Portal, body, failure, success, webhook};
 
@@ -80,6 +84,49 @@ async fn a_broken_connection_is_tried_again_for_reads_only() {
     assert!(matches!(error, Error::Broken { .. }), "{error:?}");
     assert!(!connections.is_finished(), "a create went out twice");
     connections.abort();
+}
+
+/// Answers everything, but on each of its first two connections one request alone, and those together.
+async fn portal_of_two_dead_connections() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let origin = format!("http://{}", listener.local_addr().expect("an address"));
+    let both = Arc::new(Barrier::new(2));
+    tokio::spawn(async move {
+        let mut connections = 0;
+        while let Ok((mut stream, _)) = listener.accept().await {
+            connections += 1;
+            let dies_after = (connections <= 2).then(|| Arc::clone(&both));
+            tokio::spawn(async move {
+                let mut buffer = [0; 4_096];
+                let mut answered = 0;
+                while stream.read(&mut buffer).await.is_ok_and(|length| length > 0) {
+                    match &dies_after {
+                        Some(_) if answered > 0 => std::future::pending().await,
+                        Some(both) => drop(both.wait().await),
+                        None => {}
+                    }
+                    let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 15\r\n\r\n{\"result\":true}";
+                    stream.write_all(answer).await.expect("somebody listens");
+                    answered += 1;
+                }
+            });
+        }
+    });
+    origin
+}
+
+#[tokio::test]
+async fn of_connections_that_died_idle_one_alone_is_waited_for() {
+    let origin = portal_of_two_dead_connections().await;
+    let client = bitrix24::Client::builder(webhook(&origin)).timeout(Duration::from_secs(1));
+    let client = client.build().expect("a client");
+    let params = json!({});
+    let call = || client.call("profile", &params, Lane::Live);
+    let (first, second) = tokio::join!(call(), call());
+    first.and(second).expect("both connections work");
+    let error = call().await.expect_err("one that died");
+    assert!(matches!(error, Error::Timeout { .. }), "{error:?}");
+    call().await.expect("a new connection");
 }
 
 #[tokio::test]
