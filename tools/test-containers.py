@@ -283,7 +283,10 @@ def main():
         try:
             play(compose)
         except (Wrong, OSError, subprocess.CalledProcessError) as error:
-            print(compose("logs", "--no-color", "--tail", "30")[-20_000:], getattr(error, "stderr", ""), file=sys.stderr)
+            # What the servers say comes first, where it is cut: it is the most.
+            log = compose("logs", "--no-color", "--tail", "30").splitlines()
+            log.sort(key=lambda line: not line.startswith("nats"))
+            print("\n".join(log)[-20_000:], getattr(error, "stderr", ""), file=sys.stderr)
             sys.exit(f"{error}")
         finally:
             compose("down", "--volumes", "--timeout", "5")

@@ -18,7 +18,7 @@ pub async fn run(environment: &Environment, arguments: &cli::Bootstrap, json: bo
         stages::check_settings(&stages::folder()?, environment).await?;
         owner::check_both_crms(environment)?;
     }
-    let broker = nats::connect(environment).await?;
+    let broker = nats::connect_within(environment, keeping.patience()).await?;
     let mode = if arguments.dry_run { Mode::Look } else { Mode::Make };
     let change = if arguments.portal_renamed { owner::Change::Rename } else { owner::Change::Refuse };
     let mut renamed = None;

@@ -67,6 +67,13 @@ impl From<usize> for Keeping {
     }
 }
 
+impl Keeping {
+    /// Tells how long to wait for servers that are still coming up: a cluster's find each other first.
+    pub fn patience(&self) -> Duration {
+        if self.replicas > 1 { CLUSTER_PATIENCE } else { Duration::ZERO }
+    }
+}
+
 /// Goes through everything that is declared.
 pub async fn apply(
     broker: &Broker,
@@ -75,7 +82,7 @@ pub async fn apply(
 ) -> Result<Vec<Finding>, BrokerError> {
     let keeping = keeping.into();
     let replicas = keeping.replicas;
-    let patience = Instant::now() + if replicas > 1 { CLUSTER_PATIENCE } else { Duration::ZERO };
+    let patience = Instant::now() + keeping.patience();
     let mut findings = Vec::new();
     for stream in &STREAMS {
         findings.push(until(patience, broker, || apply_stream(broker, stream, keeping, mode)).await?);

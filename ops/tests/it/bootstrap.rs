@@ -1,7 +1,11 @@
 //! `rollcall bootstrap` against a real server.
 
+use std::pin::pin;
 use std::time::Duration;
 
+use futures::StreamExt;
+use futures::future::{Either, select};
+use runtime::local_nats::{LocalNats, Routes};
 use schemas::streams::{RAW, STATUSES};
 
 use crate::support::{Nats, rollcall};
@@ -52,6 +56,37 @@ async fn bad_settings_and_an_absent_server_have_exit_codes_of_their_own() {
     let nobody = vec![("NATS_URL", "nats://127.0.0.1:1".to_owned())];
     let absent = rollcall(folder.path(), &nobody, &["bootstrap"]).await;
     assert_eq!(absent.code, Some(3), "{}", absent.err);
+}
+
+#[tokio::test]
+async fn servers_that_have_no_leader_yet_are_waited_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let routes = Routes::direct().unwrap();
+    let mut servers = LocalNats::start_cluster(folder.path(), None, &routes).await.unwrap();
+    for server in &mut servers {
+        server.kill().await.unwrap();
+    }
+    servers[0].revive().unwrap();
+    let url = servers[0].url();
+    let client = async_nats::ConnectOptions::new().retry_on_initial_connect().connect(&url).await.unwrap();
+    let mut questions = client.subscribe("$JS.API.INFO").await.unwrap();
+    client.flush().await.unwrap();
+
+    let settings = vec![("NATS_URL", url)];
+    let bootstrap = pin!(rollcall(folder.path(), &settings, &["bootstrap", "--replicas", "3"]));
+    let others = async {
+        questions.next().await.expect("a first question");
+        questions.next().await.expect("another, as nobody answered that");
+        servers[1].revive().unwrap();
+        servers[2].revive().unwrap();
+    };
+    let bootstrap = match select(bootstrap, pin!(others)).await {
+        Either::Left((gave_up, _)) => panic!("{}{}", gave_up.out, gave_up.err),
+        Either::Right(((), bootstrap)) => bootstrap,
+    };
+    let made = bootstrap.await;
+    assert_eq!(made.code, Some(0), "{}{}", made.out, made.err);
+    assert!(made.out.contains("made     consumer pusher-15 of stream CRM_CMD"), "{}", made.out);
 }
 
 #[tokio::test]
