@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use crate::error::PollError;
 use crate::missed::Look;
 use crate::poller::{Ended, Poller};
-use crate::survey::{LANE, MOST_NARROWED, everything, read_behind};
+use crate::survey::{MOST_NARROWED, first_behind, read_behind};
 use crate::walk::Moment;
 
 /// Key in the bucket of checkpoints.
@@ -235,14 +235,14 @@ impl Poller {
         let Some(daily) = &mut self.daily else { return Ok(()) };
         let Some(place) = daily.run.as_ref().and_then(|run| run.reading) else { return Ok(()) };
         let Some(job) = self.jobs.iter().find(|job| job.plan.entity == place.entity) else { return Ok(()) };
-        let (ids, _) = self.portal.ids(&job.plan, everything(&job.plan, place.cursor), LANE).await?;
-        let Some(id) = ids.first() else { return Ok(()) };
+        let next = first_behind(&self.portal, &job.plan, place.cursor).await?;
+        let Some((id, _)) = next else { return Ok(()) };
         let entity = place.entity;
         tracing::error!(
             "Daily run: going on without {entity} {id}, which could not be read {MOST_TRIES} times: {error}. What was \
              missed of it stays so until it is edited, or tomorrow's run"
         );
-        daily.note(place, Some(*id), 0, 0).await?;
+        daily.note(place, Some(id), 0, 0).await?;
         (daily.failures, daily.rests_until) = (0, None);
         Ok(())
     }

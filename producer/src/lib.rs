@@ -48,7 +48,7 @@ use crate::portal::Portal;
 use crate::publisher::Publisher;
 pub use crate::publisher::sent_again;
 pub use crate::record::{Ignored, Reading, event_of_row};
-pub use crate::survey::{Stretch, Survey};
+pub use crate::survey::{MOST_NARROWED, Stretch, Survey};
 pub use crate::walk::Moment;
 
 /// The stage that polls Bitrix24.

@@ -57,10 +57,16 @@ impl Survey {
         self.portal.client()
     }
 
-    /// Reads the records behind an id.
-    pub async fn behind(&mut self, entity: Entity, after: u64) -> Result<Stretch, PollError> {
+    /// Reads the records behind an id; how many at once is halved so often, [`MOST_NARROWED`] times for a single one.
+    pub async fn behind(&mut self, entity: Entity, after: u64, narrowed: u8) -> Result<Stretch, PollError> {
         let plan = plan_of(&self.plans, entity);
-        read_behind(&self.portal, &mut self.enricher, plan, after, 0).await
+        read_behind(&self.portal, &mut self.enricher, plan, after, narrowed).await
+    }
+
+    /// Passes over the next record, which cannot be read: a stretch up to that without a reading; `None` where there is none.
+    pub async fn pass_over(&self, entity: Entity, after: u64) -> Result<Option<Stretch>, PollError> {
+        let next = first_behind(&self.portal, plan_of(&self.plans, entity), after).await?;
+        Ok(next.map(|(id, observed)| Stretch { readings: Vec::new(), next: Some(id), observed }))
     }
 
     /// Reads some records by their ids; those that are gone or outside of the selection are left out.
@@ -107,6 +113,16 @@ fn portion(pages: u8, narrowed: u8) -> Portion {
 /// Asks for all that polling may ever see.
 pub fn everything(plan: &Plan, after: u64) -> Question {
     Question { from: plan.first_watermark, until: None, after }
+}
+
+/// Returns the first id of a plan behind another one, and when that was so.
+pub async fn first_behind(
+    portal: &Portal,
+    plan: &Plan,
+    after: u64,
+) -> Result<Option<(u64, Moment)>, PollError> {
+    let (ids, observed) = portal.ids(plan, everything(plan, after), LANE).await?;
+    Ok(ids.first().map(|id| (*id, observed)))
 }
 
 /// Reads the records of a plan behind an id; how many at once is halved so often.

@@ -434,17 +434,11 @@ async fn a_deal_that_the_portal_cannot_give_ends_no_daily_run() -> anyhow::Resul
         school.start(stage)?;
     }
     school.caught_up().await?;
-    let state = school.bitrix24.state().await?;
-    let deals = state["deals"].as_array().into_iter().flatten();
-    let deals: Vec<u64> = deals.filter_map(|deal| deal["ID"].as_str()?.parse().ok()).collect();
+    let deals = deals(&school).await?;
     let (sick, behind) = (deals[5], deals[9]);
     let_an_hour_pass(&school).await?;
     school.bitrix24.edit_silently("deal", behind, json!({"OPPORTUNITY": "1.00"}), None).await?;
-    let no_rows = json!({
-        "kind": "command_error", "method": "crm.deal.productrows.get", "id": sick,
-        "error": "ERROR_CORE", "description": "Internal error"
-    });
-    school.bitrix24.fault(no_rows).await?;
+    school.bitrix24.fault(no_rows_of(sick)).await?;
     school.bitrix24.advance_clock(HOUR).await?;
     let log = || std::fs::read_to_string(school.log_file(Stage::Producer));
     eventually("the end of the daily run", e2e::PATIENCE, || async {
@@ -455,6 +449,41 @@ async fn a_deal_that_the_portal_cannot_give_ends_no_daily_run() -> anyhow::Resul
     assert!(log.contains(&format!("going on without deal {sick}")), "{log}");
     assert!(log.contains("Daily run: read 29 records; polling had missed 1"), "{log}");
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deal_that_the_portal_cannot_give_ends_no_reconciliation() -> anyhow::Result<()> {
+    let mut school = School::builder().plain(10, 20).open().await?;
+    // Its rows come alone, so that only its own fail.
+    school.bitrix24.set(json!({"item_owner_arrays": "match_nothing"})).await?;
+    for stage in Stage::ALL {
+        school.start(stage)?;
+    }
+    school.caught_up().await?;
+    let deals = deals(&school).await?;
+    let (sick, behind) = (deals[5], deals[9]);
+    school.otmechalka.remove("ticket", behind).await?;
+    school.bitrix24.fault(no_rows_of(sick)).await?;
+    let (code, answer) = reconcile(&school, &[]).await?;
+    let expected = set(&[format!("deal.{sick} unreadable"), format!("deal.{behind} missing")]);
+    assert_eq!((code, found(&answer)), (1, expected), "{answer:#}");
+    assert_eq!(answer["result"]["deals"], 19, "{answer:#}");
+    Ok(())
+}
+
+/// Fails each time when the rows of this deal are asked for.
+fn no_rows_of(deal: u64) -> Value {
+    json!({
+        "kind": "command_error", "method": "crm.deal.productrows.get", "id": deal,
+        "error": "ERROR_CORE", "description": "Internal error"
+    })
+}
+
+/// Returns the ids of all deals.
+async fn deals(school: &School) -> anyhow::Result<Vec<u64>> {
+    let state = school.bitrix24.state().await?;
+    let deals = state["deals"].as_array().into_iter().flatten();
+    Ok(deals.filter_map(|deal| deal["ID"].as_str()?.parse().ok()).collect())
 }
 
 /// Has the daily run begin so many minutes of the portal's from now.

@@ -50,6 +50,8 @@ pub enum Code {
     LeftSelection,
     /// otmechalka has it although nothing in it concerns otmechalka, or although it is refused and was never sent.
     Extra,
+    /// Bitrix24 gives others and not this one.
+    Unreadable,
     /// otmechalka answers about others and not about this one.
     Unanswered,
 }
@@ -75,6 +77,7 @@ impl Code {
             Code::Merged => "reconcile.merged",
             Code::LeftSelection => "reconcile.left_selection",
             Code::Extra => "reconcile.extra",
+            Code::Unreadable => "reconcile.unreadable",
             Code::Unanswered => "reconcile.unanswered",
         }
     }
@@ -178,7 +181,9 @@ impl Found {
     pub fn finding(&self, is_dry_run: bool) -> Finding {
         let severity = match (self.repair, self.code) {
             (Repair::Sent | Repair::Overtaken, _) => Severity::Warning,
-            (Repair::Possible, _) | (_, Code::Unpolled | Code::Unprocessed) => Severity::Error,
+            (Repair::Possible, _) | (_, Code::Unpolled | Code::Unprocessed | Code::Unreadable) => {
+                Severity::Error
+            }
             (Repair::ByHand, _) => Severity::Warning,
         };
         let RecordRef { entity, id } = self.record;
@@ -234,6 +239,7 @@ impl Found {
                 format!("it is refused and was never sent, and otmechalka has its {kind} all the same")
             }
             Code::Extra => format!("nothing in it concerns otmechalka, which has its {kind} all the same"),
+            Code::Unreadable => "Bitrix24 does not give it, and gives others".to_owned(),
             Code::Unanswered => "otmechalka gives no answer about it".to_owned(),
         }
     }
@@ -307,6 +313,7 @@ impl Found {
                 "Archive the client in otmechalka, or correct products and branches of the contact".to_owned()
             }
             Code::Extra => "Cancel the ticket in otmechalka, or correct the branches of the deal".to_owned(),
+            Code::Unreadable => format!("Open it in Bitrix24, a deal with its products, and save the {entity} anew"),
             Code::Unanswered => "Look at it in otmechalka".to_owned(),
             _ => "Correct the record as its status says; it follows by itself".to_owned(),
         }

@@ -99,6 +99,7 @@ async fn prepare(
         overdue: TimeDelta::seconds(arguments.overdue.as_secs().cast_signed()),
         checkpoints: broker.bucket(&CHECKPOINTS).await.map_err(unavailable)?,
         is_repair: arguments.repair && !arguments.dry_run,
+        narrowed: 0,
         broker,
     })
 }

@@ -8,9 +8,9 @@ use chrono::{DateTime, TimeDelta, Utc};
 use futures::{StreamExt, TryStreamExt};
 use mapper::{Rules, map_record};
 use producer::missed::{Look, Standing, standing};
-use producer::{Moment, PollError, Reading, Stretch, Survey, sent_again};
+use producer::{MOST_NARROWED, Moment, PollError, Reading, Stretch, Survey, sent_again};
 use runtime::{Broker, BrokerError, Bucket, PublishError, Published};
-use schemas::{Checkpoint, Entity, RecordChanged, RecordRef};
+use schemas::{Checkpoint, Entity, RecordChanged, RecordId, RecordRef};
 
 use super::fields::Fields;
 use super::found::{Code, Found, Repair};
@@ -65,6 +65,8 @@ pub struct Walk {
     pub remembered: [BTreeSet<u64>; 2],
     /// Whether to send round again what that mends.
     pub is_repair: bool,
+    /// How often to halve what is asked for at once.
+    pub narrowed: u8,
 }
 
 /// What came of comparing one record.
@@ -79,15 +81,17 @@ impl Walk {
     /// Compares the next page.
     pub async fn step(&mut self, progress: &mut Progress, entity: Entity, after: u64) -> Result<(), Failure> {
         let polled_until = self.polled_until(entity).await?;
-        let Stretch { readings, next, observed } = self.read_behind(entity, after).await?;
+        let (Stretch { readings, next, observed }, unreadable) = self.read_behind(entity, after).await?;
         let look = Look { polled_until, observed, overlap: self.overlap };
         let end = next.unwrap_or(u64::MAX);
-        let read: BTreeSet<u64> = readings.iter().map(|reading| reading.record.id.get()).collect();
+        let read = readings.iter().map(|reading| reading.record).chain(unreadable);
+        let read: BTreeSet<u64> = read.map(|record| record.id.get()).collect();
         let remembered = &self.remembered[place(entity)];
         let unread = remembered.range(after.saturating_add(1)..=end).filter(|id| !read.contains(id));
         let unread: Vec<u64> = unread.copied().collect();
         self.compare(progress, readings, look).await?;
         self.look_for(progress, entity, &unread).await?;
+        progress.add(unreadable.map(|record| Found::new(record, Code::Unreadable)).into_iter().collect());
         progress.advance(entity, next);
         Ok(())
     }
@@ -370,11 +374,7 @@ impl Walk {
         entity: Entity,
         ids: &[u64],
     ) -> Result<(), Failure> {
-        let record = |id: u64| {
-            let id = schemas::RecordId::try_new(id).ok()?;
-            Some(RecordRef { entity, id })
-        };
-        let candidates: Vec<RecordRef> = ids.iter().copied().filter_map(record).collect();
+        let candidates: Vec<RecordRef> = ids.iter().filter_map(|id| record(entity, *id)).collect();
         if candidates.is_empty() {
             return Ok(());
         }
@@ -417,13 +417,34 @@ impl Walk {
         }
     }
 
-    async fn read_behind(&mut self, entity: Entity, after: u64) -> Result<Stretch, Failure> {
+    /// Reads the records behind a place: fewer where Bitrix24 does not give them, in the end none but behind the one that it
+    /// does not give alone, and tells which that is.
+    async fn read_behind(
+        &mut self,
+        entity: Entity,
+        after: u64,
+    ) -> Result<(Stretch, Option<RecordRef>), Failure> {
         let mut patience = Patience::new();
         loop {
-            match self.survey.behind(entity, after).await {
-                Ok(stretch) => return Ok(stretch),
-                Err(error) => patience.after(error).await?,
+            let error = match self.survey.behind(entity, after, self.narrowed).await {
+                Ok(stretch) => {
+                    self.narrowed = self.narrowed.saturating_sub(1);
+                    return Ok((stretch, None));
+                }
+                Err(error) => error,
+            };
+            let is_too_much = error.is_about_what_was_asked() && !error.is_want_of_operating();
+            if is_too_much && self.narrowed < MOST_NARROWED {
+                self.narrowed += 1;
+                patience = Patience::new();
+            } else if is_too_much
+                && patience.is_over()
+                && let Ok(Some(stretch)) = self.survey.pass_over(entity, after).await
+            {
+                let unreadable = stretch.next.and_then(|id| record(entity, id));
+                return Ok((stretch, unreadable));
             }
+            patience.after(error).await?;
         }
     }
 
@@ -489,6 +510,10 @@ fn moved(case: &Case, target: &Target) -> Option<Moved> {
     (from != to).then_some(Moved { deal: case.record.id, from, to })
 }
 
+fn record(entity: Entity, id: u64) -> Option<RecordRef> {
+    Some(RecordRef { entity, id: RecordId::try_new(id).ok()? })
+}
+
 fn place(entity: Entity) -> usize {
     match entity {
         Entity::Contact => 0,
@@ -511,9 +536,13 @@ impl Patience {
         Patience { tries: 1, pause: FIRST_PAUSE }
     }
 
+    fn is_over(&self) -> bool {
+        self.tries >= TRIES
+    }
+
     async fn after(&mut self, error: PollError) -> Result<(), Failure> {
         let is_refused = matches!(&error, PollError::Portal(error) if error.class() == ErrorClass::Refused);
-        if is_refused || self.tries >= TRIES {
+        if is_refused || self.is_over() {
             return Err(Failure::environment(format!("Bitrix24: {error}")).remedy(
                 "`rollcall doctor` says what to do; run the same command afterwards: it goes on where it was",
             ));
