@@ -1,15 +1,14 @@
 //! Reads what a stream holds, message by message, so that memory does not grow with the stream.
 
 use std::ops::ControlFlow;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use async_nats::jetstream::consumer::pull::{Config, OrderedConfig};
+use async_nats::jetstream::consumer::pull::Config;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy};
 use async_nats::jetstream::stream::Stream;
 use futures::StreamExt;
 use runtime::Broker;
 use runtime::broker::StoredMessage;
-
 use tokio::sync::{Mutex, MutexGuard};
 
 use crate::credentials::permissions::PAGE;
@@ -17,8 +16,15 @@ use crate::exit::Failure;
 use crate::nats;
 use crate::progress::Progress;
 
-/// Longest wait for the next message of a stream that has one.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Longest wait for the next message of a stream that has one. A connection to the status page lasts longer, so that it
+/// can say so.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Pause before what broke off is taken up again.
+const PAUSE: Duration = Duration::from_millis(250);
+
+/// How often NATS says that there is nothing to say; twice as long a silence breaks a reading off.
+const HEARTBEAT: Duration = Duration::from_secs(2);
 
 /// Held by whoever reads for the status page, which may have one consumer on each stream.
 static PAGE_READS: Mutex<()> = Mutex::const_new(());
@@ -27,14 +33,16 @@ static PAGE_READS: Mutex<()> = Mutex::const_new(());
 struct Named(Option<MutexGuard<'static, ()>>);
 
 impl Named {
-    /// Waits for the name, and frees it of what a reader left that was broken off.
-    async fn take(broker: &Broker, stream: &Stream<()>) -> Named {
-        if !nats::is_page(broker) {
-            return Named(None);
+    /// Waits for the name.
+    async fn take(broker: &Broker) -> Named {
+        Named(if nats::is_page(broker) { Some(PAGE_READS.lock().await) } else { None })
+    }
+
+    /// Frees the name of what a reading left that broke off.
+    async fn free(&self, stream: &Stream<()>) {
+        if self.0.is_some() {
+            let _there_was_none = stream.delete_consumer(PAGE).await;
         }
-        let turn = PAGE_READS.lock().await;
-        let _there_was_none = stream.delete_consumer(PAGE).await;
-        Named(Some(turn))
     }
 
     fn name(&self) -> Option<String> {
@@ -70,7 +78,8 @@ pub async fn count(
 ) -> Result<u64, Failure> {
     let failed = |error: &dyn std::fmt::Display| Failure::trouble(format!("cannot count {stream}: {error}"));
     let handle = broker.stream(stream).await.map_err(Failure::trouble)?;
-    let named = Named::take(broker, &handle).await;
+    let named = Named::take(broker).await;
+    named.free(&handle).await;
     let config = Config {
         name: named.name(),
         deliver_policy: DeliverPolicy::ByStartSequence { start_sequence },
@@ -96,38 +105,151 @@ pub async fn read(
     choice: Choice,
     mut each: impl FnMut(StoredMessage) -> ControlFlow<()>,
 ) -> Result<(), Failure> {
-    let failed = |error: &dyn std::fmt::Display| Failure::trouble(format!("cannot read {stream}: {error}"));
     let handle = broker.stream(stream).await.map_err(Failure::trouble)?;
-    let Choice { filters, from, headers_only, bar } = choice;
-    let named = Named::take(broker, &handle).await;
-    let config = OrderedConfig {
-        name: named.name(),
-        deliver_policy: from,
-        filter_subjects: filters,
-        headers_only,
-        ..OrderedConfig::default()
-    };
-    let consumer = handle.create_consumer(config).await.map_err(|error| {
-        Failure::environment(format!("cannot read stream {stream}: {error}"))
-            .remedy("`rollcall bootstrap` makes it")
-    })?;
-    let mut left = consumer.cached_info().num_pending;
-    if left == 0 {
-        return Ok(());
-    }
-    let bar = bar.map(|what| Progress::new(usize::try_from(left).unwrap_or(usize::MAX), what));
-    let mut messages = consumer.messages().await.map_err(|error| failed(&error))?;
+    let named = Named::take(broker).await;
+    let mut place = Place { choice, sequence: 0, left: None, bar: None, heard: Instant::now() };
     loop {
-        let next = tokio::time::timeout(PATIENCE, messages.next()).await;
-        let Some(message) = next.map_err(|_| failed(&"NATS went silent"))? else { return Ok(()) };
-        let message = message.map_err(|error| failed(&error))?;
-        let pending = message.info().map_err(|error| failed(&error))?.pending;
-        let stored = StoredMessage::try_from(message).map_err(|error| failed(&error))?;
-        left = left.saturating_sub(1).min(pending);
-        bar.iter().for_each(Progress::step);
-        if each(stored).is_break() || left == 0 {
-            bar.iter().for_each(Progress::end);
-            return Ok(());
+        named.free(&handle).await;
+        match place.read_on(&handle, named.name(), &mut each).await {
+            Ok(()) => return Ok(()),
+            Err(reason) if place.heard.elapsed() > PATIENCE => {
+                return Err(Failure::environment(format!("cannot read stream {stream}: {reason}"))
+                    .remedy("`rollcall doctor` says what is wrong with it"));
+            }
+            Err(_) => tokio::time::sleep(PAUSE).await,
+        }
+    }
+}
+
+/// How far a reading is that may break off and be taken up again.
+struct Place {
+    choice: Choice,
+    /// The last message that was read.
+    sequence: u64,
+    /// Messages that are left; unknown before they were counted.
+    left: Option<u64>,
+    bar: Option<Progress>,
+    /// When the last one came.
+    heard: Instant,
+}
+
+impl Place {
+    /// Reads on behind the last message, through a consumer of its own: its client would give another name to the one that
+    /// follows a broken one, and a name is all that the status page may have.
+    async fn read_on(
+        &mut self,
+        stream: &Stream<()>,
+        name: Option<String>,
+        each: &mut impl FnMut(StoredMessage) -> ControlFlow<()>,
+    ) -> Result<(), String> {
+        let told = |error: &dyn std::fmt::Display| error.to_string();
+        let consumer = stream.create_consumer(self.config(name)).await.map_err(|error| told(&error))?;
+        let pending = consumer.cached_info().num_pending;
+        let mut left = self.left.unwrap_or(pending).min(pending);
+        if self.left.replace(left).is_none() && left > 0 {
+            let length = usize::try_from(left).unwrap_or(usize::MAX);
+            self.bar = self.choice.bar.map(|what| Progress::new(length, what));
+        }
+        let messages = consumer.stream().heartbeat(HEARTBEAT).messages().await;
+        let mut messages = messages.map_err(|error| told(&error))?;
+        let mut delivered = 0;
+        while left > 0 {
+            let message = messages.next().await.ok_or("NATS went silent")?.map_err(|error| told(&error))?;
+            let info = message.info().map_err(|error| told(&error))?;
+            let (sequence, pending) = (info.stream_sequence, info.pending);
+            delivered += 1;
+            if info.consumer_sequence != delivered {
+                return Err("a message got lost on its way".to_owned());
+            }
+            if sequence > self.sequence {
+                let stored = StoredMessage::try_from(message).map_err(|error| told(&error))?;
+                (self.sequence, self.heard) = (sequence, Instant::now());
+                self.bar.iter().for_each(Progress::step);
+                left -= 1;
+                if each(stored).is_break() {
+                    break;
+                }
+            }
+            left = left.min(pending);
+            self.left = Some(left);
+        }
+        self.bar.iter().for_each(Progress::end);
+        Ok(())
+    }
+
+    /// Describes a consumer of what is left. Of the last of each subject it gives again what was read.
+    fn config(&self, name: Option<String>) -> Config {
+        let deliver_policy = match self.choice.from {
+            DeliverPolicy::LastPerSubject => DeliverPolicy::LastPerSubject,
+            _ if self.sequence > 0 => DeliverPolicy::ByStartSequence { start_sequence: self.sequence + 1 },
+            from => from,
+        };
+        Config {
+            name,
+            deliver_policy,
+            ack_policy: AckPolicy::None,
+            filter_subjects: self.choice.filters.clone(),
+            headers_only: self.choice.headers_only,
+            inactive_threshold: PATIENCE,
+            memory_storage: true,
+            num_replicas: 1,
+            ..Config::default()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use futures::TryStreamExt;
+    use runtime::CancellationToken;
+    use runtime::broker::NatsSettings;
+    use runtime::health::Health;
+    use runtime::local_nats::LocalNats;
+
+    use super::*;
+
+    /// More than a consumer sends at once.
+    const MANY: u64 = 1_000;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_reading_that_breaks_off_is_taken_up_again_under_the_name_it_may_have() {
+        let folder = tempfile::tempdir().unwrap();
+        let server = LocalNats::start(folder.path()).await.unwrap();
+        let settings = NatsSettings::plain(&server.url()).unwrap();
+        let broker = Broker::connect(PAGE, &settings, Health::default(), CancellationToken::new());
+        let broker = broker.await.unwrap();
+        let config = async_nats::jetstream::stream::Config {
+            name: "numbers".to_owned(),
+            subjects: vec!["number.*".to_owned()],
+            ..Default::default()
+        };
+        let stream = broker.jetstream().create_stream(config).await.unwrap();
+        for number in 0..MANY {
+            let subject = format!("number.{}", number % 700);
+            broker.jetstream().publish(subject, number.to_string().into()).await.unwrap().await.unwrap();
+        }
+        let runtime = tokio::runtime::Handle::current();
+        for (from, expected) in [
+            (DeliverPolicy::All, 1..=MANY),
+            (DeliverPolicy::ByStartSequence { start_sequence: 200 }, 200..=MANY),
+            (DeliverPolicy::LastPerSubject, 301..=MANY),
+        ] {
+            let mut read_ones = Vec::new();
+            let choice = Choice::new(vec!["number.>".to_owned()], from);
+            let reading = read(&broker, "numbers", choice, |message| {
+                read_ones.push(message.sequence);
+                if read_ones.len() == 1 {
+                    let gone = stream.delete_consumer(PAGE);
+                    tokio::task::block_in_place(|| runtime.block_on(gone)).expect("a consumer of that name");
+                }
+                ControlFlow::Continue(())
+            });
+            reading.await.unwrap();
+            assert_eq!(read_ones, expected.collect::<Vec<u64>>(), "{from:?}");
+            let names: BTreeSet<String> = stream.consumer_names().try_collect().await.unwrap();
+            assert_eq!(names, BTreeSet::from([PAGE.to_owned()]), "{from:?}");
         }
     }
 }
