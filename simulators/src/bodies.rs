@@ -1,6 +1,7 @@
 //! Bodies that no client may swallow whole, for both doubles.
 
 use std::convert::Infallible;
+use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use flate2::{Compress, Compression, FlushCompress};
@@ -22,6 +23,20 @@ pub fn endless(head: &'static str) -> Body {
     let filling = Bytes::from(vec![b' '; CHUNK]);
     let all = std::iter::once(head).chain(std::iter::repeat(filling));
     Body::from_stream(stream::iter(all.map(Ok::<_, Infallible>)))
+}
+
+/// Sends a byte at a time, with so many seconds between two of them; a second without a number.
+pub fn drip(bytes: Vec<u8>, seconds: Option<f64>) -> Body {
+    let pause = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    let pause = pause.unwrap_or(Duration::from_secs(1));
+    let bytes = stream::unfold((bytes, 0), move |(bytes, at)| async move {
+        let byte = *bytes.get(at)?;
+        if at > 0 {
+            tokio::time::sleep(pause).await;
+        }
+        Some((Ok::<_, Infallible>(Bytes::copy_from_slice(&[byte])), (bytes, at + 1)))
+    });
+    Body::from_stream(bytes)
 }
 
 /// Streams a few kilobytes that unpacks to a megabyte, over and over.

@@ -2,7 +2,6 @@
 
 use std::convert::Infallible;
 use std::io::{self, Write};
-use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, LOCATION};
@@ -148,7 +147,7 @@ pub fn disturb(rule: &Rule, status: u16, mut body: Value) -> Response {
         Kind::LoneSurrogate => respond(status, JSON, with_first_key(&text, r#""note":"\ud800""#)),
         Kind::HugeNumber => respond(status, JSON, with_first_key(&text, r#""weight":1e400"#)),
         Kind::DuplicateKeys => respond(status, JSON, with_first_key(&text, r#""result":[],"total":0"#)),
-        Kind::Drip => respond(status, JSON, drip(text, rule.seconds.unwrap_or(1.0))),
+        Kind::Drip => respond(status, JSON, bodies::drip(text.into_bytes(), rule.seconds)),
         _ => json_response(status, &body),
     }
 }
@@ -228,18 +227,6 @@ fn huge_body(bytes: u64) -> Body {
     let filling = (0..chunks).map(move |_| spaces.clone());
     let all = std::iter::once(head).chain(filling).chain(std::iter::once(Bytes::from_static(b"]}")));
     Body::from_stream(stream::iter(all.map(Ok::<_, Infallible>)))
-}
-
-fn drip(text: String, seconds: f64) -> Body {
-    let pause = Duration::try_from_secs_f64(seconds).unwrap_or(Duration::from_secs(1));
-    let bytes = stream::unfold((text.into_bytes(), 0), move |(bytes, at)| async move {
-        let byte = *bytes.get(at)?;
-        if at > 0 {
-            tokio::time::sleep(pause).await;
-        }
-        Some((Ok::<_, Infallible>(Bytes::copy_from_slice(&[byte])), (bytes, at + 1)))
-    });
-    Body::from_stream(bytes)
 }
 
 #[cfg(test)]

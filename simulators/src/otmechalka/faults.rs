@@ -42,6 +42,7 @@ pub enum Kind {
     ResetAfterApply,
     NoAnswer,
     Slow,
+    Drip,
 }
 
 impl Kind {
@@ -62,6 +63,7 @@ impl Kind {
                 | Self::GzipBomb
                 | Self::ResetAfterApply
                 | Self::Slow
+                | Self::Drip
         )
     }
 }
@@ -89,7 +91,7 @@ pub struct Rule {
     /// How many calls are let pass first.
     #[serde(default)]
     pub skip: u64,
-    /// How long `slow` and `no_answer` take, on the double's clock.
+    /// How long `slow` and `no_answer` take, on the double's clock; real seconds between the bytes of `drip`.
     #[serde(default)]
     pub seconds: Option<f64>,
     /// Value of the header `Retry-After`: a number or a date.

@@ -310,6 +310,8 @@ enum Flow {
     Whole,
     /// Only half of what was announced.
     Half,
+    /// A byte at a time, with so many seconds between two of them.
+    Drip(Option<f64>),
     /// Without an end, instead of the body.
     Endless,
     /// Compressed, and without an end once unpacked, instead of the body.
@@ -337,6 +339,7 @@ impl Spoken {
         let mut response = Response::new(match self.flow {
             Flow::Whole => Body::from(self.body),
             Flow::Half => half(self.body),
+            Flow::Drip(seconds) => bodies::drip(self.body, seconds),
             Flow::Endless => bodies::endless("{\"id\": 1,"),
             Flow::Bomb => bodies::gzip_bomb(),
         });
@@ -345,7 +348,9 @@ impl Spoken {
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(self.media));
         match self.flow {
-            Flow::Whole | Flow::Half => drop(headers.insert(CONTENT_LENGTH, HeaderValue::from(length))),
+            Flow::Whole | Flow::Half | Flow::Drip(_) => {
+                drop(headers.insert(CONTENT_LENGTH, HeaderValue::from(length)));
+            }
             Flow::Endless => {}
             Flow::Bomb => drop(headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"))),
         }
@@ -408,6 +413,9 @@ fn spoil(rule: &Rule, outcome: Option<Outcome>) -> Option<Spoken> {
             disturbed(rule.kind, outcome.map_or_else(whole_record, Spoken::from))
         }
         Kind::Slow => outcome.map_or_else(|| json(200, Value::Null), Spoken::from),
+        Kind::Drip => {
+            Spoken { flow: Flow::Drip(rule.seconds), ..outcome.map_or_else(whole_record, Spoken::from) }
+        }
     };
     spoken.retry_after = rule.retry_after.as_ref().map(|value| match value {
         Value::String(text) => text.clone(),

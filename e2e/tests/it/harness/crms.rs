@@ -71,7 +71,7 @@ const BITRIX24: [&str; 48] = [
 const TOGETHER: usize = 4;
 
 /// All kinds of the simulated otmechalka.
-const OTMECHALKA: [&str; 25] = [
+const OTMECHALKA: [&str; 26] = [
     "down_503",
     "internal_500",
     "bad_gateway_502",
@@ -89,6 +89,7 @@ const OTMECHALKA: [&str; 25] = [
     "reset_after_apply",
     "no_answer",
     "slow",
+    "drip",
     "bom",
     "trailing_bytes",
     "lone_surrogate",
