@@ -19,7 +19,8 @@ import time
 import urllib.request
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-PROJECT = "rollcall-test"
+# A name of its own for each run: what an earlier one left would pass for the work of this one.
+PROJECT = f"rollcall-test-{os.getpid()}"
 SCALE = {"producer": 2, "mapper": 2, "pusher": 4, "status-writer": 2}
 RECORDS = 200
 MEMORY, CPUS = "96m", "0.05"
@@ -63,8 +64,12 @@ def until(what, look):
 def ask(url, body=None):
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, data, {"content-type": "application/json"} if data else {})
-    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=30) as answer:
-        return answer.read().decode()
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(request, timeout=30) as answer:
+            return answer.read().decode()
+    except OSError as error:
+        raise Wrong(f"{url}: {error}") from error
 
 
 def certificates(folder):
@@ -112,6 +117,16 @@ class Compose:
 
     def __call__(self, *words):
         return run(*map(str, self.words), *words, env=self.environment | SETTINGS)
+
+    def remove(self):
+        """Removes all of it. Docker may hold on to a network whose containers are gone; that is left then."""
+        label = f"label=com.docker.compose.project={PROJECT}"
+        for listing, removal in [("ps --all", "rm --force --volumes"), ("volume ls", "volume rm"),
+                                 ("network ls", "network rm")]:
+            ids = run("docker", *listing.split(), "--quiet", "--filter", label).split()
+            if ids:
+                removed = subprocess.run(["docker", *removal.split(), *ids], capture_output=True, text=True, check=False)
+                print(removed.stderr, end="", file=sys.stderr)
 
     def containers(self, service):
         ids = run("docker", "ps", "--all", "--quiet", "--filter", f"label=com.docker.compose.project={PROJECT}",
@@ -284,12 +299,12 @@ def main():
             play(compose)
         except (Wrong, OSError, subprocess.CalledProcessError) as error:
             # What the servers say comes first, where it is cut: it is the most.
-            log = compose("logs", "--no-color", "--tail", "30").splitlines()
+            log = [line[:300] for line in compose("logs", "--no-color", "--tail", "12").splitlines()]
             log.sort(key=lambda line: not line.startswith("nats"))
-            print("\n".join(log)[-20_000:], getattr(error, "stderr", ""), file=sys.stderr)
+            print("\n".join(log)[-40_000:], getattr(error, "stderr", ""), file=sys.stderr)
             sys.exit(f"{error}")
         finally:
-            compose("down", "--volumes", "--timeout", "5")
+            compose.remove()
     print("All is as it should be.")
 
 
