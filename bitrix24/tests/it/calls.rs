@@ -102,7 +102,7 @@ async fn portal_of_two_dead_connections() -> String {
                 while stream.read(&mut buffer).await.is_ok_and(|length| length > 0) {
                     match &dies_after {
                         Some(_) if answered > 0 => std::future::pending().await,
-                        Some(both) => drop(both.wait().await),
+                        Some(both) => _ = both.wait().await,
                         None => {}
                     }
                     let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 15\r\n\r\n{\"result\":true}";
