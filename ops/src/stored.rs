@@ -23,8 +23,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// Pause before what broke off is taken up again.
 const PAUSE: Duration = Duration::from_millis(250);
 
-/// How often NATS says that there is nothing to say; twice as long a silence breaks a reading off.
-const HEARTBEAT: Duration = Duration::from_secs(2);
+/// Silence after which a reading is broken off: its consumer may be gone, or what it had left to read.
+const SILENCE: Duration = Duration::from_secs(5);
 
 /// Held by whoever reads for the status page, which may have one consumer on each stream.
 static PAGE_READS: Mutex<()> = Mutex::const_new(());
@@ -150,11 +150,12 @@ impl Place {
             let length = usize::try_from(left).unwrap_or(usize::MAX);
             self.bar = self.choice.bar.map(|what| Progress::new(length, what));
         }
-        let messages = consumer.stream().heartbeat(HEARTBEAT).messages().await;
-        let mut messages = messages.map_err(|error| told(&error))?;
+        let mut messages = consumer.messages().await.map_err(|error| told(&error))?;
         let mut delivered = 0;
         while left > 0 {
-            let message = messages.next().await.ok_or("NATS went silent")?.map_err(|error| told(&error))?;
+            let next = tokio::time::timeout(SILENCE, messages.next()).await;
+            let next = next.ok().flatten().ok_or("NATS went silent")?;
+            let message = next.map_err(|error| told(&error))?;
             let info = message.info().map_err(|error| told(&error))?;
             let (sequence, pending) = (info.stream_sequence, info.pending);
             delivered += 1;
@@ -213,8 +214,8 @@ mod tests {
     /// More than a consumer sends at once.
     const MANY: u64 = 1_000;
 
-    #[tokio::test(flavor = "multi_thread")]
-    async fn a_reading_that_breaks_off_is_taken_up_again_under_the_name_it_may_have() {
+    /// Starts a server with a stream of as many messages, of 700 subjects.
+    async fn numbers() -> (LocalNats, tempfile::TempDir, Broker, Stream) {
         let folder = tempfile::tempdir().unwrap();
         let server = LocalNats::start(folder.path()).await.unwrap();
         let settings = NatsSettings::plain(&server.url()).unwrap();
@@ -230,26 +231,46 @@ mod tests {
             let subject = format!("number.{}", number % 700);
             broker.jetstream().publish(subject, number.to_string().into()).await.unwrap().await.unwrap();
         }
+        (server, folder, broker, stream)
+    }
+
+    /// Reads, and does something once it has read the first message. Returns the sequences.
+    async fn read_and<F: Future>(broker: &Broker, from: DeliverPolicy, then: impl Fn() -> F) -> Vec<u64> {
         let runtime = tokio::runtime::Handle::current();
+        let mut sequences = Vec::new();
+        let choice = Choice::new(vec!["number.>".to_owned()], from);
+        let reading = read(broker, "numbers", choice, |message| {
+            sequences.push(message.sequence);
+            if sequences.len() == 1 {
+                tokio::task::block_in_place(|| runtime.block_on(then()));
+            }
+            ControlFlow::Continue(())
+        });
+        reading.await.unwrap();
+        sequences
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_reading_that_breaks_off_is_taken_up_again_under_the_name_it_may_have() {
+        let (_server, _folder, broker, stream) = numbers().await;
         for (from, expected) in [
             (DeliverPolicy::All, 1..=MANY),
             (DeliverPolicy::ByStartSequence { start_sequence: 200 }, 200..=MANY),
             (DeliverPolicy::LastPerSubject, 301..=MANY),
         ] {
-            let mut read_ones = Vec::new();
-            let choice = Choice::new(vec!["number.>".to_owned()], from);
-            let reading = read(&broker, "numbers", choice, |message| {
-                read_ones.push(message.sequence);
-                if read_ones.len() == 1 {
-                    let gone = stream.delete_consumer(PAGE);
-                    tokio::task::block_in_place(|| runtime.block_on(gone)).expect("a consumer of that name");
-                }
-                ControlFlow::Continue(())
-            });
-            reading.await.unwrap();
-            assert_eq!(read_ones, expected.collect::<Vec<u64>>(), "{from:?}");
+            let gone = async || stream.delete_consumer(PAGE).await.expect("a consumer of that name");
+            let sequences = read_and(&broker, from, gone).await;
+            assert_eq!(sequences, expected.collect::<Vec<u64>>(), "{from:?}");
             let names: BTreeSet<String> = stream.consumer_names().try_collect().await.unwrap();
             assert_eq!(names, BTreeSet::from([PAGE.to_owned()]), "{from:?}");
         }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_is_removed_meanwhile_is_not_waited_for() {
+        let (_server, _folder, broker, stream) = numbers().await;
+        let emptied = async || stream.purge().await.expect("an empty stream");
+        let sequences = read_and(&broker, DeliverPolicy::All, emptied).await;
+        assert!((1..MANY).contains(&(sequences.len() as u64)), "{}", sequences.len());
     }
 }
