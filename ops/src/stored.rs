@@ -181,9 +181,8 @@ impl Place {
     /// Describes a consumer of what is left. Of the last of each subject it gives again what was read.
     fn config(&self, name: Option<String>) -> Config {
         let deliver_policy = match self.choice.from {
-            DeliverPolicy::LastPerSubject => DeliverPolicy::LastPerSubject,
-            _ if self.sequence > 0 => DeliverPolicy::ByStartSequence { start_sequence: self.sequence + 1 },
-            from => from,
+            from if self.sequence == 0 || from == DeliverPolicy::LastPerSubject => from,
+            _ => DeliverPolicy::ByStartSequence { start_sequence: self.sequence + 1 },
         };
         Config {
             name,

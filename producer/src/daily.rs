@@ -214,7 +214,7 @@ impl Poller {
                 return ended.map(|()| Ended::Well);
             }
         };
-        let is_too_much = !error.is_want_of_operating();
+        let is_too_much = error.may_be_too_much();
         let failures = daily.note_failure(is_too_much);
         let is_hopeless = is_too_much && daily.narrowed == MOST_NARROWED && failures >= MOST_TRIES;
         let rests_until = Instant::now() + self.note(&error, failures);

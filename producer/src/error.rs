@@ -74,6 +74,11 @@ impl PollError {
         }
     }
 
+    /// Tells whether asking for less may fare better: for computing time it would only wait.
+    pub fn may_be_too_much(&self) -> bool {
+        self.is_about_what_was_asked() && !self.is_want_of_operating()
+    }
+
     /// Tells whether an answer was longer than is read.
     pub fn is_too_large(&self) -> bool {
         matches!(self, PollError::Portal(bitrix24::Error::TooLarge { .. }))

@@ -433,7 +433,7 @@ impl Walk {
                 }
                 Err(error) => error,
             };
-            let is_too_much = error.is_about_what_was_asked() && !error.is_want_of_operating();
+            let is_too_much = error.may_be_too_much();
             if is_too_much && self.narrowed < MOST_NARROWED {
                 self.narrowed += 1;
                 patience = Patience::new();
