@@ -21,6 +21,7 @@ import urllib.request
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 # A name of its own for each run: what an earlier one left would pass for the work of this one.
 PROJECT = f"rollcall-test-{os.getpid()}"
+LABEL = "label=com.docker.compose"
 SCALE = {"producer": 2, "mapper": 2, "pusher": 4, "status-writer": 2}
 RECORDS = 200
 MEMORY, CPUS = "96m", "0.05"
@@ -120,17 +121,16 @@ class Compose:
 
     def remove(self):
         """Removes all of it. Docker may hold on to a network whose containers are gone; that is left then."""
-        label = f"label=com.docker.compose.project={PROJECT}"
         for listing, removal in [("ps --all", "rm --force --volumes"), ("volume ls", "volume rm"),
                                  ("network ls", "network rm")]:
-            ids = run("docker", *listing.split(), "--quiet", "--filter", label).split()
+            ids = run("docker", *listing.split(), "--quiet", "--filter", f"{LABEL}.project={PROJECT}").split()
             if ids:
                 removed = subprocess.run(["docker", *removal.split(), *ids], capture_output=True, text=True, check=False)
                 print(removed.stderr, end="", file=sys.stderr)
 
     def containers(self, service):
-        ids = run("docker", "ps", "--all", "--quiet", "--filter", f"label=com.docker.compose.project={PROJECT}",
-                  "--filter", f"label=com.docker.compose.service={service}").split()
+        ids = run("docker", "ps", "--all", "--quiet", "--filter", f"{LABEL}.project={PROJECT}",
+                  "--filter", f"{LABEL}.service={service}").split()
         return json.loads(run("docker", "inspect", *ids)) if ids else []
 
     def stages(self):
