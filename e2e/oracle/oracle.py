@@ -314,6 +314,8 @@ class Judge:
         self.tickets = by_origin(rows_of(given["otmechalka"], "tickets"))
         self.differences, self.checked = [], 0
         self.more = given.get("more") or {}
+        # Successes of contacts that a witness saw: the last call of otmechalka by then.
+        self.calls_by = {(str(identity), write): call for identity, write, call in self.more.get("successes", [])}
         self.refusals = {
             (call["path"].split("/")[2], str(call.get("origin_id")))
             for call in self.calls
@@ -489,12 +491,17 @@ class Judge:
     def tickets_of(self, deal):
         return [ticket for _, ticket in self.tickets_since(str(deal["ID"]))]
 
+    def applied_to_clients(self):
+        return [
+            call
+            for call in self.calls
+            if call.get("method") == "POST" and call.get("applied") and call["path"].startswith("/api/clients/")
+        ]
+
     def judge_order(self):
         """Each applied body is that of a version, and of no earlier one than the body before it."""
         reached, bodies = {}, {}
-        for call in self.calls:
-            if call.get("method") != "POST" or not call.get("applied") or not call["path"].startswith("/api/clients/"):
-                continue
+        for call in self.applied_to_clients():
             identity = str(call.get("origin_id"))
             if identity not in bodies:
                 bodies[identity] = [client_of(version) for version in self.versions(identity)]
@@ -514,6 +521,7 @@ class Judge:
             text = None if is_human(write) else (write.get("fields") or {}).get(self.settings["status_field"])
             if write.get("applied") and text:
                 written[(str(write["entity"]), str(write["id"]))].append((write["seq"], text))
+        bodies = by_origin(self.applied_to_clients())
         for (entity, identity), statuses in written.items():
             if entity == "contact":
                 called_for = [(since, client_of(said)) for since, said in self.told("contact", identity)]
@@ -531,10 +539,20 @@ class Judge:
                 later = [since for since in fitting if since >= reached]
                 if later:
                     reached = min(later)
+                    could_be = [made for since, made in called_for if reached <= since < at]
+                    if entity == "contact" and text == SUCCESS and self.is_too_early(identity, at, could_be, bodies[identity]):
+                        self.say(entity, identity, f"was called a success by write {at}, before otmechalka had that version")
                 else:
                     what = "of a version before that of the last one" if fitting else "that no version calls for"
                     shown = "the success" if text == SUCCESS else f"the error {text[:60]!r}"
                     self.say(entity, identity, f"was given {shown} by write {at}, {what}")
+
+    def is_too_early(self, identity, at, could_be, bodies):
+        """Tells whether a success was shown before otmechalka was given the body of any version that it can be of."""
+        calls = self.calls_by.get((identity, at))
+        if calls is None or SKIPPED in could_be or None in could_be:
+            return False
+        return not any(body["seq"] <= calls and is_body(made, body["body"]) for body in bodies for made in could_be)
 
     def may_show(self, entity, identity, made, text, at):
         """Tells whether a version that calls for this may have brought a status."""

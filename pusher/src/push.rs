@@ -255,7 +255,8 @@ impl Push {
                 Standing::Settled => return self.release_tickets(task.record, last.as_ref()).await,
                 Standing::Newer => {}
             }
-            if faults::is_planted("success-before-answer") {
+            let is_client = matches!(task.mapped.mapping, Mapping::Client(_));
+            if is_client && faults::is_planted("success-before-answer") {
                 self.settle(&task, last.clone(), &Ending::with(Outcome::Created)).await?;
             }
             let mut ending = match self.work_on(&task, last.as_ref()).await {

@@ -9,7 +9,7 @@ use schemas::DeadLetter;
 use serde_json::{Value, json};
 
 use super::curves::{self, Peaks};
-use super::witness::Suspects;
+use super::witness::Testimony;
 use crate::School;
 
 /// Most memory of a stage, in KiB. A release may have 64 MiB; a debug build maps some 20 MiB of code besides.
@@ -45,7 +45,7 @@ pub struct Tally {
     /// How many versions an operator sent round again, of any record.
     pub sent_again: usize,
     /// What the witness saw.
-    pub suspects: Suspects,
+    pub testimony: Testimony,
     /// The highest memory and numbers of open files.
     pub peaks: Peaks,
     /// The largest body that a CRM sent, in KiB: up to a limit it is read, and may be in memory besides.
@@ -126,9 +126,11 @@ pub async fn judge(school: &School, tally: &Tally) -> anyhow::Result<()> {
 
 /// Returns everything that should not be, but for what shows only as time goes by.
 pub async fn standing(school: &School, tally: &Tally) -> anyhow::Result<Vec<String>> {
-    let suspects: Vec<Value> = tally.suspects.iter().map(|(entity, id)| json!([entity, id])).collect();
     let buried: Vec<Value> = tally.letters.iter().filter_map(|subject| record_of(subject)).collect();
-    let more = json!({"order": true, "suspects": suspects, "buried": buried, "sent_again": tally.sent_again});
+    let Testimony { suspects, successes } = &tally.testimony;
+    let more = json!({
+        "order": true, "suspects": suspects, "successes": successes, "buried": buried, "sent_again": tally.sent_again,
+    });
     let mut findings = school.judged(more).await?;
     findings.extend(echoes(school, tally.sent_again).await?);
     findings.extend(manners(school).await?);

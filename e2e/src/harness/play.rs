@@ -63,9 +63,9 @@ async fn play_in_school(plan: &Plan, note: impl FnMut(&[curves::Sample])) -> any
     let mended = Some(Mended::now(&player.school).await?);
     player.school.caught_up().await?;
     player.measure();
-    let suspects = witness.tell().await?;
+    let testimony = witness.tell().await?;
     let peaks = player.peaks.clone();
-    let tally = Tally { suspects, peaks, mended, ..Tally::default() };
+    let tally = Tally { testimony, peaks, mended, ..Tally::default() };
     judge::judge(&player.school, &tally).await?;
     Ok(player.peaks)
 }

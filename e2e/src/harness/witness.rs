@@ -1,4 +1,4 @@
-//! Watches for what is true at the end and was a lie meanwhile: a success in Bitrix24 that otmechalka knows nothing of.
+//! Watches for what is true at the end and was a lie meanwhile: a success in Bitrix24 of what otmechalka does not hold yet.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -15,12 +15,19 @@ use crate::simulator::Admin;
 /// Somebody who looks at both CRMs all the time.
 pub struct Witness {
     leave: CancellationToken,
-    watching: tokio::task::JoinHandle<anyhow::Result<Suspects>>,
+    watching: tokio::task::JoinHandle<anyhow::Result<Testimony>>,
 }
 
-/// Records whose success was shown while otmechalka did not hold them, as `contact` or `deal` with the id. What need
-/// not be in otmechalka at all is among them; the oracle knows which those are.
-pub type Suspects = BTreeSet<(String, u64)>;
+/// What a witness saw of successes. The oracle knows which of it is a lie.
+#[derive(Debug, Default)]
+pub struct Testimony {
+    /// Records whose success was shown while otmechalka did not hold them, as `contact` or `deal` with the id. What need not
+    /// be in otmechalka at all is among them.
+    pub suspects: BTreeSet<(String, u64)>,
+    /// Successes of contacts: the id, the number of the write that brought it, and that of the last call of otmechalka that
+    /// can have come before.
+    pub successes: Vec<(u64, u64, u64)>,
+}
 
 impl Witness {
     /// Begins to watch.
@@ -32,14 +39,14 @@ impl Witness {
     }
 
     /// Looks a last time, and tells what was seen.
-    pub async fn tell(self) -> anyhow::Result<Suspects> {
+    pub async fn tell(self) -> anyhow::Result<Testimony> {
         self.leave.cancel();
         self.watching.await.context("the witness failed")?
     }
 }
 
-async fn watch(bitrix24: Admin, otmechalka: Admin, leave: CancellationToken) -> anyhow::Result<Suspects> {
-    let mut suspects = Suspects::new();
+async fn watch(bitrix24: Admin, otmechalka: Admin, leave: CancellationToken) -> anyhow::Result<Testimony> {
+    let mut testimony = Testimony::default();
     let mut seen = 0;
     loop {
         let is_last = leave.is_cancelled();
@@ -47,14 +54,17 @@ async fn watch(bitrix24: Admin, otmechalka: Admin, leave: CancellationToken) -> 
         let history = bitrix24.get(&format!("history?after={seen}&origin=rest")).await?;
         for write in history["history"].as_array().context("a history")? {
             seen = seen.max(write["seq"].as_u64().context("a number")?);
-            if let Some(record) = success_of(write)
-                && !is_held(&otmechalka, &record).await?
-            {
-                suspects.insert(record);
+            let Some((entity, id)) = success_of(write) else { continue };
+            if entity == "contact" {
+                let calls = otmechalka.get(&format!("history?since={}", u64::MAX)).await?;
+                testimony.successes.push((id, seen, calls["last_seq"].as_u64().context("a number")?));
+            }
+            if !is_held(&otmechalka, &entity, id).await? {
+                testimony.suspects.insert((entity, id));
             }
         }
         if is_last {
-            return Ok(suspects);
+            return Ok(testimony);
         }
         tokio::select! {
             () = leave.cancelled() => {}
@@ -68,7 +78,7 @@ fn success_of(write: &Value) -> Option<(String, u64)> {
     is_success.then(|| Some((write["entity"].as_str()?.to_owned(), write["id"].as_u64()?)))?
 }
 
-async fn is_held(otmechalka: &Admin, (entity, id): &(String, u64)) -> anyhow::Result<bool> {
+async fn is_held(otmechalka: &Admin, entity: &str, id: u64) -> anyhow::Result<bool> {
     let held = otmechalka.get(&format!("state?origin_id={id}")).await?;
     let list = if entity == "contact" { "clients" } else { "tickets" };
     Ok(held[list].as_array().is_some_and(|list| !list.is_empty()))

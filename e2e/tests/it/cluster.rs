@@ -116,7 +116,7 @@ async fn of_three_servers_one_may_die_or_stand_still_and_two_may_be_away() -> an
     for stage in Stage::ALL {
         assert!(!school.stage(stage)?.has_ended()?, "{stage:?}");
     }
-    judge::judge(&school, &Tally { suspects: witness.tell().await?, mended, ..Tally::default() }).await
+    judge::judge(&school, &Tally { testimony: witness.tell().await?, mended, ..Tally::default() }).await
 }
 
 /// Number of the server that is cut off, to which every stage is connected and which leads everything.
@@ -170,7 +170,7 @@ async fn a_minority_that_is_cut_off_alive_is_left_and_a_slow_follower_holds_up_n
     let mended = Some(Mended::now(&school).await?);
     travels(&school).await?;
     school.caught_up().await?;
-    judge::judge(&school, &Tally { suspects: witness.tell().await?, mended, ..Tally::default() }).await
+    judge::judge(&school, &Tally { testimony: witness.tell().await?, mended, ..Tally::default() }).await
 }
 
 /// Has every stream and consumer led by a server that will do, best by this one.

@@ -72,9 +72,9 @@ impl Crowd {
     async fn judge(mut self, mended: Mended) -> anyhow::Result<()> {
         self.measure();
         let Crowd { school, witness, peaks, .. } = self;
-        let suspects = witness.tell().await?;
+        let testimony = witness.tell().await?;
         let mended = Some(mended);
-        judge::judge(&school, &Tally { suspects, peaks, mended, ..Tally::default() }).await
+        judge::judge(&school, &Tally { testimony, peaks, mended, ..Tally::default() }).await
     }
 
     /// Edits every contact, and has a deal change its pupil.

@@ -278,6 +278,6 @@ async fn a_user_who_is_taken_out_of_nats_for_a_while_says_so_and_nothing_is_lost
         let log = std::fs::read_to_string(school.log_file(stage))?;
         assert_eq!(log.matches("Starting").count(), 1, "{stage:?} was never restarted");
     }
-    let suspects = witness.tell().await?;
-    judge::judge(&school, &Tally { suspects, mended, ..Tally::default() }).await
+    let testimony = witness.tell().await?;
+    judge::judge(&school, &Tally { testimony, mended, ..Tally::default() }).await
 }

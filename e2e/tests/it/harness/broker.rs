@@ -100,8 +100,8 @@ async fn without_room(
     let mended = Some(Mended::now(&school).await?);
     until_success(&school, "deal", deal).await?;
     school.caught_up().await?;
-    let suspects = witness.tell().await?;
-    judge::judge(&school, &Tally { suspects, mended, ..Tally::default() }).await
+    let testimony = witness.tell().await?;
+    judge::judge(&school, &Tally { testimony, mended, ..Tally::default() }).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

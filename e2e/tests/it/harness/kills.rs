@@ -99,8 +99,8 @@ async fn each_stage_may_be_killed_between_any_two_side_effects() -> anyhow::Resu
     assert_eq!(deaths, PLACES.len());
     let mended = Some(Mended::now(&school).await?);
     school.caught_up().await?;
-    let suspects = witness.tell().await?;
-    judge::judge(&school, &Tally { suspects, mended, ..Tally::default() }).await
+    let testimony = witness.tell().await?;
+    judge::judge(&school, &Tally { testimony, mended, ..Tally::default() }).await
 }
 
 /// Contacts of a first sync, and as many deals.
@@ -140,8 +140,8 @@ async fn kill_at_random(seed: u64, kills: &mut Vec<(Duration, Stage)>) -> anyhow
     println!("seed {seed}: {} kills, {statuses} statuses before the last", kills.len());
     let mended = Some(Mended::now(&school).await?);
     school.caught_up().await?;
-    let suspects = witness.tell().await?;
-    judge::judge(&school, &Tally { suspects, mended, ..Tally::default() }).await
+    let testimony = witness.tell().await?;
+    judge::judge(&school, &Tally { testimony, mended, ..Tally::default() }).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,6 +4,7 @@
 use e2e::harness::{Tally, judge, people, witness::Witness};
 use e2e::{PATIENCE, School, SchoolBuilder, Stage, eventually};
 use runtime::faults::MISTAKE_VARIABLE;
+use schemas::problem::SUCCESS;
 use serde_json::json;
 
 use super::{SHORT_ACK_WAIT, new_contact, rename, until_messages, until_success};
@@ -128,22 +129,55 @@ async fn a_success_before_otmechalkas_answer_is_caught() -> anyhow::Result<()> {
     is_caught("success-before-answer", "before otmechalka had it", async |builder| {
         let school = builder.start().await?;
         let witness = Witness::of(&school);
-        school.otmechalka.fault(json!({"kind": "down_503"})).await?;
-        let pupil = new_contact(&school).await?;
-        until_messages(&school, "CRM_CMD", 1).await?;
-        school.after_polls(5).await?;
-        if school.messages("CRM_RESULT").await? > 0 {
-            eventually("its status", PATIENCE, || async {
-                Ok((!status_of(&school, "contact", pupil).await?.is_empty()).then_some(()))
-            })
-            .await?;
-        }
-        let suspects = witness.tell().await?;
-        school.otmechalka.heal().await?;
-        school.caught_up().await?;
-        judge::standing(&school, &Tally { suspects, ..Tally::default() }).await
+        while_otmechalka_is_down(&school, witness, "", async || new_contact(&school).await).await
     })
     .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_success_while_otmechalka_has_an_older_version_is_caught() -> anyhow::Result<()> {
+    is_caught("success-before-answer", "before otmechalka had that version", async |builder| {
+        let school = builder.start().await?;
+        let witness = Witness::of(&school);
+        let pupil = new_contact(&school).await?;
+        until_success(&school, "contact", pupil).await?;
+        school.bitrix24.edit("contact", pupil, json!({people::SURNAME: ""})).await?;
+        let refusal = eventually("its refusal", PATIENCE, || async {
+            Ok(Some(status_of(&school, "contact", pupil).await?).filter(|status| status != SUCCESS))
+        })
+        .await?;
+        while_otmechalka_is_down(&school, witness, &refusal, async || {
+            rename(&school, pupil, 1).await?;
+            Ok(pupil)
+        })
+        .await
+    })
+    .await
+}
+
+/// Plays an edit of a pupil while otmechalka takes nothing, up to the status that must not come in place of `shown`, and
+/// returns what is found when otmechalka is well again.
+async fn while_otmechalka_is_down(
+    school: &School,
+    witness: Witness,
+    shown: &str,
+    edit: impl AsyncFn() -> anyhow::Result<u64>,
+) -> anyhow::Result<Vec<String>> {
+    let (commands, results) = (school.messages("CRM_CMD").await?, school.messages("CRM_RESULT").await?);
+    school.otmechalka.fault(json!({"kind": "down_503"})).await?;
+    let pupil = edit().await?;
+    until_messages(school, "CRM_CMD", commands + 1).await?;
+    school.after_polls(5).await?;
+    if school.messages("CRM_RESULT").await? > results {
+        eventually("its status", PATIENCE, || async {
+            Ok((status_of(school, "contact", pupil).await? != shown).then_some(()))
+        })
+        .await?;
+    }
+    let testimony = witness.tell().await?;
+    school.otmechalka.heal().await?;
+    school.caught_up().await?;
+    judge::standing(school, &Tally { testimony, ..Tally::default() }).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -18,6 +18,8 @@ struct Crms {
     written: Vec<&'static str>,
     /// Has the contact say less at first than it takes.
     is_completed_later: bool,
+    /// The last call of otmechalka that a witness saw by the last of these statuses, if one looked.
+    seen: Option<u64>,
 }
 
 impl Crms {
@@ -29,6 +31,7 @@ impl Crms {
             answers: vec![200],
             written: vec![SUCCESS],
             is_completed_later: false,
+            seen: None,
         }
     }
 
@@ -54,9 +57,9 @@ impl Crms {
             "price_final": format!("{}.00", self.ticket_price), "selling_date": "2026-01-13",
             "selling_branchoffice": "+ ЦДШ `МСК", "employee": "Василий Василенко", "payment_method": "ONLINE",
         });
-        let creates = self.answers.iter().map(|status| {
+        let creates = (1..).zip(&self.answers).map(|(seq, status)| {
             let applied = *status == 200;
-            json!({"method": "POST", "path": "/api/clients/", "origin_id": "5", "status": status,
+            json!({"seq": seq, "method": "POST", "path": "/api/clients/", "origin_id": "5", "status": status,
                    "applied": applied, "body": client, "fault": null, "admin": false})
         });
         let mut incomplete = contact.clone();
@@ -78,7 +81,10 @@ impl Crms {
             );
         }
         let input = json!({
-            "more": {"order": true},
+            "more": {
+                "order": true,
+                "successes": self.seen.map(|calls| json!([5, 4 + self.written.len(), calls])).into_iter().collect::<Vec<_>>(),
+            },
             "bitrix24": {
                 "contacts": [contact], "deals": [deal], "product_rows": {"7": people::rows(8_000)},
                 "users": [{"ID": "12288", "NAME": "Василий", "LAST_NAME": "Василенко"}],
@@ -154,5 +160,21 @@ async fn every_status_that_was_written_is_judged_and_not_the_last_alone() -> any
     assert_eq!(too_often, ["contact 5: was given one status 5 times over 2 versions"]);
     let refused = Crms { answers: vec![400, 200], ..right(&[REFUSAL, SUCCESS], false) };
     assert!(refused.differences().await?.is_empty());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_success_is_judged_by_what_otmechalka_had_been_given_by_then() -> anyhow::Result<()> {
+    // The third call is the first that is applied.
+    let seen = |calls| Crms {
+        answers: vec![503, 503, 200],
+        written: vec![REFUSAL, SUCCESS],
+        is_completed_later: true,
+        seen: Some(calls),
+        ..Crms::right()
+    };
+    assert!(seen(3).differences().await?.is_empty());
+    let too_early = seen(2).differences().await?;
+    assert_eq!(too_early, ["contact 5: was called a success by write 6, before otmechalka had that version"]);
     Ok(())
 }

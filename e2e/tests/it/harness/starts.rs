@@ -104,6 +104,6 @@ async fn all_stages_may_stand_still_at_once_for_longer_than_any_ack_wait() -> an
     rename(&school, pupil, 4).await?;
     until_success(&school, "contact", second).await?;
     school.caught_up().await?;
-    let suspects = witness.tell().await?;
-    judge::judge(&school, &Tally { suspects, mended, ..Tally::default() }).await
+    let testimony = witness.tell().await?;
+    judge::judge(&school, &Tally { testimony, mended, ..Tally::default() }).await
 }

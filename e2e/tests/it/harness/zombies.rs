@@ -33,6 +33,6 @@ async fn a_stage_that_stood_still_and_comes_back_changes_nothing() -> anyhow::Re
     let mended = Some(Mended::now(&school).await?);
     rename(&school, pupil, 3).await?;
     school.caught_up().await?;
-    let suspects = witness.tell().await?;
-    judge::judge(&school, &Tally { suspects, mended, ..Tally::default() }).await
+    let testimony = witness.tell().await?;
+    judge::judge(&school, &Tally { testimony, mended, ..Tally::default() }).await
 }
