@@ -76,6 +76,20 @@ fn rooms_leave_out_what_is_not_theirs() {
     }
 }
 
+/// To build a program a second time, for tests that it does not have, takes minutes over all of them.
+#[test]
+fn programs_that_are_not_built_for_tests_have_none() {
+    let metadata = MetadataCommand::new().no_deps().exec().expect("cargo metadata");
+    let programs =
+        metadata.packages.iter().flat_map(|package| &package.targets).filter(|target| target.is_bin());
+    let (tested, untested): (Vec<_>, Vec<_>) = programs.partition(|program| program.test);
+    for program in &untested {
+        let text = std::fs::read_to_string(&program.src_path).expect("a program");
+        assert!(!text.contains("test]") && !text.contains("\nmod "), "{} has tests or modules", program.name);
+    }
+    assert!(!tested.is_empty() && untested.len() > 8, "{} and {}", tested.len(), untested.len());
+}
+
 /// Reads all Rust files below a folder of ours.
 fn sources(folder: &Path, found: &mut String) {
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
