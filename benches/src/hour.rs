@@ -10,10 +10,13 @@ use crate::Scale;
 use crate::figure::Figure;
 use crate::portal::{self, Counts, Portal};
 
-const RECORDS: usize = 200;
+/// Contacts, and as many deals.
+pub const RECORDS: usize = 200;
 const POLL_SECONDS: f64 = 60.0;
-const CHANGES: u64 = 200;
-const PATIENCE: Duration = Duration::from_secs(120);
+/// Changes in an hour.
+pub const CHANGES: u64 = 200;
+/// Longest time without a status.
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// What `plain` records begin with.
 const FIRST_CONTACT: u64 = 1_000;
@@ -49,7 +52,7 @@ async fn over(portal: &Portal, seconds: f64) -> anyhow::Result<Counts> {
 }
 
 /// Waits for a moment of the portal's clock.
-async fn until(portal: &Portal, moment: f64) -> anyhow::Result<()> {
+pub async fn until(portal: &Portal, moment: f64) -> anyhow::Result<()> {
     while portal.now().await? < moment {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
@@ -81,14 +84,15 @@ async fn busy(school: &School, portal: &Portal, seconds: f64) -> anyhow::Result<
 }
 
 /// The changes of a school day: new pupils, new tickets, corrections.
-struct Pattern {
+pub struct Pattern {
     contact: Value,
     deal: Value,
     rows: Value,
 }
 
 impl Pattern {
-    async fn of(school: &School) -> anyhow::Result<Pattern> {
+    /// Takes after the records of a school.
+    pub async fn of(school: &School) -> anyhow::Result<Pattern> {
         let mut contact = school.bitrix24.record("contact", FIRST_CONTACT).await?;
         let mut deal = school.bitrix24.record("deal", FIRST_DEAL).await?;
         let state = school.bitrix24.state().await?;
@@ -106,7 +110,8 @@ impl Pattern {
         Ok(Pattern { contact, deal, rows })
     }
 
-    async fn change(&self, school: &School, index: u64) -> anyhow::Result<()> {
+    /// Makes one of them.
+    pub async fn change(&self, school: &School, index: u64) -> anyhow::Result<()> {
         match index % 4 {
             0 => school.bitrix24.create_contact(self.contact.clone()).await.map(drop),
             1 => school.bitrix24.create_deal(self.deal.clone(), self.rows.clone()).await.map(drop),

@@ -11,6 +11,7 @@ mod least;
 mod machine;
 mod memory;
 mod operating;
+mod outage;
 mod portal;
 mod replicas;
 mod slow_updates;
@@ -70,7 +71,7 @@ impl Scale {
 }
 
 /// Every figure, by the run that measures it.
-const RUNS: [(&str, &[&str]); 13] = [
+const RUNS: [(&str, &[&str]); 14] = [
     ("clients", &["P4", "P5", "P6"]),
     ("stage loop", &["P15"]),
     ("first sync", &["P1", "P2", "P3", "P13", "P14"]),
@@ -84,6 +85,7 @@ const RUNS: [(&str, &[&str]); 13] = [
     ("replicas", &["P19"]),
     ("a broker that comes back", &["P20"]),
     ("memory under faults", &["P21"]),
+    ("a day's outage", &["P22"]),
 ];
 
 #[tokio::main]
@@ -169,6 +171,9 @@ async fn measure(names: &[&str], scale: Scale) -> anyhow::Result<Vec<Figure>> {
     if wants("P21") {
         figures.extend(memory::under_faults(scale).await?);
     }
+    if wants("P22") {
+        figures.extend(outage::measure(scale).await?);
+    }
     Ok(figures)
 }
 
@@ -191,7 +196,7 @@ mod tests {
     #[test]
     fn figures_are_named_in_either_case_and_unknown_ones_refused() {
         assert_eq!(wanted(&["p7".to_owned()]).unwrap(), BTreeSet::from(["P7".to_owned()]));
-        assert_eq!(wanted(&[]).unwrap().len(), 21);
+        assert_eq!(wanted(&[]).unwrap().len(), 22);
         assert!(wanted(&["P99".to_owned()]).is_err());
     }
 
