@@ -314,6 +314,11 @@ class Judge:
         self.tickets = by_origin(rows_of(given["otmechalka"], "tickets"))
         self.differences, self.checked = [], 0
         self.more = given.get("more") or {}
+        self.applied_to_clients = by_origin(
+            call
+            for call in self.calls
+            if call.get("method") == "POST" and call.get("applied") and call["path"].startswith("/api/clients/")
+        )
         # Successes of contacts that a witness saw: the last call of otmechalka by then.
         self.calls_by = {(str(identity), write): call for identity, write, call in self.more.get("successes", [])}
         self.refusals = {
@@ -491,28 +496,19 @@ class Judge:
     def tickets_of(self, deal):
         return [ticket for _, ticket in self.tickets_since(str(deal["ID"]))]
 
-    def applied_to_clients(self):
-        return [
-            call
-            for call in self.calls
-            if call.get("method") == "POST" and call.get("applied") and call["path"].startswith("/api/clients/")
-        ]
-
     def judge_order(self):
         """Each applied body is that of a version, and of no earlier one than the body before it."""
-        reached, bodies = {}, {}
-        for call in self.applied_to_clients():
-            identity = str(call.get("origin_id"))
-            if identity not in bodies:
-                bodies[identity] = [client_of(version) for version in self.versions(identity)]
-            versions = bodies[identity]
-            at = next((n for n in range(reached.get(identity, 0), len(versions)) if is_body(versions[n], call["body"])), None)
-            if at is None:
-                known = any(is_body(version, call["body"]) for version in versions)
-                unknown = f"a body of no version was applied: {call['body']}, versions {versions}"
-                self.say("contact", identity, "an older version was applied after a newer" if known else unknown)
-            else:
-                reached[identity] = at
+        for identity, calls in self.applied_to_clients.items():
+            versions = [client_of(version) for version in self.versions(identity)]
+            reached = 0
+            for call in calls:
+                at = next((n for n in range(reached, len(versions)) if is_body(versions[n], call["body"])), None)
+                if at is None:
+                    known = any(is_body(version, call["body"]) for version in versions)
+                    unknown = f"a body of no version was applied: {call['body']}, versions {versions}"
+                    self.say("contact", identity, "an older version was applied after a newer" if known else unknown)
+                else:
+                    reached = at
 
     def judge_statuses(self):
         """Each status that was ever written is that of a version, and of no earlier one than the status before it."""
@@ -521,7 +517,6 @@ class Judge:
             text = None if is_human(write) else (write.get("fields") or {}).get(self.settings["status_field"])
             if write.get("applied") and text:
                 written[(str(write["entity"]), str(write["id"]))].append((write["seq"], text))
-        bodies = by_origin(self.applied_to_clients())
         for (entity, identity), statuses in written.items():
             if entity == "contact":
                 called_for = [(since, client_of(said)) for since, said in self.told("contact", identity)]
@@ -540,19 +535,20 @@ class Judge:
                 if later:
                     reached = min(later)
                     could_be = [made for since, made in called_for if reached <= since < at]
-                    if entity == "contact" and text == SUCCESS and self.is_too_early(identity, at, could_be, bodies[identity]):
+                    if entity == "contact" and text == SUCCESS and self.is_too_early(identity, at, could_be):
                         self.say(entity, identity, f"was called a success by write {at}, before otmechalka had that version")
                 else:
                     what = "of a version before that of the last one" if fitting else "that no version calls for"
                     shown = "the success" if text == SUCCESS else f"the error {text[:60]!r}"
                     self.say(entity, identity, f"was given {shown} by write {at}, {what}")
 
-    def is_too_early(self, identity, at, could_be, bodies):
+    def is_too_early(self, identity, at, could_be):
         """Tells whether a success was shown before otmechalka was given the body of any version that it can be of."""
         calls = self.calls_by.get((identity, at))
         if calls is None or SKIPPED in could_be or None in could_be:
             return False
-        return not any(body["seq"] <= calls and is_body(made, body["body"]) for body in bodies for made in could_be)
+        given = [call["body"] for call in self.applied_to_clients[identity] if call["seq"] <= calls]
+        return not any(is_body(made, body) for body in given for made in could_be)
 
     def may_show(self, entity, identity, made, text, at):
         """Tells whether a version that calls for this may have brought a status."""
