@@ -96,11 +96,14 @@ pub fn decide(wanted: &Wanted, last: Option<&Settled>) -> Decision {
 pub enum Unkept {
     /// The text is written again.
     Write,
-    /// The list may lag behind the last update: only a look after this portal time tells.
+    /// The list may lag behind the last update: it is looked at again after this portal time.
     LookAfter(Duration),
     /// Somebody else writes to it, or the portal drops what it confirms.
     GiveUp,
 }
+
+/// Portal time after which a record that showed something else is looked at again: lists may lag.
+pub const SECOND_LOOK: Duration = Duration::from_secs(2);
 
 /// Confirmed updates of one version that did not show, after which it is not written again.
 const MOST_UNKEPT: u8 = 2;
@@ -112,14 +115,15 @@ const MOST_UNKEPT_IN_ALL: u8 = 6;
 /// last of them in portal time.
 ///
 /// A version may be there only because the update before moved the modification date, so tries for such versions become
-/// rarer; a person may have cleared the text as well, so there are some.
+/// rarer; a person may have cleared the text as well, so there are some. Looks cost little and tell nothing final as long as
+/// the list may lag: the time since the update doubles from one to the next.
 pub fn decide_unkept(updates: u8, earlier: u8, since: Duration) -> Unkept {
     let in_all = updates.saturating_add(earlier);
     let Some(beyond) = in_all.checked_sub(MOST_UNKEPT) else { return Unkept::Write };
     let margin = Duration::from_secs(READING_MARGIN_SECONDS.unsigned_abs());
     let pause = margin * 2_u32.pow(beyond.min(MOST_UNKEPT_IN_ALL - MOST_UNKEPT).into());
     match pause.checked_sub(since) {
-        Some(left) if !left.is_zero() => Unkept::LookAfter(left),
+        Some(left) if !left.is_zero() => Unkept::LookAfter(left.min(since.max(SECOND_LOOK))),
         _ if updates < MOST_UNKEPT && in_all < MOST_UNKEPT_IN_ALL => Unkept::Write,
         _ => Unkept::GiveUp,
     }
@@ -172,7 +176,11 @@ pub(crate) mod tests {
     fn nobody_is_given_up_while_a_list_may_lag_behind_the_last_update() {
         let seconds = Duration::from_secs;
         assert_eq!(decide_unkept(1, 0, seconds(2)), Unkept::Write);
-        assert_eq!(decide_unkept(2, 0, seconds(2)), Unkept::LookAfter(seconds(58)));
+        let mut looks = vec![0];
+        while let Unkept::LookAfter(pause) = decide_unkept(2, 0, seconds(looks[looks.len() - 1])) {
+            looks.push(looks[looks.len() - 1] + pause.as_secs());
+        }
+        assert_eq!(looks, [0, 2, 4, 8, 16, 32, 60], "the first may already find it, the last must");
         assert_eq!(decide_unkept(2, 0, seconds(60)), Unkept::GiveUp);
         assert_eq!(decide_unkept(3, 0, seconds(900)), Unkept::GiveUp);
     }
@@ -181,7 +189,7 @@ pub(crate) mod tests {
     fn a_newer_version_that_wants_what_did_not_show_is_tried_less_often_and_not_for_ever() {
         let seconds = Duration::from_secs;
         assert_eq!(decide_unkept(0, 1, seconds(2)), Unkept::Write);
-        assert_eq!(decide_unkept(0, 2, seconds(2)), Unkept::LookAfter(seconds(58)));
+        assert_eq!(decide_unkept(0, 2, seconds(40)), Unkept::LookAfter(seconds(20)));
         assert_eq!(decide_unkept(0, 2, seconds(60)), Unkept::Write, "a person may have cleared it");
         assert_eq!(decide_unkept(0, 5, seconds(479)), Unkept::LookAfter(seconds(1)));
         assert_eq!(decide_unkept(0, 5, seconds(480)), Unkept::Write);

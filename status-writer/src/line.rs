@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::decide::SECOND_LOOK;
 use crate::pace::{MOST_IN_FLIGHT, Pace, Patience};
 use crate::round::{Report, Trouble};
 
@@ -12,7 +13,10 @@ pub const MINUTE: Duration = Duration::from_secs(60);
 
 /// First and longest pause after the portal was unwell; doubles in between.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
-const LAST_PAUSE: Duration = Duration::from_secs(60);
+const LAST_PAUSE: Duration = MINUTE;
+
+/// First pause after statuses did not show twice in a row; doubles up to [`LAST_PAUSE`].
+const FIRST_UNKEPT_PAUSE: Duration = SECOND_LOOK;
 
 /// What may be done for an entity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -178,7 +182,8 @@ impl Line {
         if self.gate == Gate::Open { self.clear_alarm() } else { None }
     }
 
-    /// The first time the field is looked at at once, or the records once more; then a person has to.
+    /// The first time the field is looked at at once, or the records once more; then a person has to look, unless it passes:
+    /// lists may lag behind for a while, so the first pauses are short.
     fn note_unkept(
         &mut self,
         field_is_absent: bool,
@@ -190,7 +195,7 @@ impl Line {
             self.gate = if field_is_absent { Gate::Check(now) } else { Gate::Trial };
             return None;
         }
-        self.gate = Gate::Check(now + pause(MINUTE));
+        self.gate = Gate::Check(now + pause(doubled(FIRST_UNKEPT_PAUSE, self.setbacks - 2)));
         self.raise(if field_is_absent {
             "the portal confirms statuses, and its records have no such field: check the field's code, and \
              whether the webhook's employee may see it"
@@ -214,8 +219,7 @@ impl Line {
                 if let Some(updates) = cut_off.filter(|updates| *updates > 0) {
                     self.pace.note_cut_off(updates);
                 }
-                let doubled = FIRST_PAUSE * 2_u32.saturating_pow(self.unwell.min(16));
-                self.rest(now + pause(doubled.min(LAST_PAUSE)));
+                self.rest(now + pause(doubled(FIRST_PAUSE, self.unwell)));
                 self.unwell = self.unwell.saturating_add(1);
                 Some(Word::Unwell(reason.clone()))
             }
@@ -254,6 +258,11 @@ impl Line {
     fn clear_alarm(&mut self) -> Option<Word> {
         self.alarm.take().map(|_| Word::Resumed)
     }
+}
+
+/// Doubles a pause so many times, up to [`LAST_PAUSE`].
+fn doubled(first: Duration, times: u32) -> Duration {
+    (first * 2_u32.pow(times.min(16))).min(LAST_PAUSE)
 }
 
 #[cfg(test)]
@@ -325,7 +334,26 @@ mod tests {
         assert_eq!(line.note_report(&unkept, now, same), None);
         assert_eq!(line.gate, Gate::Trial);
         assert!(matches!(line.note_report(&unkept, now, same), Some(Word::Alarm(_))));
-        assert_eq!(line.gate, Gate::Check(now + MINUTE));
+        assert_eq!(line.gate, Gate::Check(now + SECOND_LOOK));
+    }
+
+    #[test]
+    fn a_list_that_lags_for_seconds_costs_no_minute_and_a_field_that_keeps_nothing_is_tried_once_a_minute() {
+        let now = Instant::now();
+        let unkept = Report { no_field: 1, ..report() };
+        let mut line = line(now);
+        line.note_report(&unkept, now, same);
+        let mut pauses = Vec::new();
+        for _ in 0..7 {
+            line.note_report(&unkept, now, same);
+            let Gate::Check(at) = line.gate else { panic!("{:?}", line.gate) };
+            pauses.push((at - now).as_secs());
+            assert_eq!((line.note_field_usable(), line.gate), (None, Gate::Trial));
+        }
+        assert_eq!(pauses, [2, 4, 8, 16, 32, 60, 60]);
+        let looked_at = Report { kept: 1, other_text: 1, ..report() };
+        assert_eq!(line.note_report(&looked_at, now, same), Some(Word::Resumed));
+        assert!(line.is_sound());
     }
 
     #[test]

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use crate::allowance::unless_stopped;
 use crate::config::StatusFields;
-use crate::decide::{Unkept, decide_unkept, same_text};
+use crate::decide::{SECOND_LOOK, Unkept, decide_unkept, same_text};
 use crate::desk::{Dropped, Fence, Held, Picked};
 use crate::line::MINUTE;
 use crate::portal::{self, Fate, Look};
@@ -113,9 +113,6 @@ const MOST_SERVER_ERRORS: u8 = 8;
 
 /// Batches that fail as a whole after which each record of them goes alone.
 const MOST_FAILED_BATCHES: u8 = 3;
-
-/// Portal time after which a record that showed something else is looked at again: lists may lag.
-const SECOND_LOOK: Duration = Duration::from_secs(2);
 
 /// Portal time between tries of a record that fails alone.
 const FAILURE_PAUSE: Duration = Duration::from_secs(5);
