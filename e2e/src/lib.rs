@@ -20,6 +20,7 @@ pub use school::{Buried, Link, NAMES, PATIENCE, School, SchoolBuilder, Stage, To
 pub use scrape::{Sample, Scrape};
 pub use simulator::{Bitrix24, Otmechalka};
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 /// Returns the commit that this was built from and whether anything was changed since, as far as the folder still knows it.
@@ -31,6 +32,11 @@ pub fn commit() -> String {
     let text = told.ok().filter(|told| told.status.success()).map(|told| told.stdout);
     text.map_or_else(|| "unknown".to_owned(), |text| String::from_utf8_lossy(&text).trim().to_owned())
 }
+
+/// Pause between looks, which is a tenth of the time that they took so far, within these bounds.
+///
+/// What comes soon is seen soon. At twenty looks a second a dozen tests at once would take a core for looking.
+const PAUSES: RangeInclusive<Duration> = Duration::from_millis(50)..=Duration::from_millis(250);
 
 /// Waits until something holds; says what did not come to hold in time.
 pub async fn eventually<F, T>(
@@ -46,7 +52,8 @@ where
         if let Some(found) = look().await? {
             return Ok(found);
         }
-        anyhow::ensure!(started.elapsed() < deadline, "{what} did not come to hold within {deadline:?}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        let waited = started.elapsed();
+        anyhow::ensure!(waited < deadline, "{what} did not come to hold within {deadline:?}");
+        tokio::time::sleep((waited / 10).clamp(*PAUSES.start(), *PAUSES.end())).await;
     }
 }

@@ -1,6 +1,6 @@
 //! What a stage tells at `/metrics`, read strictly.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use anyhow::{Context, ensure};
 
@@ -26,10 +26,10 @@ impl Scrape {
     /// Reads the text form of OpenMetrics; refuses what Prometheus would refuse.
     pub fn parse(text: &str) -> anyhow::Result<Scrape> {
         ensure!(text.ends_with("# EOF\n"), "the answer has no end");
-        let mut samples: Vec<Sample> = Vec::new();
+        let (mut samples, mut told) = (Vec::new(), HashSet::new());
         for line in text.lines().filter(|line| !line.starts_with('#')) {
             let sample = parse_line(line).with_context(|| format!("line `{line}`"))?;
-            let is_new = !samples.iter().any(|s| s.name == sample.name && s.labels == sample.labels);
+            let is_new = told.insert((sample.name.clone(), sample.labels.clone()));
             ensure!(is_new, "`{line}` is told twice");
             samples.push(sample);
         }
