@@ -190,6 +190,10 @@ impl Line {
         now: Instant,
         pause: impl Fn(Duration) -> Duration,
     ) -> Option<Word> {
+        if self.setbacks > 0 && self.in_flight > 0 {
+            // It began before the first of them told the same, as did those that are still under way: nothing new.
+            return None;
+        }
         self.setbacks += 1;
         if self.setbacks == 1 {
             self.gate = if field_is_absent { Gate::Check(now) } else { Gate::Trial };
@@ -333,6 +337,20 @@ mod tests {
         let unkept = Report { other_text: 5, ..report() };
         assert_eq!(line.note_report(&unkept, now, same), None);
         assert_eq!(line.gate, Gate::Trial);
+        assert!(matches!(line.note_report(&unkept, now, same), Some(Word::Alarm(_))));
+        assert_eq!(line.gate, Gate::Check(now + SECOND_LOOK));
+    }
+
+    #[test]
+    fn rounds_that_began_together_do_not_add_up() {
+        let now = Instant::now();
+        let mut line = line(now);
+        let unkept = Report { other_text: 9, ..report() };
+        for under_way in (1..6).rev() {
+            line.in_flight = under_way;
+            assert_eq!((line.note_report(&unkept, now, same), line.gate), (None, Gate::Trial));
+        }
+        line.in_flight = 0;
         assert!(matches!(line.note_report(&unkept, now, same), Some(Word::Alarm(_))));
         assert_eq!(line.gate, Gate::Check(now + SECOND_LOOK));
     }
