@@ -146,10 +146,14 @@ async fn make(client: &mut Client, name: &str, query: &str) -> Result<(), Error>
     }
 }
 
+/// Whoever reads a view queues behind us as long as we wait for somebody who reads it already, and PostgreSQL breaks off
+/// one of two who wait for each other after a second: it must be us, who come again.
+const WAIT_BRIEFLY: &str = "SET LOCAL lock_timeout = '500ms'";
+
 async fn create(client: &mut Client, statements: &str) -> Result<(), Error> {
     let transaction = client.transaction().await?;
     database::lock(&transaction).await?;
-    transaction.batch_execute(statements).await?;
+    transaction.batch_execute(&format!("{WAIT_BRIEFLY}; {statements}")).await?;
     transaction.commit().await
 }
 

@@ -167,3 +167,26 @@ async fn a_view_that_others_build_on_keeps_its_rights_and_its_names_and_holds_up
     bench.contact(4, json!({"UF_CRM_4": "г"})).await?;
     has_columns(&client, &["Филиал", "UF_CRM_2", "UF_CRM_3", "UF_CRM_4"]).await
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_query_on_a_view_puts_its_new_columns_off_and_holds_up_no_other_reader() -> anyhow::Result<()>
+{
+    let mut bench = Bench::open().await?;
+    bench.contact(1, json!({"UF_CRM_1": "а"})).await?;
+    bench.start_warehouse().await?;
+    let client = bench.caught_up().await?;
+    has_columns(&client, &["UF_CRM_1"]).await?;
+    let reading = bench.caught_up().await?;
+    reading.batch_execute("BEGIN; SELECT count(*) FROM contacts_labelled").await?;
+    bench.contact(2, json!({"UF_CRM_2": "б"})).await?;
+    let somebody_waits = "DO $$ BEGIN FOR look IN 1..6000 LOOP IF EXISTS (SELECT FROM pg_locks WHERE NOT granted AND \
+        relation = 'contacts_labelled'::regclass) THEN RETURN; END IF; PERFORM pg_sleep(0.01); END LOOP; \
+        RAISE 'nobody waits'; END $$";
+    client.batch_execute(somebody_waits).await?;
+    client.batch_execute("SET statement_timeout = '20s'").await?;
+    let seen = value(&client, "SELECT count(*) FROM contacts_labelled").await?;
+    assert_eq!(seen.as_deref(), Some("2"), "while the long query goes on");
+    reading.batch_execute("COMMIT").await?;
+    bench.contact(3, json!({"UF_CRM_3": "в"})).await?;
+    has_columns(&client, &["UF_CRM_1", "UF_CRM_2", "UF_CRM_3"]).await
+}
