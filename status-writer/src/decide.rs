@@ -176,10 +176,11 @@ pub(crate) mod tests {
     fn nobody_is_given_up_while_a_list_may_lag_behind_the_last_update() {
         let seconds = Duration::from_secs;
         assert_eq!(decide_unkept(1, 0, seconds(2)), Unkept::Write);
-        let mut looks = vec![0];
-        while let Unkept::LookAfter(pause) = decide_unkept(2, 0, seconds(looks[looks.len() - 1])) {
-            looks.push(looks[looks.len() - 1] + pause.as_secs());
-        }
+        let next = |since: &u64| match decide_unkept(2, 0, seconds(*since)) {
+            Unkept::LookAfter(pause) => Some(since + pause.as_secs()),
+            Unkept::Write | Unkept::GiveUp => None,
+        };
+        let looks: Vec<u64> = std::iter::successors(Some(0), next).collect();
         assert_eq!(looks, [0, 2, 4, 8, 16, 32, 60], "the first may already find it, the last must");
         assert_eq!(decide_unkept(2, 0, seconds(60)), Unkept::GiveUp);
         assert_eq!(decide_unkept(3, 0, seconds(900)), Unkept::GiveUp);

@@ -15,9 +15,6 @@ pub const MINUTE: Duration = Duration::from_secs(60);
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LAST_PAUSE: Duration = MINUTE;
 
-/// First pause after statuses did not show twice in a row; doubles up to [`LAST_PAUSE`].
-const FIRST_UNKEPT_PAUSE: Duration = SECOND_LOOK;
-
 /// What may be done for an entity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Gate {
@@ -199,7 +196,7 @@ impl Line {
             self.gate = if field_is_absent { Gate::Check(now) } else { Gate::Trial };
             return None;
         }
-        self.gate = Gate::Check(now + pause(doubled(FIRST_UNKEPT_PAUSE, self.setbacks - 2)));
+        self.gate = Gate::Check(now + pause(doubled(SECOND_LOOK, self.setbacks - 2)));
         self.raise(if field_is_absent {
             "the portal confirms statuses, and its records have no such field: check the field's code, and \
              whether the webhook's employee may see it"
